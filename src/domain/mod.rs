@@ -1,0 +1,19 @@
+//! Facts and rules.
+//!
+//! True here: everything is a value; time, randomness and ids come in as arguments; the same input gives the same answer
+//! in the daemon, in the signer and in a verifier years later.
+//! Never here: IO, clocks, threads, async, SQL, HTTP.
+//! Start with [`judge`] for what policy says, and with [`decide`] for what may happen next.
+
+pub mod bundle;
+pub mod codes;
+pub mod digest;
+pub mod ids;
+pub mod judge;
+pub mod key;
+pub mod names;
+pub mod person;
+pub mod policy;
+pub mod refusal;
+pub mod target;
+pub mod text;

@@ -1,0 +1,139 @@
+//! Targets and their roles, as the operator's inventory describes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::{Digest, digest_of};
+use super::key::Key;
+use super::names::{LoginName, RoleName, TargetName};
+
+/// How a target is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Through the broker's gateway: recorded, cut at the end. Needs a build with that gateway.
+    Gateway,
+    /// Straight to the host: not recorded.
+    Direct,
+}
+
+/// How a client knows that a host is the one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostIdentity {
+    /// The host's own key, pinned in the inventory.
+    Key(Key),
+    /// A host certificate of the broker's own host CA (`host_ca = "@broker"`).
+    BrokerCa,
+}
+
+/// What a session may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Allow {
+    /// A terminal.
+    Shell,
+    /// A command without a terminal; scp, rsync and git need it.
+    Exec,
+    /// The sftp subsystem.
+    Sftp,
+    /// Port forwarding.
+    Forward,
+}
+
+/// One role on an SSH target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// Accounts on the host; never empty.
+    pub logins: Vec<LoginName>,
+    /// What a session may do.
+    pub allow: BTreeSet<Allow>,
+    /// Roles of the same target that this one is narrower than, for approving less.
+    pub narrower_than: BTreeSet<RoleName>,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The name that people type.
+    pub name: TargetName,
+    /// `ssh`, or `broker` for `broker/policy`.
+    pub kind: TargetKind,
+    /// `host:port`.
+    pub address: Address,
+    /// What rules select by.
+    pub labels: BTreeMap<String, String>,
+    /// Through the gateway or straight.
+    pub mode: Mode,
+    /// How its clients know it.
+    pub host: HostIdentity,
+    /// Its roles.
+    pub roles: BTreeMap<RoleName, Role>,
+}
+
+/// What a target is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetKind {
+    /// A host with sshd.
+    Ssh,
+    /// The broker itself: `broker/policy`.
+    Broker,
+}
+
+impl TargetKind {
+    /// The word of the files and of conditions.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ssh => "ssh",
+            Self::Broker => "broker",
+        }
+    }
+}
+
+/// A host name or address with a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// A DNS name, an IPv4 or an IPv6 address without brackets; never starts with `-`.
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What of a target an approval covers: where it is, how it is known, how it is reached.
+#[derive(Serialize)]
+struct Identity<'a> {
+    name: &'a TargetName,
+    kind: TargetKind,
+    address: &'a Address,
+    mode: Mode,
+    host: &'a HostIdentity,
+}
+
+impl Target {
+    /// The digest of address, host identity and mode that the terms of a request carry (decisions.md 5).
+    pub fn digest(&self) -> Digest {
+        let identity = Identity {
+            name: &self.name,
+            kind: self.kind,
+            address: &self.address,
+            mode: self.mode,
+            host: &self.host,
+        };
+        digest_of(&identity).unwrap_or_else(|_| Digest::of(b""))
+    }
+}
+
+/// Every target of the adopted bundle, by name.
+pub type Targets = BTreeMap<TargetName, Target>;
