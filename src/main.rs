@@ -1,1 +1,5 @@
-fn main() {}
+//! The one binary: see [`jit_broker::cli`].
+
+fn main() -> std::process::ExitCode {
+    jit_broker::cli::main()
+}

@@ -84,6 +84,8 @@ codes! {
         "Administrators apply bundles and enrol; operators disable people and end access; auditors read the whole log. Offices are named in people.toml and in [trust].";
     REJUDGED = 2013, 7, 409, "policy no longer grants this", Some("Ask again: jit-broker request TARGET --reason \"…\"."),
         "A request is judged again when a step completes, and when the first credential is asked for. By then the rules, the people or the target had changed.";
+    NOT_AUTOMATIC = 2014, 5, 403, "an automatic rule whose condition does not hold", Some("jit-broker why TARGET --role R"),
+        "A rule that asks nobody grants only while its condition holds, for example soon after a sign-in. Other rules that match cannot make good for it; `jit-broker why` names the rule and the condition.";
 
     FINAL = 3001, 7, 409, "it is over", Some("Ask again: jit-broker request TARGET --reason \"…\"."),
         "A request has one outcome, and a grant one end; neither changes afterwards.";

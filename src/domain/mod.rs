@@ -5,15 +5,26 @@
 //! Never here: IO, clocks, threads, async, SQL, HTTP.
 //! Start with [`judge`] for what policy says, and with [`decide`] for what may happen next.
 
+pub mod act;
 pub mod bundle;
+pub mod cel;
+pub mod code;
 pub mod codes;
+pub mod decide;
 pub mod digest;
+pub mod event;
+pub mod grant;
 pub mod ids;
 pub mod judge;
 pub mod key;
 pub mod names;
 pub mod person;
+pub mod plan;
 pub mod policy;
 pub mod refusal;
+pub mod request;
+pub mod shelf;
+pub mod span;
+pub mod state;
 pub mod target;
 pub mod text;

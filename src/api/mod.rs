@@ -1,0 +1,148 @@
+//! HTTPS and JSON: the same verbs as everywhere, for clients that sign.
+//!
+//! True here: a route reads, or passes on one signed act; who may do what is decided below. Every limit stands in [`serve`].
+//! Never here: a decision, a key of the broker, a change of state by GET.
+//! The routes are listed in [`crate::wire`].
+
+mod acts;
+mod audit;
+mod reads;
+pub mod serve;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, request::Parts};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use crate::broker::Broker;
+use crate::broker::session::Session;
+use crate::broker::view::error_doc;
+use crate::domain::names::PersonName;
+use crate::domain::refusal::{Code, Refusal};
+
+/// The largest body of most routes, in bytes.
+const MAX_BODY: usize = 128 * 1024;
+/// The largest body of an act, which may carry a bundle, in bytes.
+const MAX_ACT_BODY: usize = 1280 * 1024;
+
+/// What the routes share.
+#[derive(Clone)]
+pub struct Api {
+    /// The verbs.
+    pub broker: Broker,
+    /// The server CA's certificate, for those who pin it.
+    pub server_ca_pem: std::sync::Arc<str>,
+}
+
+/// All routes.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(reads::ready))
+        .route("/v1/about", get(reads::about))
+        .route("/v1/challenge", post(acts::challenge))
+        .route("/v1/acts", post(acts::act).layer(DefaultBodyLimit::max(MAX_ACT_BODY)))
+        .route("/v1/krl", get(reads::krl))
+        .route("/v1/hosts/confirm", post(acts::confirm))
+        .route("/v1/hosts/{target}/certificate", get(reads::host_certificate))
+        .route("/v1/me", get(reads::me))
+        .route("/v1/logout", post(acts::logout))
+        .route("/v1/targets", get(reads::targets))
+        .route("/v1/why", get(reads::why))
+        .route("/v1/requests", get(reads::requests))
+        .route("/v1/requests/{id}", get(reads::request))
+        .route("/v1/grants", get(reads::grants))
+        .route("/v1/grants/{id}", get(reads::grant))
+        .route("/v1/grants/{id}/credential", post(acts::credential))
+        .route("/v1/bundle", get(reads::bundle))
+        .route("/v1/people", get(reads::people))
+        .route("/v1/audit/events", get(audit::events))
+        .route("/v1/audit/export", get(audit::export))
+        .fallback(async || Problem(Refusal::new(Code::MISSING, "There is no such route.")))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), prove))
+        .with_state(api)
+}
+
+/// A refusal on its way out.
+pub struct Problem(pub Refusal);
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.entry().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(error_doc(&self.0))).into_response()
+    }
+}
+
+/// A JSON body, with our own words for what is wrong with it.
+pub struct Body<T>(pub T);
+
+impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Api> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: axum::extract::Request, api: &Api) -> Result<Self, Problem> {
+        let bytes = axum::body::Bytes::from_request(request, api).await.map_err(|e| {
+            let mut refusal = Refusal::new(Code::BAD_BODY, format!("The body was not taken: {}.", e.body_text()));
+            refusal.hint = None;
+            Problem(refusal)
+        })?;
+        let wrong = |e: serde_json::Error| Problem(Refusal::new(Code::BAD_BODY, format!("The body is not the document that this route takes: {e}.")));
+        Ok(Self(serde_json::from_slice(&bytes).map_err(wrong)?))
+    }
+}
+
+/// Whoever is signed in.
+pub struct Caller(pub Session);
+
+impl Caller {
+    /// Their name.
+    pub fn name(&self) -> &PersonName {
+        &self.0.person
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+impl FromRequestParts<Api> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let nobody = || Problem(Refusal::new(Code::NOT_SIGNED_IN, "You are not signed in, or not any more."));
+        let token = bearer(&parts.headers).ok_or_else(nobody)?;
+        let session = api.broker.sessions().find(token, api.broker.now()).ok_or_else(nobody)?;
+        let memory = api.broker.memory().await;
+        if memory.state.disabled.contains(&session.person) || memory.state.person(&session.person).is_none() {
+            return Err(nobody());
+        }
+        Ok(Self(session))
+    }
+}
+
+/// Answers `jit-seen` with the newest checkpoint and the proof that it only grew.
+async fn prove(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
+    let seen = request.headers().get("jit-seen").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert("cache-control", HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    let (Some(seen), Some((size, note))) = (seen, api.broker.note()) else { return response };
+    let proof = if seen > 0 && seen < size { api.broker.reader().consistency(seen, size).await.unwrap_or_default() } else { Vec::new() };
+    let encoded = data_encoding::BASE64.encode(note.as_bytes());
+    let hashes = data_encoding::BASE64.encode(&proof.concat());
+    if let (Ok(note), Ok(proof)) = (HeaderValue::from_str(&encoded), HeaderValue::from_str(&hashes)) {
+        headers.insert("jit-checkpoint", note);
+        headers.insert("jit-proof", proof);
+    }
+    response
+}

@@ -1,0 +1,202 @@
+//! Routes that only read.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+
+use super::{Api, Caller, Problem};
+use crate::domain::bundle::BundleText;
+use crate::domain::ids::{GrantId, RequestId};
+use crate::domain::names::{PersonName, RoleName, TargetName};
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::request::RequestState;
+use crate::signer::gate::origin_of;
+use crate::wire::{
+    About, BundleDoc, GrantDoc, HostCertificate, KrlDoc, List, Me, PersonDoc, RequestDoc, TargetDoc, WhyDoc,
+};
+
+/// The longest that a client may wait in one call, in seconds.
+const LONGEST_WAIT_S: u64 = 30;
+
+fn missing(what: &str) -> Problem {
+    Problem(Refusal::new(Code::MISSING, format!("There is no such {what}, or you may not know of it.")))
+}
+
+fn list<T>(kind: &str, items: Vec<T>) -> Json<List<T>> {
+    Json(List { schema: format!("jit-broker/{kind}-list/v1"), items, next: None })
+}
+
+pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
+    match api.broker.note() {
+        Some(_) => Ok("ok\n"),
+        None => Err(Refusal::new(Code::SIGNER_AWAY, "The signer has not signed a checkpoint yet.").into()),
+    }
+}
+
+pub(super) async fn about(State(api): State<Api>) -> Result<Json<About>, Problem> {
+    let memory = api.broker.memory().await;
+    let genesis = memory.state.genesis.as_ref().ok_or_else(|| missing("log"))?;
+    Ok(Json(About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        install: genesis.install,
+        origin: origin_of(&genesis.install.to_string()),
+        log_key: genesis.log_key.clone(),
+        ssh_user: genesis.ssh_user.clone(),
+        ssh_host: genesis.ssh_host.clone(),
+        server_ca_pem: api.server_ca_pem.to_string(),
+        public_url: api.broker.public_url().to_owned(),
+    }))
+}
+
+pub(super) async fn krl(State(api): State<Api>) -> Result<Json<KrlDoc>, Problem> {
+    let file = api.broker.krl().ok_or_else(|| missing("revocation list"))?;
+    Ok(Json(KrlDoc { version: file.version, krl: file.krl, signature: file.signature }))
+}
+
+pub(super) async fn host_certificate(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(target): Path<TargetName>,
+) -> Result<Json<HostCertificate>, Problem> {
+    if !api.broker.memory().await.state.is_admin(caller.name()) {
+        return Err(Refusal::new(Code::NOT_OFFICE, "Administrators alone do this.").into());
+    }
+    let certificate = api.broker.host_certificate(&target).await?;
+    Ok(Json(HostCertificate { target, certificate }))
+}
+
+pub(super) async fn me(State(api): State<Api>, caller: Caller) -> Result<Json<Me>, Problem> {
+    let memory = api.broker.memory().await;
+    let state = &memory.state;
+    let person = state.person(caller.name()).ok_or_else(|| missing("person"))?;
+    let offices = [
+        ("administrator", state.is_admin(&person.name)),
+        ("operator", state.is_operator(&person.name)),
+        ("auditor", state.is_auditor(&person.name)),
+    ];
+    Ok(Json(Me {
+        person: person.name,
+        groups: person.groups.into_iter().collect(),
+        offices: offices.iter().filter(|(_, held)| *held).map(|(name, _)| (*name).to_owned()).collect(),
+        expires_at: caller.0.expires_at,
+    }))
+}
+
+pub(super) async fn targets(State(api): State<Api>, caller: Caller) -> Json<List<TargetDoc>> {
+    list("target", api.broker.target_docs(caller.name()).await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhyQuery {
+    target: TargetName,
+    role: Option<RoleName>,
+    for_s: Option<u64>,
+    #[serde(rename = "as")]
+    about: Option<PersonName>,
+}
+
+pub(super) async fn why(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(query): Query<WhyQuery>,
+) -> Result<Json<WhyDoc>, Problem> {
+    let about = query.about.as_ref();
+    Ok(Json(api.broker.why(caller.name(), about, &query.target, query.role.as_ref(), query.for_s).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Scope {
+    scope: Option<String>,
+}
+
+pub(super) async fn requests(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(query): Query<Scope>,
+) -> Result<Json<List<RequestDoc>>, Problem> {
+    let docs = api.broker.request_docs(caller.name(), query.scope.as_deref().unwrap_or("mine")).await?;
+    Ok(list("request", docs))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    wait_s: Option<u64>,
+}
+
+pub(super) async fn request(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<RequestId>,
+    Query(query): Query<Wait>,
+) -> Result<Json<RequestDoc>, Problem> {
+    // Looked at first, so that nobody can wait on what they may not see.
+    let doc = api.broker.request_doc(caller.name(), id).await?;
+    let patience = std::time::Duration::from_secs(query.wait_s.unwrap_or(0).min(LONGEST_WAIT_S));
+    if doc.state != RequestState::Pending.word() || patience.is_zero() {
+        return Ok(Json(doc));
+    }
+    let mut changed = api.broker.changed();
+    let answered = async {
+        loop {
+            changed.mark_unchanged();
+            let state = api.broker.memory().await.state.requests.get(&id).map(|r| r.state.clone());
+            if state != Some(RequestState::Pending) || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(patience, answered).await;
+    Ok(Json(api.broker.request_doc(caller.name(), id).await?))
+}
+
+pub(super) async fn grants(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(query): Query<Scope>,
+) -> Result<Json<List<GrantDoc>>, Problem> {
+    let docs = api.broker.grant_docs(caller.name(), query.scope.as_deref().unwrap_or("mine")).await?;
+    Ok(list("grant", docs))
+}
+
+pub(super) async fn grant(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<GrantId>,
+) -> Result<Json<GrantDoc>, Problem> {
+    Ok(Json(api.broker.grant_doc(caller.name(), id).await?))
+}
+
+pub(super) async fn bundle(State(api): State<Api>, caller: Caller) -> Result<Json<BundleDoc>, Problem> {
+    let digest = {
+        let memory = api.broker.memory().await;
+        let state = &memory.state;
+        if !state.is_operator(caller.name()) && !state.is_auditor(caller.name()) {
+            return Err(Refusal::new(Code::NOT_OFFICE, "Administrators, operators and auditors read the bundle.").into());
+        }
+        state.bundle.digest
+    };
+    let bytes = api.broker.reader().blob(digest.as_bytes()).await.ok().flatten();
+    let files = bytes.and_then(|b| BundleText::from_bytes(&b).ok()).map(|t| t.files).unwrap_or_default();
+    Ok(Json(BundleDoc { digest, files }))
+}
+
+pub(super) async fn people(State(api): State<Api>, caller: Caller) -> Result<Json<List<PersonDoc>>, Problem> {
+    let memory = api.broker.memory().await;
+    let state = &memory.state;
+    let all = state.is_operator(caller.name()) || state.is_auditor(caller.name());
+    let docs = state.bundle.people.values().filter(|p| all || p.name == *caller.name()).map(|person| {
+        let enrolled = state.enrolled.iter().filter(|(_, owner)| **owner == person.name).map(|(key, _)| key);
+        let keys = person.keys.iter().chain(enrolled).filter(|k| !state.revoked_keys.contains(*k));
+        PersonDoc {
+            name: person.name.clone(),
+            kind: person.kind.word().to_owned(),
+            groups: person.groups.iter().cloned().collect(),
+            disabled: state.disabled.contains(&person.name),
+            keys: keys.map(|k| k.0.fingerprint()).collect(),
+        }
+    });
+    Ok(list("person", docs.collect()))
+}

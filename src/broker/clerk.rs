@@ -1,0 +1,454 @@
+//! The clerk: one task that decides, appends and applies. No two decisions race (house.md).
+//!
+//! A batch is everything that waits when the clerk looks: decided in order, appended in one durable transaction, checkpointed by the
+//! signer, answered. The cost of durability is shared by everyone in it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
+
+use super::Memory;
+use crate::clock::{Moment, Timekeeper};
+use crate::domain::act::{Deed, SignedAct};
+use crate::domain::decide::{Now, decide};
+use crate::domain::digest::{Digest, canonical, read_canonical};
+use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
+use crate::domain::refusal::{Code, Refusal};
+use crate::ledger::note::SignedNote;
+use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Row};
+use crate::signer::{Answer, Leaf, Order, Signer};
+
+/// The most commands in one batch.
+const BATCH: usize = 256;
+/// How many leaves the signer is shown at a time when it catches up.
+const CATCH_UP: u32 = 1000;
+
+/// A command with what stands beside it, and where its answer goes.
+pub struct Job {
+    /// What is asked.
+    pub command: Command,
+    /// Texts and bundles that the command names by digest.
+    pub blobs: Vec<Vec<u8>>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<Done, Refusal>>,
+}
+
+/// What a command did, durably.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The events, in order; none when nothing changed.
+    pub events: Vec<Event>,
+}
+
+/// What the broker is put together from.
+pub struct Parts {
+    /// The clerk's queue.
+    pub jobs: mpsc::Sender<Job>,
+    /// What it folds into.
+    pub memory: Arc<RwLock<Memory>>,
+    /// The log, for reading.
+    pub reader: Reader,
+    /// The signer.
+    pub signer: SignerHandle,
+    /// The clock.
+    pub keeper: Arc<Timekeeper>,
+    /// The log's size.
+    pub changed: watch::Receiver<u64>,
+    /// The newest checkpoint.
+    pub note: watch::Receiver<Option<(u64, String)>>,
+    /// The clerk's task.
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+/// The signer behind a lock; orders block, so they run on threads for that.
+#[derive(Clone)]
+pub struct SignerHandle {
+    signer: Arc<Mutex<Box<dyn Signer>>>,
+}
+
+impl SignerHandle {
+    /// Wraps a gate or a socket to one.
+    pub fn new(signer: Box<dyn Signer>) -> Self {
+        Self { signer: Arc::new(Mutex::new(signer)) }
+    }
+
+    async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
+        let signer = self.signer.clone();
+        let carried_out = move || signer.lock().unwrap_or_else(PoisonError::into_inner).order(order);
+        tokio::task::spawn_blocking(carried_out)
+            .await
+            .map_err(|_| Refusal::new(Code::SIGNER_AWAY, "The signer failed."))?
+    }
+
+    /// Carries out an order; a signer that was restarted is shown the log again first.
+    ///
+    /// # Errors
+    /// The signer's refusal.
+    pub async fn order(&self, order: Order, reader: &Reader) -> Result<Answer, Refusal> {
+        match self.raw(order.clone()).await {
+            Err(refusal) if matches!(refusal.code, Code::LOG_LIES | Code::SIGNER_AWAY | Code::SIGNER_REFUSED) => {
+                let size = reader.size().await.map_err(|e| ledger_refusal(&e))?;
+                match self.raw(Order::Head).await? {
+                    Answer::Head { size: head } if head < size => {
+                        self.catch_up(reader).await?;
+                        self.raw(order).await
+                    }
+                    _ => Err(refusal),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Shows the signer everything that it has not seen, and gives the checkpoint it signs.
+    ///
+    /// # Errors
+    /// The signer's refusal, or that the log cannot be read.
+    pub async fn catch_up(&self, reader: &Reader) -> Result<(u64, String), Refusal> {
+        let mut newest = None;
+        loop {
+            let Answer::Head { size: from } = self.raw(Order::Head).await? else {
+                return Err(Refusal::new(Code::BUG, "The signer answered something else."));
+            };
+            let stored = reader.leaves(from, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
+            if stored.is_empty()
+                && let Some(done) = newest
+            {
+                return Ok(done);
+            }
+            let mut leaves = Vec::with_capacity(stored.len());
+            for leaf in stored {
+                let entry = String::from_utf8(leaf.bytes).map_err(|_| corrupt("a leaf is not text"))?;
+                leaves.push(Leaf { blobs: blobs_of(&entry, reader).await?, entry });
+            }
+            trim_to_command(&mut leaves);
+            match self.raw(Order::Checkpoint { from, leaves }).await? {
+                Answer::Checkpoint { note, size } => newest = Some((size, note)),
+                _ => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+            }
+        }
+    }
+}
+
+/// A page may end in the middle of a command; the signer takes whole ones, so the last one is left for the next page.
+fn trim_to_command(leaves: &mut Vec<Leaf>) {
+    if leaves.len() < CATCH_UP as usize {
+        return;
+    }
+    let begins = |leaf: &Leaf| read_canonical::<Entry>(leaf.entry.as_bytes()).is_ok_and(|e| e.cause.is_some());
+    if let Some(last) = leaves.iter().rposition(begins).filter(|at| *at > 0) {
+        leaves.truncate(last);
+    }
+}
+
+fn corrupt(what: &str) -> Refusal {
+    Refusal::new(Code::LEDGER_CORRUPT, format!("The ledger is damaged: {what}."))
+}
+
+/// The digests of what stands beside an entry: bundles that are needed for ever, texts that may be shredded.
+pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
+    let mut required = Vec::new();
+    let mut shreddable = Vec::new();
+    if let Some(Command::Act(signed)) = &entry.cause
+        && let Ok(act) = signed.read()
+    {
+        shreddable.extend(act.words);
+        if let Deed::Apply { bundle, .. } = act.deed {
+            // A refused bundle need not parse, but its bytes are what was refused.
+            required.push(bundle);
+        }
+    }
+    (required, shreddable)
+}
+
+async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> {
+    let entry: Entry = read_canonical(entry.as_bytes()).map_err(|e| corrupt(&e.to_string()))?;
+    let (required, shreddable) = beside(&entry);
+    let mut blobs = Vec::new();
+    for digest in required.iter().chain(&shreddable) {
+        let bytes = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
+        blobs.extend(bytes.and_then(|b| String::from_utf8(b).ok()));
+    }
+    Ok(blobs)
+}
+
+/// What a failure of the ledger is called.
+pub fn ledger_refusal(error: &LedgerError) -> Refusal {
+    match error {
+        LedgerError::Full => Refusal::new(Code::DISK_FULL, "The disk of the ledger is full; nothing was done."),
+        LedgerError::Held { .. } => Refusal::new(Code::LEDGER_HELD, format!("The ledger is in use: {error}.")),
+        LedgerError::Newer { .. } => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
+        LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
+        other => Refusal::new(Code::LEDGER_DOWN, format!("The log cannot be used: {other}.")),
+    }
+}
+
+/// Folds the whole log into memory.
+///
+/// # Errors
+/// When it cannot be read, or holds what this program does not know.
+pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
+    let mut memory = Memory::default();
+    let mut texts = Vec::new();
+    loop {
+        let page = reader.leaves(memory.state.size, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
+        if page.is_empty() {
+            break;
+        }
+        for leaf in page {
+            let entry: Entry = read_canonical(&leaf.bytes).map_err(|e| corrupt(&format!("entry {}: {e}", leaf.seq)))?;
+            if entry.v > ENTRY_VERSION {
+                return Err(Refusal::new(Code::LEDGER_NEWER, format!("Entry {} is of version {}.", leaf.seq, entry.v)));
+            }
+            if let Event::BundleAdopted { bundle, .. } = &entry.event {
+                let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
+                let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
+                memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
+            }
+            memory.state.apply(&entry, &memory.shelf);
+        }
+    }
+    for id in &memory.state.open_requests {
+        texts.extend(memory.state.requests.get(id).and_then(|r| r.words));
+        texts.extend(memory.state.requests.get(id).filter(|r| r.key.is_none()).map(|r| r.terms.target_digest));
+    }
+    for id in &memory.state.open_grants {
+        let request = memory.state.grants.get(id).and_then(|g| memory.state.requests.get(&g.request));
+        texts.extend(request.and_then(|r| r.words));
+    }
+    let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
+    for digest in texts {
+        if let Some(bytes) = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))? {
+            memory.shelf.put(&bytes, &admins);
+        }
+    }
+    Ok(memory)
+}
+
+struct Clerk {
+    ledger: Ledger,
+    reader: Reader,
+    memory: Arc<RwLock<Memory>>,
+    signer: SignerHandle,
+    keeper: Arc<Timekeeper>,
+    changed: watch::Sender<u64>,
+    note: watch::Sender<Option<(u64, String)>>,
+}
+
+/// Starts the clerk on an opened ledger: folds it, lets the signer catch up, and serves the queue.
+///
+/// # Errors
+/// When the log cannot be folded, or the signer refuses it.
+pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>) -> Result<Parts, Refusal> {
+    let reader = ledger.reader();
+    let memory = fold(&reader).await?;
+    let size = memory.state.size;
+    let memory = Arc::new(RwLock::new(memory));
+    let (jobs, queue) = mpsc::channel(4 * BATCH);
+    let (changed, changed_seen) = watch::channel(size);
+    let (note, note_seen) = watch::channel(None);
+    let clerk = Clerk {
+        ledger,
+        reader: reader.clone(),
+        memory: memory.clone(),
+        signer: signer.clone(),
+        keeper: keeper.clone(),
+        changed,
+        note,
+    };
+    if size > 0 {
+        clerk.checkpoint_by_catching_up().await?;
+    }
+    let task = tokio::spawn(clerk.run(queue));
+    Ok(Parts { jobs, memory, reader, signer, keeper, changed: changed_seen, note: note_seen, task })
+}
+
+/// A job that was decided and waits for its batch to be durable.
+struct Decided {
+    reply: oneshot::Sender<Result<Done, Refusal>>,
+    events: Vec<Event>,
+}
+
+impl Clerk {
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut batch = Vec::new();
+        while queue.recv_many(&mut batch, BATCH).await > 0 {
+            self.carry_out(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    async fn carry_out(&mut self, batch: Vec<Job>) {
+        let memory = self.memory.clone();
+        let mut memory = memory.write().await;
+        let mut leaves = Vec::new();
+        let mut shown = Vec::new();
+        let mut decided = Vec::new();
+        let from = memory.state.size;
+        for job in batch {
+            match self.decide(&mut memory, &job, &mut leaves, &mut shown) {
+                Ok(events) => decided.push(Decided { reply: job.reply, events }),
+                Err(refusal) => drop(job.reply.send(Err(refusal))),
+            }
+        }
+        if !leaves.is_empty()
+            && let Err(error) = self.ledger.append(leaves).await
+        {
+            tracing::error!("the log cannot be written: {error}");
+            // INVARIANT: nothing is known that is not durable: the state is folded again from what the store holds.
+            match fold(&self.reader).await {
+                Ok(folded) => *memory = folded,
+                Err(refusal) => tracing::error!(code = %refusal.code, "the log cannot be folded: {}", refusal.message),
+            }
+            let refusal = ledger_refusal(&error);
+            decided.into_iter().for_each(|d| drop(d.reply.send(Err(refusal.clone()))));
+            return;
+        }
+        let size = memory.state.size;
+        drop(memory);
+        if size > from {
+            self.checkpoint(from, shown).await;
+            self.changed.send_replace(size);
+        }
+        for job in decided {
+            drop(job.reply.send(Ok(Done { events: job.events })));
+        }
+    }
+
+    fn decide(
+        &self,
+        memory: &mut Memory,
+        job: &Job,
+        leaves: &mut Vec<NewLeaf>,
+        shown: &mut Vec<Leaf>,
+    ) -> Result<Vec<Event>, Refusal> {
+        let moment = self.keeper.now();
+        let at = moment.at.max(memory.state.last_at);
+        if grants_something(&job.command) && !moment.trusted(memory.state.last_at) {
+            return Err(Refusal::new(
+                Code::CLOCK,
+                format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.drift_s),
+            ));
+        }
+        let admins = match (&job.command, &memory.state.genesis) {
+            (Command::Begin(genesis), _) => genesis.admins.clone(),
+            (_, Some(genesis)) => genesis.admins.clone(),
+            _ => Default::default(),
+        };
+        let named: Vec<Digest> = job.blobs.iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
+        let events = match outcome {
+            Ok(events) if !events.is_empty() => events,
+            other => {
+                named.iter().for_each(|digest| memory.shelf.discard(digest));
+                return other;
+            }
+        };
+        if events.iter().any(|e| matches!(e, Event::ClockConfirmed { .. })) {
+            self.keeper.anchor();
+        }
+        self.enter(memory, job, &events, (at, &moment), leaves, shown)?;
+        Ok(events)
+    }
+
+    /// Makes the leaves of a command and applies them.
+    fn enter(
+        &self,
+        memory: &mut Memory,
+        job: &Job,
+        events: &[Event],
+        (at, moment): (i64, &Moment),
+        leaves: &mut Vec<NewLeaf>,
+        shown: &mut Vec<Leaf>,
+    ) -> Result<(), Refusal> {
+        let bundle = match &job.command {
+            Command::Act(signed) => bundle_named(signed),
+            _ => None,
+        };
+        for (i, event) in events.iter().enumerate() {
+            let entry = Entry {
+                v: ENTRY_VERSION,
+                seq: memory.state.size,
+                at,
+                boot: moment.boot.clone(),
+                cause: (i == 0).then(|| job.command.clone()),
+                event: event.clone(),
+            };
+            let bytes = canonical(&entry).map_err(|e| Refusal::new(Code::BUG, format!("An entry cannot be written: {e}.")))?;
+            let text = String::from_utf8(bytes.clone()).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
+            let blobs = if i == 0 { job.blobs.clone() } else { Vec::new() };
+            let texts = blobs.iter().filter_map(|b| String::from_utf8(b.clone()).ok()).collect();
+            shown.push(Leaf { entry: text, blobs: texts });
+            let keep = |b: &[u8]| if Some(Digest::of(b)) == bundle { Keep::Required } else { Keep::Shreddable };
+            let blobs = blobs.into_iter().map(|bytes| Blob { keep: keep(&bytes), bytes }).collect();
+            leaves.push(NewLeaf { bytes, row: row_of(&entry), blobs });
+            memory.state.apply(&entry, &memory.shelf);
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&self, from: u64, leaves: Vec<Leaf>) {
+        let note = match self.signer.raw(Order::Checkpoint { from, leaves }).await {
+            Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
+            Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+            // A restarted or absent signer is shown the log again; what is durable stays durable meanwhile.
+            Err(_) => self.signer.catch_up(&self.reader).await,
+        };
+        match note {
+            Ok((size, note)) => self.keep_note(size, note).await,
+            Err(refusal) => tracing::error!(code = %refusal.code, "no checkpoint was signed: {}", refusal.message),
+        }
+    }
+
+    async fn checkpoint_by_catching_up(&self) -> Result<(), Refusal> {
+        let (size, note) = self.signer.catch_up(&self.reader).await?;
+        self.keep_note(size, note).await;
+        Ok(())
+    }
+
+    async fn keep_note(&self, size: u64, text: String) {
+        if let Err(error) = self.ledger.put_checkpoint(&SignedNote { text: text.clone() }, size).await {
+            tracing::error!("the checkpoint of size {size} was not stored: {error}");
+        }
+        self.note.send_replace(Some((size, text)));
+    }
+}
+
+fn bundle_named(signed: &SignedAct) -> Option<Digest> {
+    match signed.read().ok()?.deed {
+        Deed::Apply { bundle, .. } => Some(bundle),
+        _ => None,
+    }
+}
+
+/// Granting fails closed on a bad clock; ending goes on.
+fn grants_something(command: &Command) -> bool {
+    match command {
+        Command::Issue { .. } => true,
+        Command::Act(signed) => signed.read().is_ok_and(|act| {
+            matches!(
+                act.deed,
+                Deed::Request { .. }
+                    | Deed::Approve { .. }
+                    | Deed::Apply { .. }
+                    | Deed::Enroll { .. }
+                    | Deed::EnrollHost { .. }
+                    | Deed::BindKey { .. }
+                    | Deed::Enable { .. }
+            )
+        }),
+        _ => false,
+    }
+}
+
+fn row_of(entry: &Entry) -> Row {
+    let concerns = entry.event.concerns();
+    Row {
+        at: entry.at,
+        kind: entry.event.kind(),
+        actor: concerns.actor.map(String::from),
+        request_id: concerns.request.map(String::from),
+        grant_id: concerns.grant.map(String::from),
+        session_id: None,
+        target: concerns.target.map(String::from),
+    }
+}

@@ -1,0 +1,260 @@
+//! Every verb of the product, once.
+//!
+//! True here: one clerk decides and appends; nothing leaves before it is durable; the signer signs, never the broker.
+//! Never here: HTTP, terminals, SQL, keys.
+//! Start with [`clerk`], then [`Broker`].
+
+pub mod clerk;
+pub mod reaper;
+pub mod session;
+pub mod view;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
+
+use crate::clock::Timekeeper;
+use crate::domain::act::SignedAct;
+use crate::domain::digest::Digest;
+use crate::domain::event::{Command, Event};
+use crate::domain::ids::GrantId;
+use crate::domain::key::Key;
+use crate::domain::names::{PersonName, TargetName};
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::shelf::Shelf;
+use crate::domain::state::{Beside, State};
+use crate::domain::text::Words;
+use crate::ledger::Reader;
+use crate::signer::{Answer, Order};
+
+use clerk::{Done, Job, SignerHandle};
+use session::Sessions;
+
+/// What the clerk and everybody else look at: the state and what stands beside it.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// The fold of the log.
+    pub state: State,
+    /// Texts and bundles.
+    pub shelf: Shelf,
+}
+
+/// The running broker; cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    jobs: mpsc::Sender<Job>,
+    memory: Arc<RwLock<Memory>>,
+    reader: Reader,
+    signer: SignerHandle,
+    keeper: Arc<Timekeeper>,
+    sessions: Mutex<Sessions>,
+    changed: watch::Receiver<u64>,
+    note: watch::Receiver<Option<(u64, String)>>,
+    krl_path: PathBuf,
+    krl: Mutex<Option<KrlFile>>,
+    public_url: String,
+}
+
+/// The revocation list as it is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KrlFile {
+    /// Rises with every publication.
+    pub version: u64,
+    /// Base64 of the file.
+    pub krl: String,
+    /// Armored SSHSIG of the user CA.
+    pub signature: String,
+}
+
+impl Broker {
+    /// Puts the broker together; the clerk must run already.
+    pub fn new(parts: clerk::Parts, public_url: String, krl_path: PathBuf) -> Self {
+        let inner = Inner {
+            jobs: parts.jobs,
+            memory: parts.memory,
+            reader: parts.reader,
+            signer: parts.signer,
+            keeper: parts.keeper,
+            sessions: Mutex::new(Sessions::default()),
+            changed: parts.changed,
+            note: parts.note,
+            krl_path,
+            krl: Mutex::new(None),
+            public_url,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The address that sign-in names.
+    pub fn public_url(&self) -> &str {
+        &self.inner.public_url
+    }
+
+    /// The time that counts.
+    pub fn now(&self) -> i64 {
+        self.inner.keeper.now().at
+    }
+
+    /// The clock.
+    pub fn keeper(&self) -> &Timekeeper {
+        &self.inner.keeper
+    }
+
+    /// The log, for reading.
+    pub fn reader(&self) -> &Reader {
+        &self.inner.reader
+    }
+
+    /// A look at the state; the clerk waits meanwhile.
+    pub async fn memory(&self) -> tokio::sync::RwLockReadGuard<'_, Memory> {
+        self.inner.memory.read().await
+    }
+
+    /// Changes whenever the log grew.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.inner.changed.clone()
+    }
+
+    /// The newest signed checkpoint with its size.
+    pub fn note(&self) -> Option<(u64, String)> {
+        self.inner.note.borrow().clone()
+    }
+
+    /// Sessions and challenges.
+    pub fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
+        self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the clerk decide a command; answers when what follows is durable and signed.
+    ///
+    /// # Errors
+    /// The refusal, or [`Code::LEDGER_DOWN`].
+    pub async fn command(&self, command: Command, blobs: Vec<Vec<u8>>) -> Result<Done, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || Refusal::new(Code::LEDGER_DOWN, "The broker is stopping.");
+        self.inner.jobs.send(Job { command, blobs, reply }).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Carries out a person's signed act.
+    ///
+    /// # Errors
+    /// As decided; a refusal of somebody known is in the log.
+    pub async fn act(&self, signed: SignedAct, words: Option<&Words>, bundle: Option<Vec<u8>>) -> Result<Done, Refusal> {
+        let mut blobs = Vec::new();
+        if let Some(words) = words {
+            words.check()?;
+            blobs.push(words.bytes());
+        }
+        blobs.extend(bundle);
+        let done = self.command(Command::Act(signed), blobs).await?;
+        match done.events.iter().find_map(refusal_in) {
+            Some(refusal) => Err(refusal.clone()),
+            None => {
+                self.settle().await;
+                Ok(done)
+            }
+        }
+    }
+
+    /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
+    async fn settle(&self) {
+        let due = {
+            let memory = self.memory().await;
+            memory.state.krl.version == 0 || memory.state.krl_wanted(self.now()) != memory.state.krl.serials
+        };
+        if due && let Err(refusal) = self.publish_krl().await {
+            tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
+        }
+    }
+
+    /// Issues the certificate of a grant for a key: event durable, then signed, then released.
+    ///
+    /// # Errors
+    /// The refusal of state, policy or signer.
+    pub async fn issue(&self, by: &PersonName, grant: GrantId, key: &Key) -> Result<String, Refusal> {
+        {
+            let memory = self.memory().await;
+            if memory.state.grants.get(&grant).is_none_or(|g| g.person != *by) {
+                return Err(Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it."));
+            }
+        }
+        let mut nonce = [0; 32];
+        self.inner.keeper.clock().fill(&mut nonce);
+        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce) };
+        let done = self.command(command, Vec::new()).await?;
+        for event in &done.events {
+            if let Event::GrantCancelled { refusal, .. } = event {
+                return Err(refusal.clone());
+            }
+        }
+        match self.order(Order::Credential { grant, key: key.clone() }).await? {
+            Answer::Certificate { openssh } => Ok(openssh),
+            _ => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+        }
+    }
+
+    /// The certificate of an enrolled host.
+    ///
+    /// # Errors
+    /// The signer's refusal.
+    pub async fn host_certificate(&self, target: &TargetName) -> Result<String, Refusal> {
+        match self.order(Order::HostCert { target: target.clone() }).await? {
+            Answer::Certificate { openssh } => Ok(openssh),
+            _ => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+        }
+    }
+
+    async fn order(&self, order: Order) -> Result<Answer, Refusal> {
+        self.inner.signer.order(order, &self.inner.reader).await
+    }
+
+    /// Publishes the revocation list that the state asks for, if the published one differs.
+    ///
+    /// # Errors
+    /// When log, signer or disk refuse; the list that was published before stays.
+    pub async fn publish_krl(&self) -> Result<(), Refusal> {
+        self.command(Command::PublishKrl, Vec::new()).await?;
+        let Answer::Krl { krl, signature, version } = self.order(Order::Krl).await? else {
+            return Err(Refusal::new(Code::BUG, "The signer answered something else."));
+        };
+        let bytes = data_encoding::BASE64.decode(krl.as_bytes()).unwrap_or_default();
+        // SECURITY: an empty list makes sshd accept everything (measured), so an empty file is never written.
+        if bytes.is_empty() {
+            return Err(Refusal::new(Code::LINT, "The revocation list is empty bytes; it was not published."));
+        }
+        let mut held = self.inner.krl.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|h| h.version < version) {
+            crate::signer::keys::replace(&self.inner.krl_path, &bytes, 0o644)?;
+            *held = Some(KrlFile { version, krl, signature });
+        }
+        Ok(())
+    }
+
+    /// The published revocation list.
+    pub fn krl(&self) -> Option<KrlFile> {
+        self.inner.krl.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A personal text by its commitment: from memory, or from beside the log.
+    pub async fn words(&self, commitment: Option<Digest>) -> Option<Words> {
+        let commitment = commitment?;
+        if let Some(words) = self.memory().await.shelf.words(&commitment) {
+            return Some(words);
+        }
+        let bytes = self.reader().blob(commitment.as_bytes()).await.ok()??;
+        crate::domain::digest::read_canonical(&bytes).ok()
+    }
+}
+
+fn refusal_in(event: &Event) -> Option<&Refusal> {
+    match event {
+        Event::ActRefused { refusal, .. } | Event::RequestRefused { refusal, .. } => Some(refusal),
+        _ => None,
+    }
+}

@@ -1,0 +1,59 @@
+//! The reaper: makes every end happen, at the second, and keeps trying until it is proven.
+
+use std::time::Duration;
+
+use super::Broker;
+use crate::domain::event::Command;
+
+/// The longest nap: the wall clock may be stepped, and the log must not be silent for more than ten minutes.
+const LONGEST: Duration = Duration::from_millis(500);
+/// Silence after which a heartbeat is logged, in seconds (decisions.md 19).
+const HEARTBEAT_S: i64 = 600;
+
+/// Runs until the broker stops.
+pub async fn run(broker: Broker, mut stop: tokio::sync::watch::Receiver<bool>) {
+    let mut delay = Duration::ZERO;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = stop.changed() => return,
+        }
+        delay = LONGEST;
+        if let Err(refusal) = round(&broker).await {
+            tracing::error!(code = %refusal.code, "an end could not be recorded; trying again: {}", refusal.message);
+            delay = Duration::from_secs(1);
+        }
+    }
+}
+
+/// One look at every deadline; also called by tests that move the clock.
+///
+/// # Errors
+/// When log or signer refuse; the next round tries again.
+pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> {
+    let now = broker.now();
+    let (due, silent, list) = {
+        let memory = broker.memory().await;
+        let state = &memory.state;
+        let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable(now);
+        let list = state.krl.version == 0 || state.krl_wanted(now) != state.krl.serials || broker.krl().is_none();
+        (due, now - state.last_at >= HEARTBEAT_S, list)
+    };
+    if due {
+        broker.command(Command::Due, Vec::new()).await?;
+    }
+    if list || due {
+        let memory = broker.memory().await;
+        let wanted = memory.state.krl.version == 0
+            || memory.state.krl_wanted(now) != memory.state.krl.serials
+            || broker.krl().is_none();
+        drop(memory);
+        if wanted {
+            broker.publish_krl().await?;
+        }
+    }
+    if silent {
+        broker.command(Command::Beat, Vec::new()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,391 @@
+//! Documents made of the state, for one viewer: what they may see, and nothing else.
+
+use std::collections::BTreeSet;
+
+use super::{Broker, Memory};
+use crate::domain::decide::{Now, progress};
+use crate::domain::grant::{Grant, GrantState};
+use crate::domain::ids::{GrantId, RequestId};
+use crate::domain::judge::{Ask, Step, Touch, Verdict, nearest, preview};
+use crate::domain::names::{PersonName, RoleName, TargetName};
+use crate::domain::person::Person;
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::request::{Request, RequestState};
+use crate::domain::span::show_span;
+use crate::domain::state::State;
+use crate::domain::target::{HostIdentity, Mode, Target, TargetKind};
+use crate::wire::{ErrorDoc, GrantDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
+
+/// RFC 3339 in UTC, whole seconds.
+pub fn instant(at: i64) -> String {
+    jiff::Timestamp::from_second(at).map_or_else(|_| at.to_string(), |t| t.to_string())
+}
+
+/// An error as every face shows it.
+pub fn error_doc(refusal: &Refusal) -> ErrorDoc {
+    ErrorDoc {
+        schema: "jit-broker/error/v1".to_owned(),
+        code: refusal.code,
+        message: refusal.message.clone(),
+        hint: refusal.hint.clone(),
+        rule: refusal.rule.clone(),
+    }
+}
+
+fn missing(what: &str) -> Refusal {
+    Refusal::new(Code::MISSING, format!("There is no such {what}, or you may not know of it."))
+}
+
+fn step_doc(step: &Step, approved_by: &[PersonName], open: bool) -> StepDoc {
+    StepDoc {
+        name: step.name.to_string(),
+        need: step.need,
+        from: step.from.clone(),
+        eligible: step.eligible.iter().cloned().collect(),
+        approved_by: approved_by.to_vec(),
+        open,
+        presence: step.touch == Touch::Required,
+    }
+}
+
+impl Broker {
+    /// A request, for one of those whom it concerns.
+    ///
+    /// # Errors
+    /// [`Code::MISSING`] for everybody else.
+    pub async fn request_doc(&self, viewer: &PersonName, id: RequestId) -> Result<RequestDoc, Refusal> {
+        let (mut doc, words, denial) = {
+            let memory = self.memory().await;
+            let request = memory.state.requests.get(&id).ok_or_else(|| missing("request"))?;
+            let doc = self.shape_request(&memory, viewer, request);
+            let concerned = request.person == *viewer
+                || request.approvals.iter().any(|a| a.by == *viewer)
+                || doc.steps.iter().any(|s| s.eligible.contains(viewer))
+                || memory.state.is_operator(viewer)
+                || memory.state.is_auditor(viewer);
+            if !concerned {
+                return Err(missing("request"));
+            }
+            let denial = match &request.state {
+                RequestState::Denied { words, .. } => *words,
+                _ => None,
+            };
+            (doc, request.words, denial)
+        };
+        if let Some(words) = self.words(words).await {
+            (doc.reason, doc.ticket) = (words.reason, words.ticket);
+        }
+        doc.denial = self.words(denial).await.and_then(|w| w.reason);
+        doc.act = self.act_of(id).await;
+        Ok(doc)
+    }
+
+    /// The signed bytes of a request, out of the log.
+    async fn act_of(&self, id: RequestId) -> Option<String> {
+        let filter = crate::ledger::Filter {
+            request_id: Some(id.to_string()),
+            kind: Some("request.submitted".to_owned()),
+            limit: 1,
+            ..Default::default()
+        };
+        let leaf = self.reader().search(filter).await.ok()?.into_iter().next()?;
+        let entry: crate::domain::event::Entry = serde_json::from_slice(&leaf.bytes).ok()?;
+        match entry.cause {
+            Some(crate::domain::event::Command::Act(signed)) => Some(signed.act),
+            _ => None,
+        }
+    }
+
+    fn shape_request(&self, memory: &Memory, viewer: &PersonName, request: &Request) -> RequestDoc {
+        let terms = request.standing_terms();
+        let now = Now { at: self.now(), beside: &memory.shelf };
+        let mut refusal = None;
+        let mut steps = Vec::new();
+        match progress(&memory.state, request, now) {
+            Ok((_, views)) => {
+                let pending = request.state == RequestState::Pending;
+                let first_open = views.iter().position(|v| v.need_left() > 0);
+                for (i, view) in views.iter().enumerate() {
+                    steps.push(step_doc(&view.step, &view.approved_by, pending && first_open == Some(i)));
+                }
+            }
+            Err(found) => refusal = (request.state == RequestState::Pending).then_some(found),
+        }
+        let (mut grant_id, mut denied_by) = (None, None);
+        match &request.state {
+            RequestState::Approved { grant } => grant_id = *grant,
+            RequestState::Covered { grant } => grant_id = Some(*grant),
+            RequestState::Denied { by, .. } => denied_by = Some(by.clone()),
+            RequestState::Refused { refusal: why } | RequestState::Invalidated { refusal: why } => {
+                refusal = Some(why.clone());
+            }
+            _ => {}
+        }
+        let yours = steps.iter().any(|s| s.open && s.eligible.contains(viewer))
+            && !request.approvals.iter().any(|a| a.by == *viewer);
+        RequestDoc {
+            schema: "jit-broker/request/v1".to_owned(),
+            id: request.id,
+            state: request.state.word().to_owned(),
+            target: terms.target.clone(),
+            role: terms.role.clone(),
+            requester: request.person.clone(),
+            reason: None,
+            ticket: None,
+            for_s: terms.for_s,
+            start_at: None,
+            created_at: instant(request.created_at),
+            answer_by: instant(request.answer_by),
+            code: request.code.clone(),
+            steps,
+            grant_id,
+            digest: request.digest,
+            terms,
+            act: None,
+            refusal: refusal.as_ref().map(error_doc),
+            denied_by,
+            denial: None,
+            yours,
+        }
+    }
+
+    /// Requests of a scope: `mine`, `answer` (what waits for the viewer) or `all`.
+    ///
+    /// # Errors
+    /// [`Code::NOT_OFFICE`] for `all` without an office.
+    pub async fn request_docs(&self, viewer: &PersonName, scope: &str) -> Result<Vec<RequestDoc>, Refusal> {
+        let ids: Vec<RequestId> = {
+            let memory = self.memory().await;
+            let state = &memory.state;
+            match scope {
+                "mine" => state.requests.values().rev().filter(|r| r.person == *viewer).map(|r| (r.created_at, r.id)).collect::<BTreeSet<_>>(),
+                "answer" => state
+                    .open_requests
+                    .iter()
+                    .filter_map(|id| state.requests.get(id))
+                    .filter(|r| self.shape_request(&memory, viewer, r).yours)
+                    .map(|r| (r.created_at, r.id))
+                    .collect(),
+                _ if state.is_operator(viewer) || state.is_auditor(viewer) => {
+                    state.open_requests.iter().filter_map(|id| state.requests.get(id)).map(|r| (r.created_at, r.id)).collect()
+                }
+                _ => return Err(Refusal::new(Code::NOT_OFFICE, "Auditors and operators alone see everybody's requests.")),
+            }
+            .into_iter()
+            .map(|(_, id)| id)
+            .collect()
+        };
+        let mut docs = Vec::new();
+        for id in ids.into_iter().take(200) {
+            docs.push(self.request_doc(viewer, id).await?);
+        }
+        Ok(docs)
+    }
+
+    /// A grant, for one of those whom it concerns.
+    ///
+    /// # Errors
+    /// [`Code::MISSING`] for everybody else.
+    pub async fn grant_doc(&self, viewer: &PersonName, id: GrantId) -> Result<GrantDoc, Refusal> {
+        let memory = self.memory().await;
+        let state = &memory.state;
+        let grant = state.grants.get(&id).ok_or_else(|| missing("grant"))?;
+        let approver = state.requests.get(&grant.request).is_some_and(|r| r.approvals.iter().any(|a| a.by == *viewer));
+        if grant.person == *viewer || approver || state.is_operator(viewer) || state.is_auditor(viewer) {
+            return Ok(shape_grant(grant, self.now()));
+        }
+        Err(missing("grant"))
+    }
+
+    /// The grants of the viewer (`mine`), or of everybody that are not over (`all`).
+    ///
+    /// # Errors
+    /// [`Code::NOT_OFFICE`] for `all` without an office.
+    pub async fn grant_docs(&self, viewer: &PersonName, scope: &str) -> Result<Vec<GrantDoc>, Refusal> {
+        let memory = self.memory().await;
+        let (state, now) = (&memory.state, self.now());
+        if scope == "mine" {
+            return Ok(state.open_grants_of(viewer).map(|g| shape_grant(g, now)).collect());
+        }
+        if !state.is_operator(viewer) && !state.is_auditor(viewer) {
+            return Err(Refusal::new(Code::NOT_OFFICE, "Auditors and operators alone see everybody's grants."));
+        }
+        let open = state.open_grants.iter().filter_map(|id| state.grants.get(id));
+        Ok(open.map(|g| shape_grant(g, now)).collect())
+    }
+
+    /// The targets, with what the viewer may ask for on each. A target without any rule for the viewer is not shown.
+    pub async fn target_docs(&self, viewer: &PersonName) -> Vec<TargetDoc> {
+        let memory = self.memory().await;
+        let (state, now) = (&memory.state, self.now());
+        let Some(person) = state.person(viewer) else { return Vec::new() };
+        let all = state.is_operator(viewer) || state.is_auditor(viewer);
+        let targets = state.bundle.targets.values().filter(|t| t.kind != TargetKind::Broker);
+        targets
+            .map(|target| shape_target(state, &person, target, now))
+            .filter(|doc| all || doc.roles.iter().any(|role| role.verdict != "never"))
+            .collect()
+    }
+
+    /// What policy says of an ask, without asking.
+    ///
+    /// # Errors
+    /// [`Code::MISSING`] for unknown targets and roles; [`Code::NOT_OFFICE`] when it is about somebody else.
+    pub async fn why(
+        &self,
+        viewer: &PersonName,
+        about: Option<&PersonName>,
+        target: &TargetName,
+        role: Option<&RoleName>,
+        for_s: Option<u64>,
+    ) -> Result<WhyDoc, Refusal> {
+        let memory = self.memory().await;
+        let (state, now) = (&memory.state, self.now());
+        let who = about.unwrap_or(viewer);
+        if who != viewer && !state.is_operator(viewer) && !state.is_auditor(viewer) {
+            return Err(Refusal::new(Code::NOT_OFFICE, "Operators and auditors alone ask for somebody else."));
+        }
+        let person = state.person(who).ok_or_else(|| missing("person"))?;
+        let found = state.bundle.targets.get(target).ok_or_else(|| missing("target"))?;
+        let role = match role {
+            Some(role) if found.roles.contains_key(role) => role.clone(),
+            Some(role) => return Err(Refusal::new(Code::NO_ROLE, format!("{target} has no role {role}."))),
+            None if found.roles.len() == 1 => found.roles.keys().next().cloned().ok_or_else(|| missing("role"))?,
+            None => {
+                let names: Vec<&str> = found.roles.keys().map(RoleName::as_str).collect();
+                return Err(Refusal::new(Code::USAGE, format!("{target} has several roles: {}.", names.join(", ")))
+                    .hint(format!("jit-broker why {target} --role {}", names.first().unwrap_or(&"ROLE"))));
+            }
+        };
+        Ok(shape_why(state, &person, found, &role, for_s, now))
+    }
+}
+
+fn ask<'a>(
+    state: &'a State,
+    person: &'a Person,
+    target: &'a Target,
+    role: &'a RoleName,
+    for_s: Option<u64>,
+    now: i64,
+) -> Ask<'a> {
+    let signed_in_s = state.signed_in.get(&person.name).map(|t| u64::try_from(now.saturating_sub(*t)).unwrap_or(0));
+    Ask { person, target, role, for_s, reason: None, ticket: None, signed_in_s, disabled: &state.disabled, now }
+}
+
+fn shape_why(state: &State, person: &Person, target: &Target, role: &RoleName, for_s: Option<u64>, now: i64) -> WhyDoc {
+    let ask = ask(state, person, target, role, for_s, now);
+    let (verdict, needs) = preview(&state.bundle, &ask);
+    let mut doc = WhyDoc {
+        schema: "jit-broker/why/v1".to_owned(),
+        person: person.name.clone(),
+        target: target.name.clone(),
+        role: role.clone(),
+        verdict: "never".to_owned(),
+        rules: Vec::new(),
+        max_s: None,
+        min_reason_chars: needs.min_reason_chars,
+        ticket_pattern: needs.ticket_pattern,
+        steps: Vec::new(),
+        refusal: None,
+        nearest: None,
+    };
+    match verdict {
+        Verdict::Refused(refusal) => {
+            doc.refusal = Some(error_doc(&refusal));
+            doc.nearest = nearest(&state.bundle, &ask).map(|n| {
+                let span = show_span(n.for_s);
+                format!("jit-broker request {} --role {} --for {span} --reason \"…\"", target.name, n.role)
+            });
+        }
+        Verdict::Automatic(allowed) => {
+            (doc.verdict, doc.rules, doc.max_s) = ("automatic".to_owned(), allowed.rules, Some(allowed.max_s));
+        }
+        Verdict::Steps(allowed, steps) => {
+            (doc.verdict, doc.rules, doc.max_s) = ("ask".to_owned(), allowed.rules, Some(allowed.max_s));
+            doc.steps = steps.iter().map(|s| step_doc(s, &[], false)).collect();
+        }
+    }
+    doc
+}
+
+fn shape_target(state: &State, person: &Person, target: &Target, now: i64) -> TargetDoc {
+    let roles = target
+        .roles
+        .iter()
+        .map(|(name, role)| {
+            let why = shape_why(state, person, target, name, None, now);
+            let grant = state
+                .open_grants_of(&person.name)
+                .find(|g| g.terms.target == target.name && g.terms.role == *name && g.live_at(now).is_ok());
+            RoleDoc {
+                name: name.clone(),
+                logins: role.logins.clone(),
+                allow: role.allow.iter().copied().collect(),
+                narrower_than: role.narrower_than.iter().cloned().collect(),
+                verdict: if grant.is_some() { "active".to_owned() } else { why.verdict },
+                max_s: why.max_s,
+                who: why.steps.iter().flat_map(|s| s.from.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect(),
+                grant_id: grant.map(|g| g.id),
+                left_s: grant.map(|g| g.ends_at - now),
+            }
+        })
+        .collect();
+    TargetDoc {
+        name: target.name.clone(),
+        kind: target.kind.word().to_owned(),
+        host: target.address.host.clone(),
+        port: target.address.port,
+        mode: match target.mode {
+            Mode::Direct => "direct".to_owned(),
+            Mode::Gateway => "gateway".to_owned(),
+        },
+        labels: target.labels.clone(),
+        known_hosts: known_hosts(state, target),
+        roles,
+    }
+}
+
+fn known_hosts(state: &State, target: &Target) -> String {
+    match (&target.host, &state.genesis) {
+        (HostIdentity::Key(key), _) => format!("{} {key}", target.name),
+        (HostIdentity::BrokerCa, Some(genesis)) => format!("@cert-authority {} {}", target.name, genesis.ssh_host),
+        (HostIdentity::BrokerCa, None) => String::new(),
+    }
+}
+
+fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
+    let (mut cause, mut proofs, mut waits_for, mut latest_end) = (None, Vec::new(), Vec::new(), None);
+    match &grant.state {
+        GrantState::Ending { cause: why, .. } => {
+            cause = Some(*why);
+            waits_for.push(grant.terms.target.clone());
+            latest_end = Some(instant(grant.latest_end()));
+        }
+        GrantState::Ended { cause: why, proofs: found, .. } => {
+            cause = Some(*why);
+            proofs.clone_from(found);
+        }
+        _ => {}
+    }
+    GrantDoc {
+        schema: "jit-broker/grant/v1".to_owned(),
+        id: grant.id,
+        request_id: grant.request,
+        state: grant.state.word().to_owned(),
+        target: grant.terms.target.clone(),
+        role: grant.terms.role.clone(),
+        logins: grant.terms.logins.clone(),
+        person: grant.person.clone(),
+        keys: grant.keys.clone(),
+        starts_at: instant(grant.starts_at),
+        ends_at: instant(grant.ends_at),
+        left_s: (grant.ends_at - now).max(0),
+        claim_by: instant(grant.claim_by),
+        cause: cause.and_then(|c| serde_json::to_value(c).ok()?.as_str().map(str::to_owned)),
+        proofs,
+        waits_for,
+        latest_end,
+        sessions: 0,
+    }
+}

@@ -1,0 +1,115 @@
+//! The composition root: puts keys, ledger, signer, clerk, reaper and API together, and takes them apart again.
+//!
+//! Start with [`Daemon::start`].
+
+pub mod init;
+pub mod tls;
+pub mod verify;
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::api::{Api, router};
+use crate::broker::clerk::{self, SignerHandle, ledger_refusal};
+use crate::broker::{Broker, reaper};
+use crate::clock::{Clock, Timekeeper};
+use crate::domain::event::Command;
+use crate::domain::refusal::{Code, Refusal};
+use crate::ledger::{Ledger, OpenMode};
+use crate::settings::{Settings, SignerAt};
+use crate::signer::Signer;
+use crate::signer::gate::Gate;
+use crate::signer::keys::Keys;
+use crate::signer::socket::Remote;
+
+/// A running daemon.
+pub struct Daemon {
+    /// The verbs.
+    pub broker: Broker,
+    /// Where HTTPS listens.
+    pub address: std::net::SocketAddr,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    clerk: JoinHandle<()>,
+}
+
+/// Opens the gate of a configuration with its keys.
+///
+/// # Errors
+/// When keys are missing or too open, or the head is damaged.
+pub fn open_gate(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Gate, Refusal> {
+    let keys = Keys::load(&settings.ca_dir)?;
+    let head = settings.ca_dir.join("head.json");
+    Gate::open(keys, head, tls::names_of(settings), Timekeeper::new(clock))
+}
+
+impl Daemon {
+    /// Starts everything. The port is bound first, so that a taken one changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong, with its code; nothing keeps running then.
+    pub async fn start(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, Refusal> {
+        let signer: Box<dyn Signer> = match &settings.signer {
+            SignerAt::Local => Box::new(open_gate(settings, clock.clone())?),
+            SignerAt::Socket(path) => Box::new(Remote::new(path.clone())),
+        };
+        Self::start_with(settings, clock, signer).await
+    }
+
+    /// Starts everything with a given signer.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub async fn start_with(settings: &Settings, clock: Arc<dyn Clock>, signer: Box<dyn Signer>) -> Result<Self, Refusal> {
+        let listener = bind(settings).await?;
+        let address = listener.local_addr().map_err(|e| Refusal::new(Code::PORT_TAKEN, e.to_string()))?;
+        let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
+        let signer = SignerHandle::new(signer);
+        let keeper = Arc::new(Timekeeper::new(clock));
+        let mut parts = clerk::start(ledger, signer.clone(), keeper).await?;
+        pinned(settings, &parts.memory.read().await.state)?;
+        let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async {}));
+        let krl_path = settings.state_dir.join("krl");
+        let broker = Broker::new(parts, settings.public_url.clone(), krl_path);
+        broker.command(Command::Start, Vec::new()).await?;
+        let (stop, stopped) = watch::channel(false);
+        let (acceptor, server_ca_pem) = tls::acceptor(&signer, broker.reader()).await?;
+        reaper::round(&broker).await?;
+        let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into() };
+        let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
+        let reaping = tokio::spawn(reaper::run(broker.clone(), stopped));
+        Ok(Self { broker, address, stop, tasks: vec![serving, reaping], clerk })
+    }
+
+    /// Stops in order: no new connections, the log closed with its last entry.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            let _ = task.await;
+        }
+        if let Err(refusal) = self.broker.command(Command::Stop, Vec::new()).await {
+            tracing::warn!(code = %refusal.code, "the stop was not logged: {}", refusal.message);
+        }
+        drop(self.broker);
+        self.clerk.abort();
+        let _ = self.clerk.await;
+    }
+}
+
+async fn bind(settings: &Settings) -> Result<TcpListener, Refusal> {
+    TcpListener::bind(settings.listen).await.map_err(|e| {
+        Refusal::new(Code::PORT_TAKEN, format!("{} cannot be listened on: {e}.", settings.listen))
+    })
+}
+
+/// The file must name the administrators that leaf 0 pins (decisions.md 3).
+fn pinned(settings: &Settings, state: &crate::domain::state::State) -> Result<(), Refusal> {
+    match &state.genesis {
+        Some(genesis) if genesis.admins == settings.admins => Ok(()),
+        Some(_) => Err(Refusal::new(Code::PINNED_TRUST, "[trust] names other administrators than the log's first entry.")),
+        None => Err(Refusal::new(Code::LEDGER_CORRUPT, "The ledger is empty: run jit-broker init in an empty folder.")),
+    }
+}

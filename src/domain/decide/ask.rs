@@ -1,0 +1,200 @@
+//! Asking: what policy says of a request at the moment it is made.
+
+use super::answer::open_window;
+use super::{Now, Verified};
+use crate::domain::act::Terms;
+use crate::domain::digest::Digest;
+use crate::domain::event::Event;
+use crate::domain::grant::Grant;
+use crate::domain::ids::RequestId;
+use crate::domain::judge::{Allowed, Ask, Step, Verdict, judge, matchable};
+use crate::domain::key::Key;
+use crate::domain::names::{PersonName, RoleName, TargetName};
+use crate::domain::person::Person;
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::state::State;
+use crate::domain::target::{Role, Target};
+use crate::domain::text::Words;
+
+/// How much of a grant must be left to cover an ask without a duration, in seconds (decisions.md 23).
+const COVER_S: i64 = 60;
+/// The most requests of one person that may wait at a time.
+const MAX_PENDING: usize = 50;
+
+pub(super) fn request(
+    state: &State,
+    by: &Verified<'_>,
+    target: &TargetName,
+    role: &RoleName,
+    for_s: Option<u64>,
+    key: &Key,
+    now: Now<'_>,
+) -> Result<Vec<Event>, Refusal> {
+    let id = RequestId::of_digest(&by.signed.digest());
+    let words = by.words(now)?;
+    let refused = |refusal: Refusal| {
+        let (person, target) = (by.person.clone(), target.clone());
+        Ok(vec![Event::RequestRefused { request: id, person, target, refusal, words: by.act.words }])
+    };
+    let (person, found, granted) = match subject(state, &by.person, target, role) {
+        Ok(found) => found,
+        Err(refusal) => return refused(refusal),
+    };
+    if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
+        return refused(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
+    }
+    if let Some(grant) = covering(state, &by.person, target, role, for_s, now.at) {
+        let (person, target) = (by.person.clone(), target.clone());
+        return Ok(vec![Event::RequestCovered { request: id, person, target, grant: grant.id }]);
+    }
+    if state.open_requests.iter().filter_map(|r| state.requests.get(r)).filter(|r| r.person == by.person).count() >= MAX_PENDING {
+        return refused(Refusal::new(Code::TOO_MANY, format!("{MAX_PENDING} of your requests wait already.")).hint("jit-broker withdraw ID"));
+    }
+    let verdict = judge_words(state, &person, found, role, for_s, words.as_ref(), now.at);
+    let (allowed, steps) = match verdict {
+        Verdict::Refused(refusal) => return refused(refusal),
+        Verdict::Automatic(allowed) => (allowed, Vec::new()),
+        Verdict::Steps(allowed, steps) => (allowed, steps),
+    };
+    if let Err(refusal) = approvable(&person, &steps) {
+        return refused(refusal);
+    }
+    let terms = terms_of(found, role, granted, allowed.for_s);
+    let mut events = vec![submitted(state, id, by, Some(key.clone()), terms, &allowed, now.at)];
+    if steps.is_empty() {
+        events.extend(open_window(&by.person, id, key, standing(&events), &allowed, now.at));
+    }
+    Ok(events)
+}
+
+fn standing(events: &[Event]) -> Option<Terms> {
+    match events.first() {
+        Some(Event::RequestSubmitted { terms, .. }) => Some(terms.clone()),
+        _ => None,
+    }
+}
+
+/// The event that records a request, with a code that no other open request has.
+pub(super) fn submitted(
+    state: &State,
+    id: RequestId,
+    by: &Verified<'_>,
+    key: Option<Key>,
+    terms: Terms,
+    allowed: &Allowed,
+    at: i64,
+) -> Event {
+    let digest = by.signed.digest();
+    let taken = |code: &str| state.open_requests.iter().filter_map(|r| state.requests.get(r)).any(|r| r.code == code);
+    let code = (0..).map(|n| super::super::code::match_code(&digest, n)).find(|code| !taken(code)).unwrap_or_default();
+    Event::RequestSubmitted {
+        request: id,
+        digest,
+        person: by.person.clone(),
+        key,
+        terms,
+        code,
+        answer_by: at.saturating_add(i64::try_from(allowed.answer_within_s).unwrap_or(i64::MAX)),
+        rules: allowed.rules.clone(),
+        words: by.act.words,
+    }
+}
+
+/// Looks up person, target and role.
+pub(in crate::domain) fn subject<'a>(
+    state: &'a State,
+    person: &PersonName,
+    target: &TargetName,
+    role: &RoleName,
+) -> Result<(Person, &'a Target, &'a Role), Refusal> {
+    let found = state
+        .bundle
+        .targets
+        .get(target)
+        .ok_or_else(|| Refusal::new(Code::MISSING, format!("There is no target {target}.")).hint("jit-broker ls"))?;
+    let granted = found.roles.get(role).ok_or_else(|| {
+        let roles: Vec<&str> = found.roles.keys().map(RoleName::as_str).collect();
+        Refusal::new(Code::NO_ROLE, format!("{target} has no role {role}; it has {}.", roles.join(", ")))
+    })?;
+    let person = state.person(person).ok_or_else(|| Refusal::new(Code::UNKNOWN_KEY, "You are not in people.toml."))?;
+    Ok((person, found, granted))
+}
+
+/// Judges an ask with its text.
+pub(in crate::domain) fn judge_words(
+    state: &State,
+    person: &Person,
+    target: &Target,
+    role: &RoleName,
+    for_s: Option<u64>,
+    words: Option<&Words>,
+    at: i64,
+) -> Verdict {
+    let ask = Ask {
+        person,
+        target,
+        role,
+        for_s,
+        reason: words.and_then(|w| w.reason.as_deref()),
+        ticket: words.and_then(|w| w.ticket.as_deref()),
+        signed_in_s: state.signed_in.get(&person.name).map(|t| u64::try_from(at.saturating_sub(*t)).unwrap_or(0)),
+        disabled: &state.disabled,
+        now: at,
+    };
+    judge(&state.bundle, &ask)
+}
+
+/// Refuses when no choice of different people can meet all steps (decisions.md 24).
+pub(super) fn approvable(person: &Person, steps: &[Step]) -> Result<(), Refusal> {
+    let open: Vec<_> = steps.iter().map(|s| (s.name.clone(), s.need, &s.eligible)).collect();
+    let taken = std::iter::once(person.name.clone()).collect();
+    matchable(&open, &taken).map_err(|step| {
+        Refusal::new(
+            Code::NOT_APPROVABLE,
+            format!("Step {step} can never be met: there are not enough different people besides you who may answer it."),
+        )
+        .hint("An administrator must change the rule or the groups.")
+    })
+}
+
+/// Exactly what would be granted.
+pub(super) fn terms_of(target: &Target, role_name: &RoleName, role: &Role, for_s: u64) -> Terms {
+    Terms {
+        target: target.name.clone(),
+        target_digest: target.digest(),
+        role: role_name.clone(),
+        logins: role.logins.clone(),
+        allow: role.allow.iter().copied().collect(),
+        for_s,
+    }
+}
+
+/// The digest that stands for a change of the bundle in its terms.
+pub(super) fn bundle_terms(bundle: Digest) -> Result<Terms, Refusal> {
+    let broken = |_| Refusal::new(Code::BUG, "The broker's own names are not names.");
+    Ok(Terms {
+        target: TargetName::new("broker/policy").map_err(broken)?,
+        target_digest: bundle,
+        role: RoleName::new("apply").map_err(broken)?,
+        logins: Vec::new(),
+        allow: Vec::new(),
+        for_s: 0,
+    })
+}
+
+fn covering<'a>(
+    state: &'a State,
+    person: &PersonName,
+    target: &TargetName,
+    role: &RoleName,
+    for_s: Option<u64>,
+    at: i64,
+) -> Option<&'a Grant> {
+    let wanted = for_s.map_or(COVER_S, |s| i64::try_from(s).unwrap_or(i64::MAX));
+    state.open_grants_of(person).find(|grant| {
+        grant.terms.target == *target
+            && grant.terms.role == *role
+            && grant.live_at(at).is_ok()
+            && grant.ends_at.saturating_sub(at) >= wanted
+    })
+}

@@ -1,0 +1,135 @@
+//! Ending: release, revoke, deadlines, and the proofs that an access is gone.
+
+use std::collections::BTreeSet;
+
+use super::answer::progress;
+use super::{Now, Verified, missing};
+use crate::domain::act::Selector;
+use crate::domain::digest::Digest;
+use crate::domain::event::{Cause, Event, Proof};
+use crate::domain::grant::{Grant, GrantState};
+use crate::domain::ids::GrantId;
+use crate::domain::names::PersonName;
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::state::State;
+
+pub(super) fn release(state: &State, by: &Verified<'_>, id: GrantId, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    let grant = state.grants.get(&id).filter(|g| g.person == by.person).ok_or_else(|| missing("grant"))?;
+    open(grant)?;
+    Ok(ending(grant, Cause::Released, Some(&by.person), None, now.at))
+}
+
+pub(super) fn revoke(state: &State, by: &Verified<'_>, of: &Selector, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    by.reason(now, "A revocation")?;
+    let operator = state.is_operator(&by.person);
+    let grants: Vec<&Grant> = match of {
+        Selector::Grant(id) => {
+            let grant = state.grants.get(id).ok_or_else(|| missing("grant"))?;
+            if !operator && grant.person != by.person && !was_eligible(state, grant, &by.person, now) {
+                return Err(missing("grant"));
+            }
+            open(grant)?;
+            vec![grant]
+        }
+        _ if !operator => {
+            return Err(Refusal::new(Code::NOT_OFFICE, "Operators alone revoke everything of a person or a target."));
+        }
+        Selector::Person(person) => state.open_grants_of(person).filter(|g| open(g).is_ok()).collect(),
+        Selector::Target(target) => state
+            .open_grants
+            .iter()
+            .filter_map(|id| state.grants.get(id))
+            .filter(|g| g.terms.target == *target && open(g).is_ok())
+            .collect(),
+    };
+    Ok(grants.into_iter().flat_map(|g| ending(g, Cause::Revoked, Some(&by.person), by.act.words, now.at)).collect())
+}
+
+/// An approver who was, or would have been, eligible may end what they may grant (decisions.md 11).
+fn was_eligible(state: &State, grant: &Grant, person: &PersonName, now: Now<'_>) -> bool {
+    let Some(request) = state.requests.get(&grant.request) else { return false };
+    request.approvals.iter().any(|a| a.by == *person)
+        || progress(state, request, now).is_ok_and(|(_, views)| views.iter().any(|v| v.step.eligible.contains(person)))
+}
+
+fn open(grant: &Grant) -> Result<(), Refusal> {
+    match grant.state {
+        GrantState::Ready | GrantState::Active => Ok(()),
+        _ => Err(Refusal::new(Code::FINAL, format!("Grant {} is {} already.", grant.id, grant.state.word()))),
+    }
+}
+
+/// The events that end a grant now. A grant without certificates is over at once: there is nothing to make worthless.
+pub(super) fn ending(
+    grant: &Grant,
+    cause: Cause,
+    by: Option<&PersonName>,
+    words: Option<Digest>,
+    at: i64,
+) -> Vec<Event> {
+    let serials = grant.unexpired_serials(at);
+    let none_left = serials.is_empty();
+    let mut events = vec![Event::GrantEnding { grant: grant.id, cause, by: by.cloned(), serials, words }];
+    if none_left {
+        let proofs = vec![proof("credential", Some(true), at, "no certificate of this grant is valid".to_owned())];
+        events.push(Event::GrantEnded { grant: grant.id, cause, proofs });
+    }
+    events
+}
+
+/// Everything whose time has come.
+pub(super) fn due(state: &State, now: Now<'_>) -> Vec<Event> {
+    let mut events = Vec::new();
+    for id in &state.open_requests {
+        if state.requests.get(id).is_some_and(|r| r.answer_by <= now.at) {
+            events.push(Event::RequestExpired { request: *id });
+        }
+    }
+    for grant in state.open_grants.iter().filter_map(|id| state.grants.get(id)) {
+        match &grant.state {
+            GrantState::Ready if grant.claim_by <= now.at => events.push(Event::GrantLapsed { grant: grant.id }),
+            GrantState::Ready | GrantState::Active if grant.ends_at <= now.at => {
+                events.extend(ending(grant, Cause::WindowEnd, None, None, now.at));
+            }
+            GrantState::Ending { cause, krl_version, .. } => {
+                if let Some(proofs) = proven(state, grant, *krl_version, now.at) {
+                    events.push(Event::GrantEnded { grant: grant.id, cause: *cause, proofs });
+                }
+            }
+            _ => {}
+        }
+    }
+    events
+}
+
+/// The proofs of decisions.md 27, or nothing while one is missing.
+fn proven(state: &State, grant: &Grant, krl_version: Option<u64>, at: i64) -> Option<Vec<Proof>> {
+    let unobserved = || proof("session", None, at, "unobserved: what was open on the host may still be open there".to_owned());
+    if at >= grant.latest_end() {
+        let detail = "every certificate has been expired for 90 s".to_owned();
+        return Some(vec![proof("expiry", Some(true), at, detail), unobserved()]);
+    }
+    let version = krl_version?;
+    let host = state.hosts.get(&grant.terms.target)?;
+    if host.krl_version < version {
+        return None;
+    }
+    Some(vec![
+        proof("krl", Some(true), at, format!("revocation list {version} names every serial")),
+        proof("host", Some(true), at, format!("{} confirmed list {}", grant.terms.target, host.krl_version)),
+        unobserved(),
+    ])
+}
+
+fn proof(what: &str, ok: Option<bool>, at: i64, detail: String) -> Proof {
+    Proof { what: what.to_owned(), ok, at, detail }
+}
+
+/// The next revocation list, when the published one is not what it must be.
+pub(super) fn publish(state: &State, at: i64) -> Vec<Event> {
+    let wanted: BTreeSet<u64> = state.krl_wanted(at);
+    if state.krl.version > 0 && wanted == state.krl.serials {
+        return Vec::new();
+    }
+    vec![Event::KrlPublished { version: state.krl.version + 1, serials: wanted.into_iter().collect() }]
+}

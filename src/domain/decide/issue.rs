@@ -1,0 +1,154 @@
+//! Issuing: which certificate a live grant allows, down to the bytes that will be signed.
+
+use jit_ca::spec::{CertWindow, CriticalOption, Extension, KeyId, Principal, Principals, Serial, UserSpec};
+
+use super::answer::progress;
+use super::{Now, Verified, missing};
+use crate::domain::digest::Digest;
+use crate::domain::event::Event;
+use crate::domain::grant::{BACKDATE_S, Credential, Grant, GrantState, LiveGrant, MAX_CREDENTIALS};
+use crate::domain::ids::GrantId;
+use crate::domain::key::Key;
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::state::State;
+use crate::domain::target::Allow;
+
+/// The most keys under one grant.
+const MAX_KEYS: usize = 8;
+
+pub(super) fn issue(
+    state: &State,
+    id: GrantId,
+    key: &Key,
+    nonce: Digest,
+    now: Now<'_>,
+) -> Result<Vec<Event>, Refusal> {
+    let grant = state.grants.get(&id).ok_or_else(|| missing("grant"))?;
+    let live = grant.live_at(now.at)?;
+    if state.disabled.contains(&live.person) {
+        return Err(Refusal::new(Code::DISABLED, format!("{} is disabled.", live.person)));
+    }
+    if !live.keys.contains(key) {
+        return Err(Refusal::new(Code::OTHER_KEY, format!("Grant {id} is not for the key {}.", key.0.fingerprint())));
+    }
+    let valid_before = credential_end(&live, now.at);
+    if let Some(held) = live.credential_for(key, now.at) {
+        // Issue is idempotent; a shorter certificate inside the window is renewed when two thirds of its life are over.
+        let life = held.valid_before - held.valid_after;
+        if held.valid_before == live.ends_at || (held.valid_before - now.at) * 3 > life {
+            return Ok(Vec::new());
+        }
+    }
+    if live.state == GrantState::Ready {
+        if live.claim_by <= now.at {
+            return Err(Refusal::new(Code::WINDOW_CLOSED, format!("Grant {id} was not used in time.")));
+        }
+        if let Some(refusal) = refused_at_first_use(state, &live, now) {
+            return Ok(vec![Event::GrantCancelled { grant: id, refusal }]);
+        }
+    }
+    if live.credentials.len() >= MAX_CREDENTIALS {
+        return Err(Refusal::new(Code::TOO_MANY, format!("Grant {id} has had {MAX_CREDENTIALS} certificates.")));
+    }
+    let mut credential = Credential {
+        serial: state.last_serial + 1,
+        key: key.clone(),
+        valid_after: now.at - BACKDATE_S,
+        valid_before,
+        nonce,
+        tbs_sha256: Digest::new([0; 32]),
+    };
+    let ca = state.genesis.as_ref().map(|g| g.ssh_user.clone()).ok_or_else(|| missing("authority"))?;
+    let spec = user_spec(&live, &credential)?;
+    credential.tbs_sha256 = Digest::of(&jit_ca::ssh::tbs_user(&spec, &ca.0));
+    Ok(vec![Event::CredentialIssued {
+        grant: id,
+        serial: credential.serial,
+        key: credential.key,
+        valid_after: credential.valid_after,
+        valid_before: credential.valid_before,
+        nonce,
+        tbs_sha256: credential.tbs_sha256,
+    }])
+}
+
+/// INVARIANT (I2): never after the grant's end.
+fn credential_end(live: &LiveGrant<'_>, at: i64) -> i64 {
+    let piece = live.credential_s.map_or(live.ends_at, |s| at.saturating_add(i64::try_from(s).unwrap_or(i64::MAX)));
+    piece.min(live.ends_at)
+}
+
+fn refused_at_first_use(state: &State, live: &LiveGrant<'_>, now: Now<'_>) -> Option<Refusal> {
+    let request = state.requests.get(&live.request)?;
+    let rejudged = |why: String| Refusal::new(Code::REJUDGED, why);
+    match progress(state, request, now) {
+        Err(refusal) => Some(rejudged(format!("Policy changed since it was approved: {}", refusal.message))),
+        Ok((_, views)) => views.iter().find(|v| v.need_left() > 0).map(|v| {
+            rejudged(format!("Step {} no longer has the approvals it needs: an approver lost the right to approve.", v.step.name))
+        }),
+    }
+}
+
+/// The specification of a certificate: fully determined by the grant and the log's own entry.
+///
+/// # Errors
+/// [`Code::LINT`] when a name cannot be in a certificate; the grammar of names makes that a defect.
+pub fn user_spec(grant: &Grant, credential: &Credential) -> Result<UserSpec, Refusal> {
+    let lint = |what: &str| Refusal::new(Code::LINT, format!("The {what} cannot be in a certificate."));
+    let principals = grant
+        .terms
+        .logins
+        .iter()
+        .map(|login| Principal::new(format!("{}/{login}", grant.terms.target)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| lint("principal"))?;
+    let allow = &grant.terms.allow;
+    let mut extensions = Vec::new();
+    if allow.contains(&Allow::Shell) {
+        extensions.push(Extension::PermitPty);
+    }
+    if allow.contains(&Allow::Forward) {
+        extensions.push(Extension::PermitPortForwarding);
+    }
+    extensions.push(named("grant@jit-broker", grant.id.to_string()));
+    extensions.push(named("grant-until@jit-broker", grant.ends_at.to_string()));
+    let sftp_only = allow.iter().all(|a| *a == Allow::Sftp);
+    let critical = if sftp_only { vec![CriticalOption::ForceCommand("internal-sftp".to_owned())] } else { Vec::new() };
+    let seconds = |at: i64| u64::try_from(at).map_err(|_| lint("time"));
+    Ok(UserSpec {
+        serial: Serial::new(credential.serial).map_err(|_| lint("serial"))?,
+        key: credential.key.0.clone(),
+        key_id: KeyId::new(format!("jit:{}:{}", grant.id, grant.person)).map_err(|_| lint("key id"))?,
+        principals: Principals::new(principals).map_err(|_| lint("list of principals"))?,
+        window: CertWindow::new(seconds(credential.valid_after)?, seconds(credential.valid_before)?)
+            .map_err(|_| lint("window"))?,
+        critical,
+        extensions,
+        nonce: *credential.nonce.as_bytes(),
+    })
+}
+
+fn named(name: &str, value: String) -> Extension {
+    Extension::Named { name: name.to_owned(), value }
+}
+
+pub(super) fn bind_key(
+    state: &State,
+    by: &Verified<'_>,
+    id: GrantId,
+    key: &Key,
+    now: Now<'_>,
+) -> Result<Vec<Event>, Refusal> {
+    let grant = state.grants.get(&id).filter(|g| g.person == by.person).ok_or_else(|| missing("grant"))?;
+    let live = grant.live_at(now.at)?;
+    if live.keys.contains(key) {
+        return Ok(Vec::new());
+    }
+    if live.keys.len() >= MAX_KEYS {
+        return Err(Refusal::new(Code::TOO_MANY, format!("Grant {id} has {MAX_KEYS} keys already.")));
+    }
+    if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
+        return Err(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
+    }
+    Ok(vec![Event::KeyBound { grant: id, act: by.signed.id(), key: key.clone() }])
+}

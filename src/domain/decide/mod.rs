@@ -1,0 +1,158 @@
+//! What may happen next: the one place where a command becomes events, or a refusal.
+//!
+//! The clerk runs it before it appends; the signer runs it again on every entry that it is shown, and a verifier may do so years later.
+
+mod answer;
+mod ask;
+mod end;
+mod issue;
+mod trust;
+
+use std::sync::Arc;
+
+use super::act::{ACT_SKEW_S, Act, Deed, SignedAct};
+use super::event::{Command, Event};
+use super::key::Key;
+use super::names::PersonName;
+use super::refusal::{Code, Refusal};
+use super::state::{Beside, State};
+
+pub use answer::{StepView, progress};
+pub use issue::user_spec;
+
+/// The moment and the surroundings in which a command is decided.
+#[derive(Clone, Copy)]
+pub struct Now<'a> {
+    /// Unix seconds; never before the state's last entry.
+    pub at: i64,
+    /// What stands beside the log.
+    pub beside: &'a dyn Beside,
+}
+
+/// An act whose signature holds and whose signer is known and active.
+struct Verified<'a> {
+    signed: &'a SignedAct,
+    act: &'a Act,
+    person: PersonName,
+    touched: bool,
+}
+
+/// Decides a command: the events that follow from it, in order. No events means that it changes nothing (it was done before).
+///
+/// # Errors
+/// The refusal, where the command is not even an event: nobody known said it.
+pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    match command {
+        Command::Begin(genesis) if state.size == 0 => Ok(vec![Event::Begun(genesis.clone())]),
+        Command::Begin(_) => Err(Refusal::new(Code::NOT_EMPTY, "The log has begun already.")),
+        _ if state.genesis.is_none() => Err(Refusal::new(Code::LEDGER_CORRUPT, "The log has no beginning.")),
+        Command::Act(signed) => decide_act(state, signed, now),
+        Command::Issue { grant, key, nonce } => issue::issue(state, *grant, key, *nonce, now),
+        Command::Due => Ok(end::due(state, now)),
+        Command::PublishKrl => Ok(end::publish(state, now.at)),
+        Command::Confirm(signed) => trust::confirm(state, signed, now),
+        Command::Start => Ok(vec![Event::Started]),
+        Command::Stop => Ok(vec![Event::Stopped]),
+        Command::Beat => Ok(vec![Event::Heartbeat]),
+    }
+}
+
+fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    let act = signed.read()?;
+    if state.acts.contains_key(&signed.id()) {
+        return Ok(Vec::new());
+    }
+    let verified = verify(state, signed, &act, now)?;
+    let outcome = match &act.deed {
+        Deed::Login { .. } => Ok(vec![Event::SignedIn {
+            person: verified.person.clone(),
+            act: signed.id(),
+            key_fp: act.key_fp.clone(),
+        }]),
+        Deed::Request { target, role, for_s, key, .. } => ask::request(state, &verified, target, role, *for_s, key, now),
+        Deed::Approve { request, request_digest, terms, .. } => {
+            answer::approve(state, &verified, *request, request_digest, terms, now)
+        }
+        Deed::Deny { request, .. } => answer::deny(state, &verified, *request, now),
+        Deed::Withdraw { request, .. } => answer::withdraw(state, &verified, *request),
+        Deed::BindKey { grant, key, .. } => issue::bind_key(state, &verified, *grant, key, now),
+        Deed::Release { grant, .. } => end::release(state, &verified, *grant, now),
+        Deed::Revoke { of, .. } => end::revoke(state, &verified, of, now),
+        Deed::Disable { person, .. } => trust::disable(state, &verified, person, now),
+        Deed::Enable { person, .. } => trust::enable(state, &verified, person),
+        Deed::Enroll { person, key, .. } => trust::enroll(state, &verified, person, key),
+        Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key),
+        Deed::Apply { bundle, base, .. } => trust::apply_bundle(state, &verified, *bundle, *base, now),
+        Deed::EnrollHost { target, key, .. } => trust::enroll_host(state, &verified, target, key, now),
+        Deed::ConfirmClock { .. } => trust::confirm_clock(state, &verified),
+    };
+    // A refusal of somebody known is an event: who tried what, and what refused.
+    outcome.or_else(|refusal| {
+        let (person, act_id, deed) = (verified.person.clone(), signed.id(), act.deed.word().to_owned());
+        Ok(vec![Event::ActRefused { person, act: act_id, deed, refusal }])
+    })
+}
+
+/// Checks time, installation, key and signature; what the act asks for is judged afterwards.
+fn verify<'a>(state: &State, signed: &'a SignedAct, act: &'a Act, now: Now<'_>) -> Result<Verified<'a>, Refusal> {
+    let install = state.genesis.as_ref().map(|g| g.install);
+    if install != Some(act.install) {
+        return Err(Refusal::new(Code::WRONG_INSTALL, "The act was signed for another installation."));
+    }
+    let late = now.at.saturating_sub(act.at);
+    if !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) {
+        let way = if late > 0 { "ago" } else { "ahead" };
+        return Err(Refusal::new(
+            Code::STALE_ACT,
+            format!("The act was signed {} s {way} by the broker's clock; at most {ACT_SKEW_S} s are accepted.", late.unsigned_abs()),
+        ));
+    }
+    let verified = jit_ca::sshsig::verify(act.deed.namespace(), signed.act.as_bytes(), &signed.signature)
+        .map_err(|e| Refusal::new(Code::BAD_SIGNATURE, format!("The signature does not hold: {e}.")))?;
+    let key = Key(verified.key);
+    if !key.0.signs_acts() || key.0.fingerprint() != act.key_fp {
+        return Err(Refusal::new(Code::BAD_SIGNATURE, "The act was signed by another key than it names."));
+    }
+    let person = state
+        .owner_of(&key)
+        .ok_or_else(|| Refusal::new(Code::UNKNOWN_KEY, format!("No active person has the key {}.", act.key_fp)))?;
+    if act.deed.by().is_some_and(|by| *by != person) {
+        return Err(Refusal::new(Code::BAD_SIGNATURE, "The key does not belong to the person that the act names."));
+    }
+    if state.disabled.contains(&person) {
+        return Err(Refusal::new(Code::DISABLED, format!("{person} is disabled.")));
+    }
+    if verified.user_present == Some(false) {
+        return Err(Refusal::new(Code::BAD_SIGNATURE, "The security key was not touched."));
+    }
+    Ok(Verified { signed, act, person, touched: verified.user_present == Some(true) })
+}
+
+impl Verified<'_> {
+    fn words(&self, now: Now<'_>) -> Result<Option<super::text::Words>, Refusal> {
+        let Some(commitment) = self.act.words else { return Ok(None) };
+        let words = now.beside.words(&commitment).ok_or_else(|| {
+            Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it.")
+        })?;
+        words.check()?;
+        Ok(Some(words))
+    }
+
+    fn reason(&self, now: Now<'_>, what: &str) -> Result<(), Refusal> {
+        match self.words(now)?.and_then(|w| w.reason) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::new(Code::NEEDS_REASON, format!("{what} needs a reason."))),
+        }
+    }
+}
+
+fn missing(what: &str) -> Refusal {
+    Refusal::new(Code::MISSING, format!("There is no such {what}, or you may not know of it."))
+}
+
+/// The bundle of a digest, or a refusal that says what it lacks.
+fn bundle_of(now: Now<'_>, digest: &super::digest::Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
+    now.beside.bundle(digest).ok_or_else(|| {
+        Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act.")
+    })
+}

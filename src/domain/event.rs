@@ -1,0 +1,324 @@
+//! What happened: the leaves of the log.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::act::{SignedAct, Terms};
+use super::digest::Digest;
+use super::ids::{ActId, GrantId, InstallId, RequestId};
+use super::key::Key;
+use super::names::{PersonName, RuleId, StepName, TargetName};
+use super::refusal::Refusal;
+
+/// The version of entries that this program writes; older ones decode for ever.
+pub const ENTRY_VERSION: u32 = 1;
+
+/// One leaf: an event, when it happened by which clocks, and what caused it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// [`ENTRY_VERSION`].
+    pub v: u32,
+    /// The leaf's index.
+    pub seq: u64,
+    /// Unix seconds; never smaller than in the entry before.
+    pub at: i64,
+    /// The boot's id and the milliseconds of the boot-time clock.
+    pub boot: Boot,
+    /// The cause, on the first event of each command; the following ones carry none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Command>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Where the boot-time clock stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The kernel's boot id.
+    pub id: String,
+    /// CLOCK_BOOTTIME in milliseconds.
+    pub ms: u64,
+}
+
+/// What is asked of the clerk. Everything that is random or from outside is in it, so that deciding again gives the same events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Begins a log.
+    Begin(Box<Genesis>),
+    /// A person's signed act.
+    Act(SignedAct),
+    /// A credential for a key under a grant; the nonce goes into the certificate.
+    Issue {
+        /// The grant.
+        grant: GrantId,
+        /// The key.
+        key: Key,
+        /// 32 random bytes as hex.
+        nonce: Digest,
+    },
+    /// Looks at every deadline.
+    Due,
+    /// Publishes the revocation list that the state asks for.
+    PublishKrl,
+    /// A host's confirmation that it has a revocation list.
+    Confirm(SignedAct),
+    /// The daemon started.
+    Start,
+    /// The daemon stops.
+    Stop,
+    /// Nothing happened for a while.
+    Beat,
+}
+
+/// What a host signs with its own key: it has this revocation list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostWord {
+    /// The installation.
+    pub install: InstallId,
+    /// The host's name as a target.
+    pub target: TargetName,
+    /// The list's version.
+    pub krl_version: u64,
+    /// When, in Unix seconds.
+    pub at: i64,
+}
+
+/// The first entry: what everything else rests on (decisions.md 3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Genesis {
+    /// A random number that names this installation.
+    pub install: InstallId,
+    /// The first administrators.
+    pub admins: BTreeMap<PersonName, Key>,
+    /// The Ed25519 key that signs checkpoints.
+    pub log_key: Key,
+    /// The user CA.
+    pub ssh_user: Key,
+    /// The host CA.
+    pub ssh_host: Key,
+    /// SHA-256 of the server CA's certificate.
+    pub x509_server: String,
+}
+
+/// Why a grant ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The window's end.
+    WindowEnd,
+    /// Its holder gave it back.
+    Released,
+    /// An operator or approver ended it.
+    Revoked,
+    /// Its holder was disabled.
+    PersonDisabled,
+}
+
+impl Cause {
+    /// The state in which a grant with this cause ends (product.md).
+    pub fn state(self) -> &'static str {
+        match self {
+            Self::WindowEnd => "ended",
+            Self::Released => "released",
+            Self::Revoked | Self::PersonDisabled => "revoked",
+        }
+    }
+}
+
+/// One thing that was read back, or could not be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// What was looked at: `krl`, `host`, `expiry`, `session`.
+    pub what: String,
+    /// Whether it shows the end; absent where nobody can see it.
+    pub ok: Option<bool>,
+    /// When, in Unix seconds.
+    pub at: i64,
+    /// In words.
+    pub detail: String,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+#[allow(missing_docs)] // The fields are the nouns of product.md; each variant says what happened.
+pub enum Event {
+    /// The log began.
+    #[serde(rename = "log.begun")]
+    Begun(Box<Genesis>),
+    /// The daemon started, or stopped, or nothing happened for ten minutes.
+    #[serde(rename = "daemon.started")]
+    Started,
+    #[serde(rename = "daemon.stopped")]
+    Stopped,
+    #[serde(rename = "heartbeat")]
+    Heartbeat,
+    /// A person signed in.
+    #[serde(rename = "person.signed_in")]
+    SignedIn { person: PersonName, act: ActId, key_fp: String },
+    /// A verified act was refused.
+    #[serde(rename = "act.refused")]
+    ActRefused { person: PersonName, act: ActId, deed: String, refusal: Refusal },
+    /// A bundle was adopted.
+    #[serde(rename = "bundle.adopted")]
+    BundleAdopted { by: PersonName, act: ActId, bundle: Digest },
+    /// A person was disabled, enabled; a key enrolled, revoked.
+    #[serde(rename = "person.disabled")]
+    PersonDisabled { by: PersonName, act: ActId, person: PersonName },
+    #[serde(rename = "person.enabled")]
+    PersonEnabled { by: PersonName, act: ActId, person: PersonName },
+    #[serde(rename = "key.enrolled")]
+    KeyEnrolled { by: PersonName, act: ActId, person: PersonName, key: Key },
+    #[serde(rename = "key.revoked")]
+    KeyRevoked { by: PersonName, act: ActId, key: Key },
+    /// An operator said that the clock is right.
+    #[serde(rename = "clock.confirmed")]
+    ClockConfirmed { by: PersonName, act: ActId },
+    /// A request was made and waits for people, or was approved by rule.
+    #[serde(rename = "request.submitted")]
+    RequestSubmitted {
+        request: RequestId,
+        digest: Digest,
+        person: PersonName,
+        key: Option<Key>,
+        terms: Terms,
+        code: String,
+        answer_by: i64,
+        rules: Vec<RuleId>,
+        words: Option<Digest>,
+    },
+    /// A request was refused at once.
+    #[serde(rename = "request.refused")]
+    RequestRefused { request: RequestId, person: PersonName, target: TargetName, refusal: Refusal, words: Option<Digest> },
+    /// A live grant covers it already.
+    #[serde(rename = "request.covered")]
+    RequestCovered { request: RequestId, person: PersonName, target: TargetName, grant: GrantId },
+    /// Somebody agreed.
+    #[serde(rename = "request.step_approved")]
+    StepApproved { request: RequestId, act: ActId, step: StepName, by: PersonName, touched: bool, terms: Terms, words: Option<Digest> },
+    /// All have agreed, or rules did.
+    #[serde(rename = "request.approved")]
+    RequestApproved { request: RequestId, grant: Option<GrantId> },
+    #[serde(rename = "request.denied")]
+    RequestDenied { request: RequestId, act: ActId, by: PersonName, words: Option<Digest> },
+    #[serde(rename = "request.withdrawn")]
+    RequestWithdrawn { request: RequestId, act: ActId, by: PersonName },
+    #[serde(rename = "request.expired")]
+    RequestExpired { request: RequestId },
+    #[serde(rename = "request.invalidated")]
+    RequestInvalidated { request: RequestId, refusal: Refusal },
+    /// A window was opened.
+    #[serde(rename = "grant.opened")]
+    GrantOpened {
+        grant: GrantId,
+        request: RequestId,
+        person: PersonName,
+        key: Key,
+        terms: Terms,
+        starts_at: i64,
+        ends_at: i64,
+        claim_by: i64,
+        credential_s: Option<u64>,
+    },
+    #[serde(rename = "grant.key_bound")]
+    KeyBound { grant: GrantId, act: ActId, key: Key },
+    #[serde(rename = "grant.lapsed")]
+    GrantLapsed { grant: GrantId },
+    #[serde(rename = "grant.cancelled")]
+    GrantCancelled { grant: GrantId, refusal: Refusal },
+    /// The window is over; what was issued is being made worthless.
+    #[serde(rename = "grant.ending")]
+    GrantEnding { grant: GrantId, cause: Cause, by: Option<PersonName>, serials: Vec<u64>, words: Option<Digest> },
+    /// The end is proven.
+    #[serde(rename = "grant.ended")]
+    GrantEnded { grant: GrantId, cause: Cause, proofs: Vec<Proof> },
+    /// A certificate may be signed: exactly these bytes, under this serial.
+    #[serde(rename = "credential.issued")]
+    CredentialIssued {
+        grant: GrantId,
+        serial: u64,
+        key: Key,
+        valid_after: i64,
+        valid_before: i64,
+        nonce: Digest,
+        tbs_sha256: Digest,
+    },
+    /// A revocation list was published.
+    #[serde(rename = "krl.published")]
+    KrlPublished { version: u64, serials: Vec<u64> },
+    /// A host's key was certified.
+    #[serde(rename = "host.enrolled")]
+    HostEnrolled { by: PersonName, act: ActId, target: TargetName, key: Key, serial: u64, valid_after: i64, valid_before: i64 },
+    /// A host has a revocation list.
+    #[serde(rename = "host.confirmed")]
+    HostConfirmed { target: TargetName, version: u64 },
+}
+
+/// What the log's index is searched by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Concerns {
+    /// Who did it.
+    pub actor: Option<PersonName>,
+    /// The request.
+    pub request: Option<RequestId>,
+    /// The grant.
+    pub grant: Option<GrantId>,
+    /// The target.
+    pub target: Option<TargetName>,
+}
+
+impl Event {
+    /// The event's stable kind, such as `grant.opened`.
+    pub fn kind(&self) -> String {
+        serde_json::to_value(self).ok().and_then(|v| v.get("kind")?.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    /// Whom and what it concerns.
+    pub fn concerns(&self) -> Concerns {
+        let mut c = Concerns::default();
+        match self {
+            Self::Begun(_) | Self::Started | Self::Stopped | Self::Heartbeat | Self::KrlPublished { .. } => {}
+            Self::SignedIn { person, .. } | Self::ActRefused { person, .. } => c.actor = Some(person.clone()),
+            Self::BundleAdopted { by, .. }
+            | Self::PersonDisabled { by, .. }
+            | Self::PersonEnabled { by, .. }
+            | Self::KeyEnrolled { by, .. }
+            | Self::KeyRevoked { by, .. }
+            | Self::ClockConfirmed { by, .. } => c.actor = Some(by.clone()),
+            Self::RequestSubmitted { request, person, terms, .. } => {
+                (c.actor, c.request, c.target) = (Some(person.clone()), Some(*request), Some(terms.target.clone()));
+            }
+            Self::RequestRefused { request, person, target, .. } => {
+                (c.actor, c.request, c.target) = (Some(person.clone()), Some(*request), Some(target.clone()));
+            }
+            Self::RequestCovered { request, person, target, grant } => {
+                (c.actor, c.request, c.target) = (Some(person.clone()), Some(*request), Some(target.clone()));
+                c.grant = Some(*grant);
+            }
+            Self::StepApproved { request, by, terms, .. } => {
+                (c.actor, c.request, c.target) = (Some(by.clone()), Some(*request), Some(terms.target.clone()));
+            }
+            Self::RequestApproved { request, grant } => (c.request, c.grant) = (Some(*request), *grant),
+            Self::RequestDenied { request, by, .. } | Self::RequestWithdrawn { request, by, .. } => {
+                (c.actor, c.request) = (Some(by.clone()), Some(*request));
+            }
+            Self::RequestExpired { request } | Self::RequestInvalidated { request, .. } => c.request = Some(*request),
+            Self::GrantOpened { grant, request, person, terms, .. } => {
+                (c.request, c.grant, c.target) = (Some(*request), Some(*grant), Some(terms.target.clone()));
+                c.actor = Some(person.clone());
+            }
+            Self::GrantEnding { grant, by, .. } => (c.actor, c.grant) = (by.clone(), Some(*grant)),
+            Self::KeyBound { grant, .. }
+            | Self::GrantLapsed { grant }
+            | Self::GrantCancelled { grant, .. }
+            | Self::GrantEnded { grant, .. }
+            | Self::CredentialIssued { grant, .. } => c.grant = Some(*grant),
+            Self::HostEnrolled { by, target, .. } => (c.actor, c.target) = (Some(by.clone()), Some(target.clone())),
+            Self::HostConfirmed { target, .. } => c.target = Some(target.clone()),
+        }
+        c
+    }
+}

@@ -1,0 +1,155 @@
+//! A grant: the window that approval opened, and what was issued inside it.
+
+use serde::{Deserialize, Serialize};
+
+use super::act::Terms;
+use super::digest::Digest;
+use super::event::{Cause, Proof};
+use super::ids::{GrantId, RequestId};
+use super::key::Key;
+use super::names::PersonName;
+use super::refusal::{Code, Refusal};
+
+/// How long after `valid_before` a serial stays on the revocation list, in seconds: the one skew constant (decisions.md 33).
+pub const SKEW_S: i64 = 90;
+/// How long before its issue a certificate is valid, in seconds.
+pub const BACKDATE_S: i64 = 60;
+/// The most certificates under one grant.
+pub const MAX_CREDENTIALS: usize = 64;
+
+/// One grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its id.
+    pub id: GrantId,
+    /// The request that it comes from.
+    pub request: RequestId,
+    /// Who holds it.
+    pub person: PersonName,
+    /// The keys that certificates may be for; the first is the one that the request named.
+    pub keys: Vec<Key>,
+    /// What was agreed.
+    pub terms: Terms,
+    /// The window's beginning, in Unix seconds.
+    pub starts_at: i64,
+    /// The window's end: nothing is valid from this second on.
+    pub ends_at: i64,
+    /// The last moment for the first use.
+    pub claim_by: i64,
+    /// The longest life of one certificate; the whole window where absent.
+    pub credential_s: Option<u64>,
+    /// What was issued.
+    pub credentials: Vec<Credential>,
+    /// How it stands.
+    pub state: GrantState,
+}
+
+/// One certificate, as the log allowed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// Unique for the CA, for ever.
+    pub serial: u64,
+    /// The key it is for.
+    pub key: Key,
+    /// Valid from, in Unix seconds.
+    pub valid_after: i64,
+    /// Not valid from this second on.
+    pub valid_before: i64,
+    /// The certificate's nonce.
+    pub nonce: Digest,
+    /// SHA-256 of the exact bytes that are signed.
+    pub tbs_sha256: Digest,
+}
+
+/// How a grant stands (product.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantState {
+    /// Open, not used yet.
+    Ready,
+    /// Open and in use.
+    Active,
+    /// Over; the proofs are being collected.
+    Ending {
+        /// Why.
+        cause: Cause,
+        /// Since when.
+        at: i64,
+        /// The first published list that has all its serials.
+        krl_version: Option<u64>,
+    },
+    /// Over, and shown to be over.
+    Ended {
+        /// Why.
+        cause: Cause,
+        /// When that was proven.
+        at: i64,
+        /// What was read back.
+        proofs: Vec<Proof>,
+    },
+    /// Never used in time.
+    Lapsed,
+    /// Refused at its first use.
+    Cancelled {
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+impl GrantState {
+    /// The word of product.md.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Active => "active",
+            Self::Ending { .. } => "ending",
+            Self::Ended { cause, .. } => cause.state(),
+            Self::Lapsed => "lapsed",
+            Self::Cancelled { .. } => "cancelled",
+        }
+    }
+}
+
+/// A grant that is open at a certain moment. Only [`Grant::live_at`] makes one, and everything that gives access takes one.
+#[derive(Debug, Clone, Copy)]
+pub struct LiveGrant<'a> {
+    grant: &'a Grant,
+}
+
+impl std::ops::Deref for LiveGrant<'_> {
+    type Target = Grant;
+
+    fn deref(&self) -> &Grant {
+        self.grant
+    }
+}
+
+impl Grant {
+    /// The grant, if its window is open at `now`.
+    ///
+    /// # Errors
+    /// [`Code::WINDOW_CLOSED`] with what happened.
+    pub fn live_at(&self, now: i64) -> Result<LiveGrant<'_>, Refusal> {
+        let open = matches!(self.state, GrantState::Ready | GrantState::Active);
+        if open && self.starts_at <= now && now < self.ends_at {
+            return Ok(LiveGrant { grant: self });
+        }
+        let word = if open { "ended" } else { self.state.word() };
+        Err(Refusal::new(Code::WINDOW_CLOSED, format!("Grant {} is {word}; nothing is issued under it.", self.id)))
+    }
+
+    /// The certificate for a key that is still valid for at least a second.
+    pub fn credential_for(&self, key: &Key, now: i64) -> Option<&Credential> {
+        self.credentials.iter().rev().find(|c| c.key == *key && now < c.valid_before)
+    }
+
+    /// The serials that a host could still accept at `now`, its clock being at most [`SKEW_S`] behind.
+    pub fn unexpired_serials(&self, now: i64) -> Vec<u64> {
+        self.credentials.iter().filter(|c| now < c.valid_before + SKEW_S).map(|c| c.serial).collect()
+    }
+
+    /// The moment from which no host accepts any of its certificates.
+    pub fn latest_end(&self) -> i64 {
+        self.credentials.iter().map(|c| c.valid_before + SKEW_S).max().unwrap_or(self.starts_at)
+    }
+}

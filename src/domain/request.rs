@@ -1,0 +1,126 @@
+//! A request: what was asked, who has agreed, and how it came out.
+
+use serde::{Deserialize, Serialize};
+
+use super::act::Terms;
+use super::digest::Digest;
+use super::ids::{GrantId, RequestId};
+use super::key::Key;
+use super::names::{PersonName, RuleId, StepName};
+use super::refusal::Refusal;
+
+/// One request. What was asked never changes; its digest is what approvers sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Its id.
+    pub id: RequestId,
+    /// The digest of its act.
+    pub digest: Digest,
+    /// Who asked.
+    pub person: PersonName,
+    /// The key that the certificate is for; none for a change of the bundle.
+    pub key: Option<Key>,
+    /// The terms as asked.
+    pub terms: Terms,
+    /// Two words that everyone who looks at it sees.
+    pub code: String,
+    /// When, in Unix seconds.
+    pub created_at: i64,
+    /// The last moment for an answer.
+    pub answer_by: i64,
+    /// The rules that matched.
+    pub rules: Vec<RuleId>,
+    /// Commitment to reason and ticket.
+    pub words: Option<Digest>,
+    /// Who agreed so far, in order.
+    pub approvals: Vec<Approval>,
+    /// How it stands.
+    pub state: RequestState,
+}
+
+/// One approval, as signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The step it was given for.
+    pub step: StepName,
+    /// By whom.
+    pub by: PersonName,
+    /// Whether a security key was touched.
+    pub touched: bool,
+    /// On which terms.
+    pub terms: Terms,
+    /// When.
+    pub at: i64,
+    /// Commitment to a note.
+    pub words: Option<Digest>,
+}
+
+/// How a request stands (product.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestState {
+    /// People are asked.
+    Pending,
+    /// Granted.
+    Approved {
+        /// The grant; none for a change of the bundle.
+        grant: Option<GrantId>,
+    },
+    /// Refused by rule.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A live grant does it already.
+    Covered {
+        /// Which.
+        grant: GrantId,
+    },
+    /// A person said no.
+    Denied {
+        /// Who.
+        by: PersonName,
+        /// Commitment to the reason.
+        words: Option<Digest>,
+    },
+    /// The requester took it back.
+    Withdrawn,
+    /// Nobody answered in time.
+    Expired,
+    /// Rules or terms changed so that it can no longer be granted.
+    Invalidated {
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+impl RequestState {
+    /// The word of product.md.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Approved { .. } => "approved",
+            Self::Refused { .. } => "refused",
+            Self::Covered { .. } => "covered",
+            Self::Denied { .. } => "denied",
+            Self::Withdrawn => "withdrawn",
+            Self::Expired => "expired",
+            Self::Invalidated { .. } => "invalidated",
+        }
+    }
+}
+
+impl Request {
+    /// The terms that stand: the asked ones, made narrower by every approval.
+    pub fn standing_terms(&self) -> Terms {
+        self.approvals.iter().fold(self.terms.clone(), |mut terms, approval| {
+            terms.for_s = terms.for_s.min(approval.terms.for_s);
+            if approval.terms.role != self.terms.role {
+                terms.role = approval.terms.role.clone();
+                terms.logins = approval.terms.logins.clone();
+                terms.allow = approval.terms.allow.clone();
+            }
+            terms
+        })
+    }
+}

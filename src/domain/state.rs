@@ -1,0 +1,383 @@
+//! The state: the fold of the log.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::bundle::Bundle;
+use super::digest::Digest;
+use super::event::{Boot, Entry, Event, Genesis};
+use super::grant::{Credential, Grant, GrantState, SKEW_S};
+use super::ids::{ActId, GrantId, RequestId};
+use super::key::Key;
+use super::names::{PersonName, TargetName};
+use super::person::Person;
+use super::request::{Approval, Request, RequestState};
+use super::text::Words;
+
+/// What stands beside the log: personal text, and the bundles that acts name by digest.
+pub trait Beside {
+    /// The personal text with this commitment, unless it was shredded.
+    fn words(&self, commitment: &Digest) -> Option<Words>;
+    /// The bundle with this digest, parsed.
+    fn bundle(&self, digest: &Digest) -> Option<Arc<Bundle>>;
+}
+
+/// A host that an administrator had certified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its key.
+    pub key: Key,
+    /// The serial of its certificate.
+    pub serial: u64,
+    /// Its certificate's window.
+    pub valid_after: i64,
+    /// Its certificate's window.
+    pub valid_before: i64,
+    /// The newest revocation list that it confirmed.
+    pub krl_version: u64,
+    /// When it last confirmed one.
+    pub confirmed_at: Option<i64>,
+}
+
+/// The published revocation list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishedKrl {
+    /// Rises with every publication; 0 before the first.
+    pub version: u64,
+    /// When, in Unix seconds.
+    pub at: i64,
+    /// What it lists.
+    pub serials: BTreeSet<u64>,
+}
+
+/// The fold of the log. `decide` reads it, [`State::apply`] alone changes it.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// Leaf 0; absent before the log began.
+    pub genesis: Option<Arc<Genesis>>,
+    /// The adopted bundle.
+    pub bundle: Arc<Bundle>,
+    /// Entries folded so far.
+    pub size: u64,
+    /// When the last one was.
+    pub last_at: i64,
+    /// The boot of the last one.
+    pub last_boot: Option<Boot>,
+    /// Disabled people.
+    pub disabled: BTreeSet<PersonName>,
+    /// Keys that administrators enrolled, with their owners.
+    pub enrolled: BTreeMap<Key, PersonName>,
+    /// Keys that are refused for ever.
+    pub revoked_keys: BTreeSet<Key>,
+    /// When each person last signed in.
+    pub signed_in: BTreeMap<PersonName, i64>,
+    /// Requests by id.
+    pub requests: BTreeMap<RequestId, Request>,
+    /// Grants by id.
+    pub grants: BTreeMap<GrantId, Grant>,
+    /// Enrolled hosts.
+    pub hosts: BTreeMap<TargetName, Host>,
+    /// The published revocation list.
+    pub krl: PublishedKrl,
+    /// Revoked serials with the end of their certificates.
+    pub revoked: BTreeMap<u64, i64>,
+    /// The last serial of the user CA and of the host CA.
+    pub last_serial: u64,
+    /// The last serial of the host CA.
+    pub last_host_serial: u64,
+    /// When an operator last confirmed the clock, and in which boot.
+    pub clock_confirmed: Option<(i64, Boot)>,
+    /// Acts seen lately, so that sending one twice does nothing twice.
+    pub acts: BTreeMap<ActId, i64>,
+    /// Requests that wait, and grants that are not over.
+    pub open_requests: BTreeSet<RequestId>,
+    /// Grants that are not final.
+    pub open_grants: BTreeSet<GrantId>,
+    /// Open grants by person, for `covered` and `status`.
+    grants_of: HashMap<PersonName, BTreeSet<GrantId>>,
+}
+
+impl State {
+    /// Folds one entry. Never fails: what may be in the log was decided before.
+    pub fn apply(&mut self, entry: &Entry, beside: &dyn Beside) {
+        self.size = entry.seq + 1;
+        self.last_at = entry.at;
+        self.last_boot = Some(entry.boot.clone());
+        if let Some(super::event::Command::Act(signed)) = &entry.cause {
+            self.acts.insert(signed.id(), entry.at);
+            let oldest = entry.at - 3 * super::act::ACT_SKEW_S;
+            if self.acts.len() > 4096 {
+                self.acts.retain(|_, at| *at >= oldest);
+            }
+        }
+        self.apply_event(&entry.event, entry.at, beside);
+    }
+
+    fn apply_event(&mut self, event: &Event, at: i64, beside: &dyn Beside) {
+        match event {
+            Event::Begun(genesis) => self.genesis = Some(Arc::new((**genesis).clone())),
+            Event::Started | Event::Stopped | Event::Heartbeat | Event::ActRefused { .. } => {}
+            Event::SignedIn { person, .. } => {
+                self.signed_in.insert(person.clone(), at);
+            }
+            Event::BundleAdopted { bundle, .. } => {
+                if let Some(bundle) = beside.bundle(bundle) {
+                    self.bundle = bundle;
+                }
+            }
+            Event::PersonDisabled { person, .. } => {
+                self.disabled.insert(person.clone());
+            }
+            Event::PersonEnabled { person, .. } => {
+                self.disabled.remove(person);
+            }
+            Event::KeyEnrolled { person, key, .. } => {
+                self.enrolled.insert(key.clone(), person.clone());
+            }
+            Event::KeyRevoked { key, .. } => {
+                self.revoked_keys.insert(key.clone());
+            }
+            Event::ClockConfirmed { .. } => {
+                self.clock_confirmed = self.last_boot.clone().map(|boot| (at, boot));
+            }
+            Event::HostEnrolled { target, key, serial, valid_after, valid_before, .. } => {
+                self.last_host_serial = self.last_host_serial.max(*serial);
+                let host = Host {
+                    key: key.clone(),
+                    serial: *serial,
+                    valid_after: *valid_after,
+                    valid_before: *valid_before,
+                    krl_version: 0,
+                    confirmed_at: None,
+                };
+                self.hosts.insert(target.clone(), host);
+            }
+            Event::HostConfirmed { target, version } => {
+                if let Some(host) = self.hosts.get_mut(target) {
+                    (host.krl_version, host.confirmed_at) = (*version, Some(at));
+                }
+            }
+            Event::KrlPublished { version, serials } => self.apply_krl(*version, serials, at),
+            _ => self.apply_request_or_grant(event, at),
+        }
+    }
+
+    fn apply_krl(&mut self, version: u64, serials: &[u64], at: i64) {
+        self.krl = PublishedKrl { version, at, serials: serials.iter().copied().collect() };
+        self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
+        for id in &self.open_grants {
+            let Some(grant) = self.grants.get_mut(id) else { continue };
+            if let GrantState::Ending { krl_version: wanted @ None, at: ended_at, .. } = &mut grant.state {
+                let ended_at = *ended_at;
+                let all = grant.credentials.iter().filter(|c| ended_at < c.valid_before + SKEW_S);
+                if all.into_iter().all(|c| self.krl.serials.contains(&c.serial) || at >= c.valid_before + SKEW_S) {
+                    *wanted = Some(version);
+                }
+            }
+        }
+    }
+
+    fn apply_request_or_grant(&mut self, event: &Event, at: i64) {
+        match event {
+            Event::RequestSubmitted { request, digest, person, key, terms, code, answer_by, rules, words } => {
+                self.open_requests.insert(*request);
+                self.requests.insert(
+                    *request,
+                    Request {
+                        id: *request,
+                        digest: *digest,
+                        person: person.clone(),
+                        key: key.clone(),
+                        terms: terms.clone(),
+                        code: code.clone(),
+                        created_at: at,
+                        answer_by: *answer_by,
+                        rules: rules.clone(),
+                        words: *words,
+                        approvals: Vec::new(),
+                        state: RequestState::Pending,
+                    },
+                );
+            }
+            Event::StepApproved { request, step, by, touched, terms, words, .. } => {
+                if let Some(request) = self.requests.get_mut(request) {
+                    request.approvals.push(Approval {
+                        step: step.clone(),
+                        by: by.clone(),
+                        touched: *touched,
+                        terms: terms.clone(),
+                        at,
+                        words: *words,
+                    });
+                }
+            }
+            Event::RequestApproved { request, grant } => self.close(request, RequestState::Approved { grant: *grant }),
+            Event::RequestDenied { request, by, words, .. } => {
+                self.close(request, RequestState::Denied { by: by.clone(), words: *words });
+            }
+            Event::RequestWithdrawn { request, .. } => self.close(request, RequestState::Withdrawn),
+            Event::RequestExpired { request } => self.close(request, RequestState::Expired),
+            Event::RequestInvalidated { request, refusal } => {
+                self.close(request, RequestState::Invalidated { refusal: refusal.clone() });
+            }
+            _ => self.apply_grant(event, at),
+        }
+    }
+
+    fn apply_grant(&mut self, event: &Event, at: i64) {
+        match event {
+            Event::GrantOpened { grant, request, person, key, terms, starts_at, ends_at, claim_by, credential_s } => {
+                self.open_grants.insert(*grant);
+                self.grants_of.entry(person.clone()).or_default().insert(*grant);
+                self.grants.insert(
+                    *grant,
+                    Grant {
+                        id: *grant,
+                        request: *request,
+                        person: person.clone(),
+                        keys: vec![key.clone()],
+                        terms: terms.clone(),
+                        starts_at: *starts_at,
+                        ends_at: *ends_at,
+                        claim_by: *claim_by,
+                        credential_s: *credential_s,
+                        credentials: Vec::new(),
+                        state: GrantState::Ready,
+                    },
+                );
+            }
+            Event::KeyBound { grant, key, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.keys.push(key.clone());
+                }
+            }
+            Event::CredentialIssued { grant, serial, key, valid_after, valid_before, nonce, tbs_sha256 } => {
+                self.last_serial = self.last_serial.max(*serial);
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.state = GrantState::Active;
+                    grant.credentials.push(Credential {
+                        serial: *serial,
+                        key: key.clone(),
+                        valid_after: *valid_after,
+                        valid_before: *valid_before,
+                        nonce: *nonce,
+                        tbs_sha256: *tbs_sha256,
+                    });
+                }
+            }
+            Event::GrantEnding { grant, cause, serials, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.state = GrantState::Ending { cause: *cause, at, krl_version: None };
+                    for credential in grant.credentials.iter().filter(|c| serials.contains(&c.serial)) {
+                        self.revoked.insert(credential.serial, credential.valid_before);
+                    }
+                }
+            }
+            Event::GrantEnded { grant, cause, proofs } => {
+                self.finish(grant, GrantState::Ended { cause: *cause, at, proofs: proofs.clone() });
+            }
+            Event::GrantLapsed { grant } => self.finish(grant, GrantState::Lapsed),
+            Event::GrantCancelled { grant, refusal } => {
+                self.finish(grant, GrantState::Cancelled { refusal: refusal.clone() });
+            }
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, id: &RequestId, state: RequestState) {
+        self.open_requests.remove(id);
+        if let Some(request) = self.requests.get_mut(id) {
+            request.state = state;
+        }
+    }
+
+    fn finish(&mut self, id: &GrantId, state: GrantState) {
+        self.open_grants.remove(id);
+        if let Some(grant) = self.grants.get_mut(id) {
+            if let Some(open) = self.grants_of.get_mut(&grant.person) {
+                open.remove(id);
+            }
+            grant.state = state;
+        }
+    }
+
+    /// The grants of a person that are not final.
+    pub fn open_grants_of(&self, person: &PersonName) -> impl Iterator<Item = &Grant> {
+        self.grants_of.get(person).into_iter().flatten().filter_map(|id| self.grants.get(id))
+    }
+
+    /// Who a key belongs to, disabled people included, revoked keys not.
+    pub fn owner_of(&self, key: &Key) -> Option<PersonName> {
+        if self.revoked_keys.contains(key) {
+            return None;
+        }
+        if let Some(name) = self.enrolled.get(key) {
+            return Some(name.clone());
+        }
+        if let Some(name) = self.bundle.owner_of(key) {
+            return Some(name.clone());
+        }
+        let admins = &self.genesis.as_ref()?.admins;
+        admins.iter().find(|(_, admin_key)| *admin_key == key).map(|(name, _)| name.clone())
+    }
+
+    /// The person as rules see them; an administrator outside people.toml has no groups.
+    pub fn person(&self, name: &PersonName) -> Option<Person> {
+        if let Some(person) = self.bundle.people.get(name) {
+            return Some(person.clone());
+        }
+        self.is_admin(name).then(|| Person {
+            name: name.clone(),
+            kind: super::person::PersonKind::Person,
+            groups: BTreeSet::new(),
+            keys: Vec::new(),
+        })
+    }
+
+    /// True for an administrator that leaf 0 pins.
+    pub fn is_admin(&self, name: &PersonName) -> bool {
+        self.genesis.as_ref().is_some_and(|g| g.admins.contains_key(name))
+    }
+
+    /// True for a holder of the operators' office; administrators hold it too.
+    pub fn is_operator(&self, name: &PersonName) -> bool {
+        self.is_admin(name) || self.holds(name, &self.bundle.offices.operators)
+    }
+
+    /// True for somebody who may read the whole log.
+    pub fn is_auditor(&self, name: &PersonName) -> bool {
+        self.holds(name, &self.bundle.offices.auditors)
+    }
+
+    fn holds(&self, name: &PersonName, office: &[super::person::Who]) -> bool {
+        self.bundle.people.get(name).is_some_and(|person| office.iter().any(|who| who.names(person)))
+    }
+
+    /// The serials that a revocation list made at `now` must have.
+    pub fn krl_wanted(&self, now: i64) -> BTreeSet<u64> {
+        self.revoked.iter().filter(|(_, valid_before)| now < **valid_before + SKEW_S).map(|(serial, _)| *serial).collect()
+    }
+
+    /// True when a grant that is ending can be shown to have ended: its host confirmed the list that names its serials.
+    pub fn has_provable(&self, now: i64) -> bool {
+        self.open_grants.iter().filter_map(|id| self.grants.get(id)).any(|grant| match grant.state {
+            GrantState::Ending { krl_version: Some(version), .. } => {
+                now >= grant.latest_end()
+                    || self.hosts.get(&grant.terms.target).is_some_and(|host| host.krl_version >= version)
+            }
+            _ => false,
+        })
+    }
+
+    /// The next moment at which something happens by itself.
+    pub fn next_deadline(&self) -> Option<i64> {
+        let requests = self.open_requests.iter().filter_map(|id| self.requests.get(id)).map(|r| r.answer_by);
+        let grants = self.open_grants.iter().filter_map(|id| self.grants.get(id)).map(|grant| match grant.state {
+            GrantState::Ready => grant.claim_by.min(grant.ends_at),
+            GrantState::Active => grant.ends_at,
+            _ => grant.latest_end(),
+        });
+        let pruning = self.revoked.values().map(|valid_before| valid_before + SKEW_S);
+        requests.chain(grants).chain(pruning).min()
+    }
+}

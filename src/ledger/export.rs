@@ -1,0 +1,140 @@
+//! The log as lines of JSON, to be kept elsewhere and verified offline.
+//!
+//! True here: header, leaves in order, blobs, checkpoints; each line is exactly what its own encoding gives, so that no
+//! byte can change unseen. What never happens here: nothing is left out. Start at [`export_jsonl`].
+
+use super::error::LedgerError;
+use super::reader::{PAGE, Reader};
+use super::tree::Hash;
+use super::{Keep, MAX_BLOB, sqlite};
+use data_encoding::{BASE64, HEXLOWER};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::io::Write;
+use std::path::Path;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+
+const FORMAT: &str = "jit-broker-ledger";
+const VERSION: u32 = 1;
+/// A blob in base64, and room for the rest of its line.
+const MAX_LINE: u64 = (MAX_BLOB as u64).div_ceil(3) * 4 + 1024;
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Line<'a> {
+    Header { format: Cow<'a, str>, version: u32, size: u64 },
+    Leaf { seq: u64, leaf: Cow<'a, str> },
+    Blob { blob: Cow<'a, str>, bytes: Cow<'a, str>, keep: Keep },
+    Checkpoint { checkpoint: Cow<'a, str>, size: u64 },
+}
+
+/// Writes the whole log; leaves appended meanwhile are left for the next time.
+///
+/// # Errors
+/// [`LedgerError::Io`] of the store or of `out`; [`LedgerError::Corrupt`] at a gap.
+pub async fn export_jsonl(reader: &Reader, out: &mut (dyn Write + Send)) -> Result<(), LedgerError> {
+    let size = reader.size().await?;
+    put(out, &Line::Header { format: FORMAT.into(), version: VERSION, size })?;
+    let mut seq = 0;
+    while seq < size {
+        let page = reader.leaves(seq, PAGE).await?;
+        if page.is_empty() {
+            return Err(LedgerError::Corrupt { seq });
+        }
+        for leaf in page.into_iter().filter(|leaf| leaf.seq < size) {
+            if leaf.seq != seq {
+                return Err(LedgerError::Corrupt { seq });
+            }
+            put(out, &Line::Leaf { seq, leaf: BASE64.encode(&leaf.bytes).into() })?;
+            seq += 1;
+        }
+    }
+    let mut id = 0;
+    while let Some(blob) = sqlite::blob_after(&reader.pool, id).await? {
+        id = blob.id;
+        let (hash, bytes) = (HEXLOWER.encode(&blob.sha256), BASE64.encode(&blob.bytes));
+        put(out, &Line::Blob { blob: hash.into(), bytes: bytes.into(), keep: blob.keep })?;
+    }
+    let mut id = 0;
+    loop {
+        let page = sqlite::checkpoints(&reader.pool, id, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        id = last.id;
+        for note in page {
+            let noted = u64::try_from(note.size).unwrap_or(u64::MAX);
+            // A checkpoint beyond `size` belongs to leaves that came during the export, or to lost ones: those show in
+            // the store itself, so it is left out only if the store has grown meanwhile.
+            if noted > size && noted <= reader.size().await? {
+                continue;
+            }
+            put(out, &Line::Checkpoint { checkpoint: String::from_utf8_lossy(&note.text), size: noted })?;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+fn put(out: &mut (dyn Write + Send), line: &Line<'_>) -> Result<(), LedgerError> {
+    let mut text = serde_json::to_vec(line).map_err(std::io::Error::other)?;
+    text.push(b'\n');
+    Ok(out.write_all(&text)?)
+}
+
+/// A line of an export, decoded.
+pub(super) enum Record {
+    Header { size: u64 },
+    Leaf { seq: u64, bytes: Vec<u8> },
+    Blob { hash: Hash, bytes: Vec<u8>, keep: Keep },
+    Checkpoint { text: String, size: u64 },
+    Bad { line: u64, why: &'static str },
+}
+
+/// Reads an export line by line.
+pub(super) struct ExportLines {
+    reader: BufReader<tokio::fs::File>,
+    line: u64,
+    buffer: Vec<u8>,
+}
+
+impl ExportLines {
+    pub(super) async fn open(path: &Path) -> Result<Self, LedgerError> {
+        let file = match tokio::fs::File::open(path).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(LedgerError::Missing),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { reader: BufReader::with_capacity(256 * 1024, file), line: 0, buffer: Vec::new() })
+    }
+
+    /// Reads the next line; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Record>, LedgerError> {
+        self.buffer.clear();
+        let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut self.buffer).await?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.line += 1;
+        Ok(Some(decode(&self.buffer, self.line).unwrap_or_else(|why| Record::Bad { line: self.line, why })))
+    }
+}
+
+fn decode(bytes: &[u8], number: u64) -> Result<Record, &'static str> {
+    let bytes = bytes.strip_suffix(b"\n").ok_or("no line break, or the line is too long")?;
+    let line: Line<'_> = serde_json::from_slice(bytes).map_err(|_| "not a line of an export")?;
+    if serde_json::to_vec(&line).ok().as_deref() != Some(bytes) {
+        return Err("not in its own encoding");
+    }
+    let base64 = |text: &str| BASE64.decode(text.as_bytes()).map_err(|_| "not base64");
+    if (number == 1) != matches!(line, Line::Header { .. }) {
+        return Err("the header is the first line, and only that");
+    }
+    Ok(match line {
+        Line::Header { format, version, size } if format == FORMAT && version == VERSION => Record::Header { size },
+        Line::Header { .. } => return Err("another format or version"),
+        Line::Leaf { seq, leaf } => Record::Leaf { seq, bytes: base64(&leaf)? },
+        Line::Blob { blob, bytes, keep } => {
+            let hash = HEXLOWER.decode(blob.as_bytes()).ok().and_then(|h| Hash::try_from(h.as_slice()).ok());
+            Record::Blob { hash: hash.ok_or("not a SHA-256")?, bytes: base64(&bytes)?, keep }
+        }
+        Line::Checkpoint { checkpoint, size } => Record::Checkpoint { text: checkpoint.into_owned(), size },
+    })
+}

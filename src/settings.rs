@@ -1,0 +1,200 @@
+//! `jit-broker.toml`: the machine's own file, parsed whole before any port is bound. Unknown keys are errors.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::domain::key::Key;
+use crate::domain::names::PersonName;
+use crate::domain::refusal::{Code, Refusal};
+
+/// The full commented reference, which `init` writes.
+pub const REFERENCE: &str = include_str!("../config/jit-broker.toml");
+
+/// The daemon's configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where HTTPS listens.
+    pub listen: SocketAddr,
+    /// The address that clients use and sign.
+    pub public_url: String,
+    /// Where everything that changes lives.
+    pub state_dir: PathBuf,
+    /// The first administrators, as pinned in leaf 0.
+    pub admins: BTreeMap<PersonName, Key>,
+    /// The ledger.
+    pub ledger: PathBuf,
+    /// The authority's keys.
+    pub ca_dir: PathBuf,
+    /// Where the signer is.
+    pub signer: SignerAt,
+}
+
+/// Where the signer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignerAt {
+    /// In the daemon's own process: for `dev`, tests and single users.
+    Local,
+    /// A process and user of its own.
+    Socket(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    schema: u32,
+    server: Server,
+    trust: Trust,
+    #[serde(default)]
+    store: Store,
+    #[serde(default)]
+    ca: Ca,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Server {
+    listen: String,
+    public_url: String,
+    #[serde(default = "state_dir")]
+    state_dir: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Trust {
+    admins: Vec<Admin>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Admin {
+    name: PersonName,
+    key: Key,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Store {
+    url: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Ca {
+    dir: Option<PathBuf>,
+    signer: Option<String>,
+}
+
+fn state_dir() -> PathBuf {
+    PathBuf::from("state")
+}
+
+const KEYS: [&str; 14] = [
+    "schema", "server", "trust", "store", "ca", "listen", "public_url", "state_dir", "admins", "name", "key", "url", "dir",
+    "signer",
+];
+
+impl Settings {
+    /// Reads the file; relative paths are relative to its folder.
+    ///
+    /// # Errors
+    /// Every problem, each with its line where there is one.
+    pub fn read(path: &Path) -> Result<Self, Vec<String>> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|e| vec![format!("{shown}: cannot be read: {e}")])?;
+        let file: File = toml::from_str(&text).map_err(|e| vec![format!("{shown}:{}", toml_problem(&text, &e))])?;
+        file.check(path.parent().unwrap_or(Path::new("."))).map_err(|all| all.iter().map(|p| format!("{shown}: {p}")).collect())
+    }
+}
+
+/// One line: number, what is wrong, and the key that may have been meant.
+fn toml_problem(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |s| s.start);
+    let line = text.get(..at).map_or(1, |before| before.lines().count().max(1) + usize::from(before.ends_with('\n')));
+    let message = error.message();
+    let key = error.span().and_then(|s| text.get(s)).unwrap_or_default().trim();
+    let close = KEYS.iter().map(|k| (strsim::damerau_levenshtein(k, key), *k)).min();
+    match close {
+        Some((1..=3, near)) if message.contains("unknown field") => format!("{line}: {message}; did you mean {near}?"),
+        _ => format!("{line}: {message}"),
+    }
+}
+
+impl File {
+    fn check(self, base: &Path) -> Result<Settings, Vec<String>> {
+        let mut problems = Vec::new();
+        if self.schema != 1 {
+            problems.push(format!("schema = {}: this version reads 1", self.schema));
+        }
+        let listen = self.server.listen.parse::<SocketAddr>().map_err(|e| problems.push(format!("listen: {e}"))).ok();
+        let public_url = self.server.public_url.trim_end_matches('/').to_owned();
+        if crate::settings::url_host(&public_url).is_none() {
+            problems.push("public_url: must be https://HOST[:PORT]".to_owned());
+        }
+        let mut admins = BTreeMap::new();
+        for admin in self.trust.admins {
+            if !admin.key.0.signs_acts() {
+                problems.push(format!("trust: the key of {} cannot sign acts; take Ed25519, ECDSA or a security key", admin.name));
+            }
+            if admins.values().any(|k| *k == admin.key) || admins.insert(admin.name.clone(), admin.key).is_some() {
+                problems.push(format!("trust: {} or their key stands twice", admin.name));
+            }
+        }
+        if admins.is_empty() {
+            problems.push("trust: at least one administrator is needed".to_owned());
+        }
+        let state_dir = base.join(self.server.state_dir);
+        let ledger = match self.store.url.as_deref() {
+            None => state_dir.join("ledger.db"),
+            Some(url) => match url.strip_prefix("sqlite:") {
+                Some(path) if !path.is_empty() => base.join(path),
+                _ => {
+                    problems.push("store.url: sqlite:PATH is the one store of this version".to_owned());
+                    PathBuf::new()
+                }
+            },
+        };
+        let ca_dir = self.ca.dir.map_or_else(|| state_dir.join("ca"), |dir| base.join(dir));
+        let signer = match self.ca.signer.as_deref() {
+            None | Some("local") => SignerAt::Local,
+            Some(text) => match text.strip_prefix("unix:") {
+                Some(path) if !path.is_empty() => SignerAt::Socket(base.join(path)),
+                _ => {
+                    problems.push("ca.signer: must be \"local\" or \"unix:PATH\"".to_owned());
+                    SignerAt::Local
+                }
+            },
+        };
+        match listen {
+            Some(listen) if problems.is_empty() => {
+                Ok(Settings { listen, public_url, state_dir, admins, ledger, ca_dir, signer })
+            }
+            _ => Err(problems),
+        }
+    }
+}
+
+/// Host and port of an `https://` address.
+pub fn url_host(url: &str) -> Option<(String, u16)> {
+    let rest = url.strip_prefix("https://")?;
+    if rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
+        return None;
+    }
+    if let Some(v6) = rest.strip_prefix('[') {
+        let (host, port) = v6.split_once(']')?;
+        let port = port.strip_prefix(':').map_or(Some(443), |p| p.parse().ok())?;
+        return Some((host.to_owned(), port));
+    }
+    match rest.split_once(':') {
+        Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
+        None => Some((rest.to_owned(), 443)),
+    }
+}
+
+/// All problems as one refusal.
+pub fn bad_config(problems: &[String]) -> Refusal {
+    Refusal::new(Code::BAD_CONFIG, problems.join("\n"))
+}

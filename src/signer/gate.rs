@@ -1,0 +1,328 @@
+//! The gate: folds, judges again, signs.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use jit_ca::limits::Limits;
+use jit_ca::spec::{CertWindow, HostSpec, KeyId, Principal, Principals, Serial};
+use jit_ca::x509::{ServerLeafSpec, ServerName};
+use serde::{Deserialize, Serialize};
+
+use super::keys::{Keys, replace};
+use super::{Answer, Leaf, Order, Signer, lies, refused};
+use crate::clock::Timekeeper;
+use crate::domain::act::KRL_NAMESPACE;
+use crate::domain::decide::{Now, decide, user_spec};
+use crate::domain::digest::{Digest, read_canonical};
+use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
+use crate::domain::ids::GrantId;
+use crate::domain::key::Key;
+use crate::domain::names::TargetName;
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::shelf::Shelf;
+use crate::domain::state::State;
+use crate::ledger::note::{Checkpoint, NoteSigner};
+use crate::ledger::tree::{Frontier, leaf_hash};
+
+/// How far an entry's time may be ahead of the signer's own clock, in seconds.
+const AHEAD_S: i64 = 5;
+/// How long the daemon's HTTPS certificate is valid, in seconds.
+const SERVER_LEAF_S: i64 = 30 * 86_400;
+
+/// What the gate remembers across restarts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    size: u64,
+    root: String,
+    krl_version: u64,
+}
+
+/// The signer. It believes the log as far as it can check it, and nothing else.
+#[derive(Debug)]
+pub struct Gate {
+    keys: Keys,
+    state: State,
+    shelf: Shelf,
+    frontier: Frontier,
+    /// Events of the command that is being shown, still to come.
+    expected: VecDeque<Event>,
+    head: Head,
+    head_path: PathBuf,
+    server_names: Vec<ServerName>,
+    keeper: Timekeeper,
+    /// Why nothing is signed any more until somebody has looked.
+    broken: Option<Refusal>,
+}
+
+impl Gate {
+    /// Opens the gate with its keys and the head that it signed last.
+    ///
+    /// # Errors
+    /// [`Code::BAD_CONFIG`] when the head file is not what this program wrote: without it a roll back could not be seen.
+    pub fn open(keys: Keys, head_path: PathBuf, server_names: Vec<ServerName>, keeper: Timekeeper) -> Result<Self, Refusal> {
+        let head = match std::fs::read_to_string(&head_path) {
+            Ok(text) => serde_json::from_str(&text).map_err(|e| {
+                Refusal::new(Code::BAD_CONFIG, format!("{} is damaged: {e}.", head_path.display()))
+            })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Head::default(),
+            Err(e) => return Err(Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", head_path.display()))),
+        };
+        Ok(Self {
+            keys,
+            state: State::default(),
+            shelf: Shelf::default(),
+            frontier: Frontier::empty(),
+            expected: VecDeque::new(),
+            head,
+            head_path,
+            server_names,
+            keeper,
+            broken: None,
+        })
+    }
+
+    /// The keys' public halves, for the first entry of a log.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    fn take(&mut self, leaf: &Leaf) -> Result<(), Refusal> {
+        let entry: Entry = read_canonical(leaf.entry.as_bytes()).map_err(|e| lies(format!("An entry cannot be read: {e}.")))?;
+        let seq = self.state.size;
+        if entry.v != ENTRY_VERSION || entry.seq != seq || entry.at < self.state.last_at {
+            return Err(lies(format!("Entry {} has another version, place or time than it must have.", entry.seq)));
+        }
+        let admins = match (&entry.event, &self.state.genesis) {
+            (Event::Begun(genesis), _) => genesis.admins.clone(),
+            (_, Some(genesis)) => genesis.admins.clone(),
+            _ => return Err(lies("The log does not begin with its beginning.")),
+        };
+        for blob in &leaf.blobs {
+            self.shelf.put(blob.as_bytes(), &admins);
+        }
+        // Below the head every entry was judged when it was new; the root at the head shows that it is the same one.
+        if seq >= self.head.size {
+            self.judge(&entry)?;
+        }
+        if matches!(entry.event, Event::ClockConfirmed { .. }) {
+            self.keeper.anchor();
+        }
+        self.state.apply(&entry, &self.shelf);
+        self.frontier.push(leaf_hash(leaf.entry.as_bytes()));
+        if self.state.size == self.head.size && hex(&self.frontier.root()) != self.head.root {
+            return Err(lies(format!("The log of size {} is another one than was signed before.", self.head.size)));
+        }
+        Ok(())
+    }
+
+    /// Decides the entry's command again: the log must hold exactly what follows from it.
+    fn judge(&mut self, entry: &Entry) -> Result<(), Refusal> {
+        if entry.at > self.keeper.now().at + AHEAD_S {
+            return Err(lies(format!("Entry {} is from the future.", entry.seq)));
+        }
+        match (&entry.cause, self.expected.is_empty()) {
+            (Some(command), true) => {
+                if let Command::Begin(genesis) = command {
+                    self.own_genesis(genesis)?;
+                }
+                let now = Now { at: entry.at, beside: &self.shelf };
+                let events = decide(&self.state, command, now)
+                    .map_err(|r| lies(format!("Entry {} is not justified: {}", entry.seq, r.message)))?;
+                self.expected = events.into();
+            }
+            (None, false) => {}
+            _ => return Err(lies(format!("Entry {} stands where it cannot.", entry.seq))),
+        }
+        if self.expected.pop_front().as_ref() != Some(&entry.event) {
+            return Err(lies(format!("Entry {} is not what follows from its cause.", entry.seq)));
+        }
+        Ok(())
+    }
+
+    fn own_genesis(&self, genesis: &crate::domain::event::Genesis) -> Result<(), Refusal> {
+        let ours = genesis.log_key == self.keys.log_public()
+            && genesis.ssh_user.0 == *self.keys.ssh_user.public()
+            && genesis.ssh_host.0 == *self.keys.ssh_host.public();
+        if ours { Ok(()) } else { Err(lies("The log begins with other keys than the signer's.")) }
+    }
+
+    fn checkpoint(&mut self, from: u64, leaves: &[Leaf]) -> Result<Answer, Refusal> {
+        if from != self.state.size {
+            return Err(refused(format!("The gate stands at {}, not at {from}.", self.state.size)));
+        }
+        let taken = leaves.iter().try_for_each(|leaf| self.take(leaf)).and_then(|()| {
+            if self.expected.is_empty() { Ok(()) } else { Err(lies("The log ends in the middle of a command.")) }
+        });
+        if let Err(refusal) = taken {
+            self.broken = Some(refusal.clone());
+            return Err(refusal);
+        }
+        if self.state.size < self.head.size {
+            return Err(lies(format!("The log has {} entries; {} were signed before.", self.state.size, self.head.size)));
+        }
+        let root = self.frontier.root();
+        self.remember(Head { size: self.state.size, root: hex(&root), krl_version: self.head.krl_version })?;
+        let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
+        let signer = LogSigner { name: checkpoint.origin.clone(), key: &self.keys.log, public: self.log_bytes()? };
+        Ok(Answer::Checkpoint { note: checkpoint.sign(&signer).text, size: self.state.size })
+    }
+
+    /// INVARIANT (I8): flushed before the signature leaves.
+    fn remember(&mut self, head: Head) -> Result<(), Refusal> {
+        if head == self.head {
+            return Ok(());
+        }
+        let text = serde_json::to_vec(&head).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
+        replace(&self.head_path, &text, 0o600)?;
+        self.head = head;
+        Ok(())
+    }
+
+    fn origin(&self) -> Result<String, Refusal> {
+        let genesis = self.state.genesis.as_ref().ok_or_else(|| lies("The log has not begun."))?;
+        Ok(origin_of(&genesis.install.to_string()))
+    }
+
+    fn log_bytes(&self) -> Result<[u8; 32], Refusal> {
+        self.keys.log.public().ed25519_bytes().ok_or_else(|| Refusal::new(Code::BAD_CONFIG, "The log's key is not Ed25519."))
+    }
+
+    /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
+    fn trusted_now(&self) -> Result<i64, Refusal> {
+        if self.state.size < self.head.size || self.state.size == 0 {
+            return Err(lies("The log was not shown up to the head that was signed."));
+        }
+        let now = self.keeper.now();
+        if now.trusted(self.state.last_at) {
+            return Ok(now.at);
+        }
+        Err(Refusal::new(Code::CLOCK, format!("The signer's clock is off by {} s; nothing is signed.", now.drift_s)))
+    }
+
+    fn credential(&self, id: GrantId, key: &Key) -> Result<Answer, Refusal> {
+        let now = self.trusted_now()?;
+        let grant = self.state.grants.get(&id).ok_or_else(|| refused("The log knows no such grant."))?;
+        let live = grant.live_at(now).map_err(|r| refused(r.message))?;
+        if self.state.disabled.contains(&live.person) {
+            return Err(refused("The holder is disabled."));
+        }
+        if !live.keys.contains(key) {
+            return Err(refused("The grant is for another key."));
+        }
+        let credential = live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
+        let spec = user_spec(&live, credential)?;
+        let tbs = jit_ca::ssh::tbs_user(&spec, self.keys.ssh_user.public());
+        if Digest::of(&tbs) != credential.tbs_sha256 {
+            return Err(refused("The log allows other bytes under this serial."));
+        }
+        let certificate = jit_ca::ssh::sign_user(&self.keys.ssh_user, &spec, &Limits::STANDARD)
+            .map_err(|e| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}.")))?;
+        Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
+    }
+
+    fn host_cert(&self, target: &TargetName) -> Result<Answer, Refusal> {
+        let now = self.trusted_now()?;
+        let host = self.state.hosts.get(target).ok_or_else(|| refused("No administrator enrolled this host."))?;
+        let lint = |e: String| Refusal::new(Code::LINT, format!("The host certificate was not signed: {e}."));
+        let seconds = |at: i64| u64::try_from(at).map_err(|e| lint(e.to_string()));
+        if now >= host.valid_before {
+            return Err(refused("The host's certificate is over; enrol it again."));
+        }
+        let genesis = self.state.genesis.as_ref().ok_or_else(|| lies("The log has not begun."))?;
+        let nonce = Digest::of(format!("{} host {target} {}", genesis.install, host.serial).as_bytes());
+        let spec = HostSpec {
+            serial: Serial::new(host.serial).map_err(|e| lint(e.to_string()))?,
+            key: host.key.0.clone(),
+            key_id: KeyId::new(format!("jit:host:{target}")).map_err(|e| lint(e.to_string()))?,
+            principals: Principals::new(vec![Principal::new(target.as_str()).map_err(|e| lint(e.to_string()))?])
+                .map_err(|e| lint(e.to_string()))?,
+            window: CertWindow::new(seconds(host.valid_after)?, seconds(host.valid_before)?)
+                .map_err(|e| lint(e.to_string()))?,
+            nonce: *nonce.as_bytes(),
+        };
+        let certificate =
+            jit_ca::ssh::sign_host(&self.keys.ssh_host, &spec, &Limits::STANDARD).map_err(|e| lint(e.to_string()))?;
+        Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
+    }
+
+    fn server_leaf(&self, spki: &str) -> Result<Answer, Refusal> {
+        let now = self.keeper.now().at;
+        let spki = data_encoding::HEXLOWER.decode(spki.as_bytes()).map_err(|_| refused("The key is not hex."))?;
+        let spec = ServerLeafSpec {
+            names: self.server_names.clone(),
+            public_key_spki_der: spki,
+            serial: crate::clock::random16(),
+            not_before: now - 3600,
+            not_after: now + SERVER_LEAF_S,
+        };
+        let der = jit_ca::x509::sign_server_leaf(&self.keys.x509_cert, &self.keys.x509_server, &spec)
+            .map_err(|e| Refusal::new(Code::LINT, format!("The server certificate was not signed: {e}.")))?;
+        let leaf = data_encoding::BASE64.encode(&der);
+        let lines: Vec<&str> = leaf.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
+        Ok(Answer::ServerLeaf { chain_pem: format!("{pem}{}", self.keys.x509_cert.pem) })
+    }
+
+    fn krl(&mut self) -> Result<Answer, Refusal> {
+        let published = self.state.krl.clone();
+        if published.version == 0 || published.version < self.head.krl_version {
+            return Err(lies("The log's revocation list is older than one that was signed."));
+        }
+        self.remember(Head { krl_version: published.version, ..self.head.clone() })?;
+        let krl = jit_ca::krl::Krl {
+            version: published.version,
+            generated_at: u64::try_from(published.at).unwrap_or(0),
+            ca: self.keys.ssh_user.public().clone(),
+            serials: published.serials,
+        };
+        let bytes = krl.encode();
+        let signature = jit_ca::sshsig::sign(self.keys.ssh_user.inner(), KRL_NAMESPACE, &bytes)
+            .map_err(|e| Refusal::new(Code::LINT, format!("The revocation list was not signed: {e}.")))?;
+        Ok(Answer::Krl { krl: data_encoding::BASE64.encode(&bytes), signature, version: published.version })
+    }
+}
+
+impl Signer for Gate {
+    fn order(&mut self, order: Order) -> Result<Answer, Refusal> {
+        if let Some(why) = &self.broken {
+            return Err(why.clone());
+        }
+        match order {
+            Order::Head => Ok(Answer::Head { size: self.state.size }),
+            Order::Checkpoint { from, leaves } => self.checkpoint(from, &leaves),
+            Order::Credential { grant, key } => self.credential(grant, &key),
+            Order::HostCert { target } => self.host_cert(&target),
+            Order::ServerLeaf { spki } => self.server_leaf(&spki),
+            Order::Krl => self.krl(),
+        }
+    }
+}
+
+/// The origin of an installation's log: the first line of its checkpoints.
+pub fn origin_of(install: &str) -> String {
+    format!("jit-broker/audit/{install}/e0")
+}
+
+fn hex(hash: &[u8; 32]) -> String {
+    data_encoding::HEXLOWER.encode(hash)
+}
+
+struct LogSigner<'a> {
+    name: String,
+    key: &'a jit_ca::key::PrivateKey,
+    public: [u8; 32],
+}
+
+impl NoteSigner for LogSigner<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn public(&self) -> [u8; 32] {
+        self.public
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.key.sign_ed25519(message).unwrap_or([0; 64])
+    }
+}

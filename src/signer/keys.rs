@@ -1,0 +1,152 @@
+//! The authority's keys at rest: files of the signer's user that nobody else can read.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use jit_ca::key::{CaKey, PrivateKey};
+use jit_ca::x509::{CaCert, ServerCaSpec, X509Key, make_server_ca};
+
+use crate::domain::key::Key;
+use crate::domain::refusal::{Code, Refusal};
+
+/// How long the server CA is valid, in seconds.
+const SERVER_CA_S: i64 = 3650 * 86_400;
+
+/// One key per purpose (decisions.md 28).
+#[derive(Debug)]
+pub struct Keys {
+    /// Signs user certificates and revocation lists.
+    pub ssh_user: CaKey,
+    /// Signs host certificates.
+    pub ssh_host: CaKey,
+    /// Signs checkpoints.
+    pub log: PrivateKey,
+    /// Signs the daemon's HTTPS certificate.
+    pub x509_server: X509Key,
+    /// The certificate of that authority.
+    pub x509_cert: CaCert,
+}
+
+/// Reads a private file whole.
+///
+/// # Errors
+/// [`Code::BAD_MODE`] when others could read or change it, [`Code::BAD_CONFIG`] when it is not there.
+pub fn read_private(path: &Path) -> Result<String, Refusal> {
+    let broken = |e: std::io::Error| Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", path.display()));
+    let meta = fs::symlink_metadata(path).map_err(broken)?;
+    let mode = meta.permissions().mode() & 0o777;
+    let ours = meta.uid() == rustix::process::geteuid().as_raw();
+    if !meta.is_file() || mode & 0o077 != 0 || !ours {
+        return Err(Refusal::new(
+            Code::BAD_MODE,
+            format!("{} has mode {mode:03o} or another owner; it must be a file of mode 600 that belongs to the service.", path.display()),
+        )
+        .hint(format!("chmod 600 {}", path.display())));
+    }
+    fs::read_to_string(path).map_err(broken)
+}
+
+/// Writes a new private file; never over one that is there.
+///
+/// # Errors
+/// [`Code::NOT_EMPTY`] or what the file system says.
+pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", path.display())),
+        _ => io_refusal(path, &e),
+    })?;
+    file.write_all(text).and_then(|()| file.sync_all()).map_err(|e| io_refusal(path, &e))
+}
+
+/// Replaces a file atomically: temporary file, flush, rename, flush of the folder.
+///
+/// # Errors
+/// What the file system says; the old file stays.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Refusal> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".new");
+    let temporary = folder.join(name);
+    let result = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        fs::File::open(folder)?.sync_all()
+    })();
+    result.map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        io_refusal(path, &e)
+    })
+}
+
+/// What a failed write is called.
+pub fn io_refusal(path: &Path, error: &std::io::Error) -> Refusal {
+    let code = if error.kind() == std::io::ErrorKind::StorageFull { Code::DISK_FULL } else { Code::LOCAL_IO };
+    Refusal::new(code, format!("{} cannot be written: {error}.", path.display()))
+}
+
+fn ssh_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(name)
+}
+
+fn load(dir: &Path, name: &str) -> Result<PrivateKey, Refusal> {
+    let path = ssh_path(dir, name);
+    PrivateKey::from_openssh(&read_private(&path)?, None)
+        .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{} is not a key: {e}.", path.display())))
+}
+
+impl Keys {
+    /// Makes all keys in a folder that has none.
+    ///
+    /// # Errors
+    /// [`Code::NOT_EMPTY`] when there is a key already.
+    pub fn make(dir: &Path, now: i64) -> Result<Self, Refusal> {
+        for name in ["ssh_user", "ssh_host", "log"] {
+            let mut seed = [0; 32];
+            crate::clock::fill(&mut seed);
+            let key = PrivateKey::from_seed(seed);
+            let text = key.to_openssh(&format!("jit-broker {name}")).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
+            write_new(&ssh_path(dir, name), text.as_bytes())?;
+        }
+        let bug = |e: String| Refusal::new(Code::BUG, format!("The server CA could not be made: {e}."));
+        let key = X509Key::generate().map_err(|e| bug(e.to_string()))?;
+        let spec = ServerCaSpec {
+            name: "jit-broker server CA".to_owned(),
+            serial: crate::clock::random16(),
+            not_before: now - 3600,
+            not_after: now + SERVER_CA_S,
+        };
+        let cert = make_server_ca(&key, &spec).map_err(|e| bug(e.to_string()))?;
+        write_new(&dir.join("x509_server"), key.to_pkcs8_pem().as_bytes())?;
+        write_new(&dir.join("x509_server.crt"), cert.pem.as_bytes())?;
+        Self::load(dir)
+    }
+
+    /// Loads all keys.
+    ///
+    /// # Errors
+    /// Names the file that is missing, too open, or not a key.
+    pub fn load(dir: &Path) -> Result<Self, Refusal> {
+        let wrong = |name: &str, e: String| Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", dir.join(name).display()));
+        let ca = |name| CaKey::new(load(dir, name)?).map_err(|e| wrong(name, e.to_string()));
+        let x509 = read_private(&dir.join("x509_server"))?;
+        let cert = read_private(&dir.join("x509_server.crt"))?;
+        Ok(Self {
+            ssh_user: ca("ssh_user")?,
+            ssh_host: ca("ssh_host")?,
+            log: load(dir, "log")?,
+            x509_server: X509Key::from_pkcs8_pem(&x509).map_err(|e| wrong("x509_server", e.to_string()))?,
+            x509_cert: CaCert::from_pem(&cert).map_err(|e| wrong("x509_server.crt", e.to_string()))?,
+        })
+    }
+
+    /// The public half of the log's key.
+    pub fn log_public(&self) -> Key {
+        Key(self.log.public().clone())
+    }
+}

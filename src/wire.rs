@@ -1,0 +1,444 @@
+//! The documents that API and command line exchange. Types alone; no logic.
+//!
+//! | route | takes | gives |
+//! |---|---|---|
+//! | `GET /v1/about` | – (public) | [`About`] |
+//! | `POST /v1/challenge` | – (public) | [`Challenge`] |
+//! | `POST /v1/acts` | [`ActPost`] (public: the signature is the sign-in) | [`Outcome`] |
+//! | `GET /v1/krl` | – (public) | [`KrlDoc`] |
+//! | `POST /v1/hosts/confirm` | [`SignedAct`] by the host's key (public) | [`Outcome`] |
+//! | `GET /v1/me` | session | [`Me`] |
+//! | `GET /v1/targets` | session | [`List`] of [`TargetDoc`] |
+//! | `GET /v1/why?target=&role=&for_s=&as=` | session (`as` another: operators, auditors) | [`WhyDoc`] |
+//! | `GET /v1/requests?scope=mine\|answer\|all` | session (`all`: auditors) | [`List`] of [`RequestDoc`] |
+//! | `GET /v1/requests/{id}?wait_s=` | requester, eligible approver, operator, auditor | [`RequestDoc`] |
+//! | `GET /v1/grants?scope=mine\|all` | session (`all`: operators, auditors) | [`List`] of [`GrantDoc`] |
+//! | `GET /v1/grants/{id}` | holder, operator, auditor, approver | [`GrantDoc`] |
+//! | `POST /v1/grants/{id}/credential` | holder: [`CredentialPost`] | [`CredentialDoc`] |
+//! | `GET /v1/hosts/{target}/certificate` | administrator | [`HostCertificate`] |
+//! | `GET /v1/bundle` | session | [`BundleDoc`] |
+//! | `GET /v1/people` | session | [`List`] of [`PersonDoc`] |
+//! | `GET /v1/audit/events?…` | session; only what concerns one, but auditors all | [`List`] of [`EventDoc`] |
+//! | `GET /v1/audit/export` | auditors, operators | lines of JSON |
+//! | `GET /livez`, `GET /readyz` | – (public) | text |
+//!
+//! A request with the header `jit-seen: SIZE` is answered with `jit-checkpoint` (base64 of the newest signed note) and
+//! `jit-proof` (base64 of the consistency proof from SIZE, hashes back to back); the session travels as `authorization: Bearer …`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::act::{SignedAct, Terms};
+use crate::domain::digest::Digest;
+use crate::domain::event::Proof;
+use crate::domain::ids::{GrantId, InstallId, RequestId};
+use crate::domain::key::Key;
+use crate::domain::names::{GroupName, LoginName, PersonName, RoleName, RuleId, TargetName};
+use crate::domain::refusal::Code;
+use crate::domain::target::Allow;
+use crate::domain::text::Words;
+
+/// An error, on every face.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDoc {
+    /// `jit-broker/error/v1`.
+    pub schema: String,
+    /// The stable code.
+    pub code: Code,
+    /// One sentence.
+    pub message: String,
+    /// The next command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The rule that refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleId>,
+}
+
+/// What a broker is, for everybody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The program's version.
+    pub version: String,
+    /// The installation.
+    pub install: InstallId,
+    /// The name of the log: the first line of its checkpoints.
+    pub origin: String,
+    /// The Ed25519 key of the log.
+    pub log_key: Key,
+    /// The user CA.
+    pub ssh_user: Key,
+    /// The host CA.
+    pub ssh_host: Key,
+    /// The server CA's certificate, PEM.
+    pub server_ca_pem: String,
+    /// The address that sign-in names.
+    pub public_url: String,
+}
+
+/// A challenge to sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// Opaque; used once, within a minute.
+    pub challenge: String,
+}
+
+/// A signed act with what stands beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActPost {
+    /// Canonical JSON of the act.
+    pub act: String,
+    /// Armored SSHSIG.
+    pub signature: String,
+    /// Reason and ticket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<Words>,
+    /// The files of a bundle, for `apply`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BTreeMap<String, String>>,
+}
+
+/// What came of an act.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The kinds of events that followed; none when it had been done before.
+    pub events: Vec<String>,
+    /// The request it was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestDoc>,
+    /// The grants it was about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<GrantDoc>,
+    /// A session, after sign-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionDoc>,
+    /// A host certificate, after enrolment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostCertificate>,
+}
+
+/// A sign-in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionDoc {
+    /// Secret; goes into `authorization: Bearer`.
+    pub token: String,
+    /// Who signed in.
+    pub person: PersonName,
+    /// Until when.
+    pub expires_at: i64,
+}
+
+/// Who one is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Me {
+    /// The name.
+    pub person: PersonName,
+    /// The groups.
+    pub groups: Vec<GroupName>,
+    /// `administrator`, `operator`, `auditor`.
+    pub offices: Vec<String>,
+    /// Until when the session holds.
+    pub expires_at: i64,
+}
+
+/// A list of documents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List<T> {
+    /// `jit-broker/<kind>-list/v1`.
+    pub schema: String,
+    /// The documents.
+    pub items: Vec<T>,
+    /// Where the next page begins.
+    pub next: Option<u64>,
+}
+
+/// A target as one person sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetDoc {
+    /// Its name.
+    pub name: TargetName,
+    /// `ssh`.
+    pub kind: String,
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// `direct` or `gateway`.
+    pub mode: String,
+    /// What rules select by.
+    pub labels: BTreeMap<String, String>,
+    /// The line that goes into known_hosts.
+    pub known_hosts: String,
+    /// Its roles.
+    pub roles: Vec<RoleDoc>,
+}
+
+/// A role as one person sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleDoc {
+    /// Its name.
+    pub name: RoleName,
+    /// The accounts.
+    pub logins: Vec<LoginName>,
+    /// What a session may do.
+    pub allow: Vec<Allow>,
+    /// Roles that this one is narrower than.
+    pub narrower_than: Vec<RoleName>,
+    /// `automatic`, `ask`, `never` or `active`.
+    pub verdict: String,
+    /// The longest duration, in seconds.
+    pub max_s: Option<u64>,
+    /// Who answers.
+    pub who: Vec<String>,
+    /// The grant that is open.
+    pub grant_id: Option<GrantId>,
+    /// What is left of it, in seconds.
+    pub left_s: Option<i64>,
+}
+
+/// What policy says, and the nearest thing that would be granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyDoc {
+    /// `jit-broker/why/v1`.
+    pub schema: String,
+    /// Who asks.
+    pub person: PersonName,
+    /// The target.
+    pub target: TargetName,
+    /// The role.
+    pub role: RoleName,
+    /// `automatic`, `ask` or `never`.
+    pub verdict: String,
+    /// The rules that matched.
+    pub rules: Vec<RuleId>,
+    /// The longest duration, in seconds.
+    pub max_s: Option<u64>,
+    /// The shortest reason, in characters.
+    pub min_reason_chars: Option<u32>,
+    /// The form of a ticket.
+    pub ticket_pattern: Option<String>,
+    /// The steps.
+    pub steps: Vec<StepDoc>,
+    /// Why not.
+    pub refusal: Option<ErrorDoc>,
+    /// The command that would be granted.
+    pub nearest: Option<String>,
+}
+
+/// One step of approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDoc {
+    /// Its name.
+    pub name: String,
+    /// How many people.
+    pub need: u32,
+    /// Out of whom, as the rule says it.
+    pub from: Vec<String>,
+    /// Who may answer now.
+    pub eligible: Vec<PersonName>,
+    /// Who agreed.
+    pub approved_by: Vec<PersonName>,
+    /// True for the step that waits.
+    pub open: bool,
+    /// True where a security key must be touched.
+    pub presence: bool,
+}
+
+/// `request/v1` (cli.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestDoc {
+    /// `jit-broker/request/v1`.
+    pub schema: String,
+    /// Its id.
+    pub id: RequestId,
+    /// A word of product.md.
+    pub state: String,
+    /// The target.
+    pub target: TargetName,
+    /// The role.
+    pub role: RoleName,
+    /// Who asked.
+    pub requester: PersonName,
+    /// Why; hostile text.
+    pub reason: Option<String>,
+    /// The ticket; hostile text.
+    pub ticket: Option<String>,
+    /// For how long, in seconds, as it stands.
+    pub for_s: u64,
+    /// When the window begins; at approval where absent.
+    pub start_at: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub answer_by: String,
+    /// The match code.
+    pub code: String,
+    /// The steps.
+    pub steps: Vec<StepDoc>,
+    /// The grant.
+    pub grant_id: Option<GrantId>,
+    /// SHA-256 of the request's signed act.
+    pub digest: Digest,
+    /// The terms that stand: what an approval signs.
+    pub terms: Terms,
+    /// The request's own act, so that an approver computes the digest themselves.
+    pub act: Option<String>,
+    /// Why it is over.
+    pub refusal: Option<ErrorDoc>,
+    /// Who said no.
+    pub denied_by: Option<PersonName>,
+    /// Their reason; hostile text.
+    pub denial: Option<String>,
+    /// Whether the asking person may answer now.
+    pub yours: bool,
+}
+
+/// `grant/v1` (cli.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantDoc {
+    /// `jit-broker/grant/v1`.
+    pub schema: String,
+    /// Its id.
+    pub id: GrantId,
+    /// Its request.
+    pub request_id: RequestId,
+    /// A word of product.md.
+    pub state: String,
+    /// The target.
+    pub target: TargetName,
+    /// The role.
+    pub role: RoleName,
+    /// Accounts that it opens.
+    pub logins: Vec<LoginName>,
+    /// Who holds it.
+    pub person: PersonName,
+    /// Keys that certificates may be for.
+    pub keys: Vec<Key>,
+    /// RFC 3339.
+    pub starts_at: String,
+    /// RFC 3339.
+    pub ends_at: String,
+    /// What is left of the window, in seconds.
+    pub left_s: i64,
+    /// RFC 3339.
+    pub claim_by: String,
+    /// Why it ended.
+    pub cause: Option<String>,
+    /// What was read back.
+    pub proofs: Vec<Proof>,
+    /// While ending: the hosts that have not confirmed.
+    pub waits_for: Vec<TargetName>,
+    /// While ending: from when no host accepts a certificate of it; RFC 3339.
+    pub latest_end: Option<String>,
+    /// Recorded sessions; none for direct targets.
+    pub sessions: u64,
+}
+
+/// Asks for a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialPost {
+    /// A key of the grant.
+    pub key: Key,
+}
+
+/// `credential/v1` (cli.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialDoc {
+    /// `jit-broker/credential/v1`.
+    pub schema: String,
+    /// Its serial in words.
+    pub id: String,
+    /// The grant.
+    pub grant_id: GrantId,
+    /// `ssh-user`.
+    pub kind: String,
+    /// Unique for the CA, for ever.
+    pub serial: u64,
+    /// `jit:<grant>:<person>`.
+    pub key_id: String,
+    /// `target/login`.
+    pub principals: Vec<String>,
+    /// RFC 3339.
+    pub valid_after: String,
+    /// RFC 3339.
+    pub valid_before: String,
+    /// The same in Unix seconds.
+    pub valid_before_s: i64,
+    /// Of the certified key.
+    pub fingerprint: String,
+    /// One line.
+    pub certificate: String,
+}
+
+/// The revocation list with its signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KrlDoc {
+    /// Rises with every publication.
+    pub version: u64,
+    /// Base64 of the file (PROTOCOL.krl).
+    pub krl: String,
+    /// Armored SSHSIG by the user CA over the file, namespace `krl@jit-broker`.
+    pub signature: String,
+}
+
+/// A host certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCertificate {
+    /// The target.
+    pub target: TargetName,
+    /// One line.
+    pub certificate: String,
+}
+
+/// The adopted bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleDoc {
+    /// Its digest: the base of the next `apply`.
+    pub digest: Digest,
+    /// File name to text.
+    pub files: BTreeMap<String, String>,
+}
+
+/// A person as others see them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonDoc {
+    /// The name.
+    pub name: PersonName,
+    /// `person`, `machine` or `agent`.
+    pub kind: String,
+    /// The groups.
+    pub groups: Vec<GroupName>,
+    /// True when disabled.
+    pub disabled: bool,
+    /// Fingerprints of their keys.
+    pub keys: Vec<String>,
+}
+
+/// `event/v1` (cli.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventDoc {
+    /// `jit-broker/event/v1`.
+    pub schema: String,
+    /// The leaf's index.
+    pub seq: u64,
+    /// RFC 3339.
+    pub at: String,
+    /// Such as `grant.opened`.
+    pub kind: String,
+    /// Who did it.
+    pub actor: Option<PersonName>,
+    /// The request.
+    pub request_id: Option<RequestId>,
+    /// The grant.
+    pub grant_id: Option<GrantId>,
+    /// The session.
+    pub session_id: Option<String>,
+    /// The target.
+    pub target: Option<TargetName>,
+    /// The event itself.
+    pub detail: serde_json::Value,
+}
+
