@@ -6,7 +6,7 @@
 //! | `POST /v1/challenge` | – (public) | [`Challenge`] |
 //! | `POST /v1/acts` | [`ActPost`] (public: the signature is the sign-in) | [`Outcome`] |
 //! | `GET /v1/krl` | – (public) | [`KrlDoc`] |
-//! | `POST /v1/hosts/confirm` | [`SignedAct`] by the host's key (public) | [`Outcome`] |
+//! | `POST /v1/hosts/confirm` | [`crate::domain::act::SignedAct`] by the host's key (public) | [`Outcome`] |
 //! | `GET /v1/me` | session | [`Me`] |
 //! | `GET /v1/targets` | session | [`List`] of [`TargetDoc`] |
 //! | `GET /v1/why?target=&role=&for_s=&as=` | session (`as` another: operators, auditors) | [`WhyDoc`] |
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::act::{SignedAct, Terms};
+use crate::domain::act::Terms;
 use crate::domain::digest::Digest;
 use crate::domain::event::Proof;
 use crate::domain::ids::{GrantId, InstallId, RequestId};

@@ -316,9 +316,10 @@ mod tests {
     /// A signer that signs something else, validly: every field must be noticed on its own.
     #[test]
     fn what_differs_from_its_spec_is_not_released() {
+        type Change<'a> = &'a dyn Fn(&mut UserSpec);
         let ca = CaKey::new(PrivateKey::from_seed([9; 32])).unwrap();
         let asked = spec();
-        let table: [(&str, &dyn Fn(&mut UserSpec)); 9] = [
+        let table: [(&str, Change<'_>); 9] = [
             ("serial", &|s| s.serial = Serial::new(8).unwrap()),
             ("key", &|s| s.key = PrivateKey::from_seed([2; 32]).public().clone()),
             ("key ID", &|s| s.key_id = KeyId::new("jit:gr_2:alice").unwrap()),

@@ -67,7 +67,7 @@ async fn checked_bundle(
         return Err(Refusal::new(Code::BAD_BODY, "The files are not those that the act names.").into());
     }
     let memory = api.broker.memory().await;
-    let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
+    let admins: Vec<PersonName> = memory.state.genesis.iter().flat_map(|g| g.admins.keys().cloned()).collect();
     drop(memory);
     crate::domain::bundle::Bundle::parse(&text, &admins).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();

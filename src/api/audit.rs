@@ -59,7 +59,7 @@ pub(super) async fn events(
         before_seq: query.before_seq,
         limit,
     };
-    let leaves = api.broker.reader().search(filter).await.map_err(|e| ledger_refusal(&e))?;
+    let leaves = api.broker.reader().search(&filter).await.map_err(|e| ledger_refusal(&e))?;
     let next = (leaves.len() == limit as usize).then(|| leaves.last().map(|l| l.seq)).flatten();
     let items = leaves.iter().filter_map(|leaf| event_doc(&leaf.bytes)).collect();
     Ok(Json(List { schema: "jit-broker/event-list/v1".to_owned(), items, next }))

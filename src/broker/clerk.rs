@@ -247,7 +247,7 @@ pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>
     let (jobs, queue) = mpsc::channel(4 * BATCH);
     let (changed, changed_seen) = watch::channel(size);
     let (note, note_seen) = watch::channel(None);
-    let clerk = Clerk {
+    let mut clerk = Clerk {
         ledger,
         reader: reader.clone(),
         memory: memory.clone(),
@@ -386,7 +386,7 @@ impl Clerk {
         Ok(())
     }
 
-    async fn checkpoint(&self, from: u64, leaves: Vec<Leaf>) {
+    async fn checkpoint(&mut self, from: u64, leaves: Vec<Leaf>) {
         let note = match self.signer.raw(Order::Checkpoint { from, leaves }).await {
             Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
             Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
@@ -399,13 +399,13 @@ impl Clerk {
         }
     }
 
-    async fn checkpoint_by_catching_up(&self) -> Result<(), Refusal> {
+    async fn checkpoint_by_catching_up(&mut self) -> Result<(), Refusal> {
         let (size, note) = self.signer.catch_up(&self.reader).await?;
         self.keep_note(size, note).await;
         Ok(())
     }
 
-    async fn keep_note(&self, size: u64, text: String) {
+    async fn keep_note(&mut self, size: u64, text: String) {
         if let Err(error) = self.ledger.put_checkpoint(&SignedNote { text: text.clone() }, size).await {
             tracing::error!("the checkpoint of size {size} was not stored: {error}");
         }

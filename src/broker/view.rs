@@ -88,7 +88,7 @@ impl Broker {
             limit: 1,
             ..Default::default()
         };
-        let leaf = self.reader().search(filter).await.ok()?.into_iter().next()?;
+        let leaf = self.reader().search(&filter).await.ok()?.into_iter().next()?;
         let entry: crate::domain::event::Entry = serde_json::from_slice(&leaf.bytes).ok()?;
         match entry.cause {
             Some(crate::domain::event::Command::Act(signed)) => Some(signed.act),

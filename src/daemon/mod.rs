@@ -2,6 +2,7 @@
 //!
 //! Start with [`Daemon::start`].
 
+pub mod dev;
 pub mod init;
 pub mod tls;
 pub mod verify;

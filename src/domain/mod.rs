@@ -19,7 +19,6 @@ pub mod judge;
 pub mod key;
 pub mod names;
 pub mod person;
-pub mod plan;
 pub mod policy;
 pub mod refusal;
 pub mod request;

@@ -57,6 +57,16 @@ pub enum Who {
     Kind(String),
 }
 
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Person(name) => write!(f, "person:{name}"),
+            Self::Group(name) => write!(f, "group:{name}"),
+            Self::Kind(kind) => write!(f, "kind:{kind}"),
+        }
+    }
+}
+
 impl Who {
     /// True when this names the person.
     pub fn names(&self, person: &Person) -> bool {

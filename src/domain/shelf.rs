@@ -21,10 +21,11 @@ impl Shelf {
     /// Takes the bytes of a blob and names them; what is neither a text nor a valid bundle is not kept.
     pub fn put(&mut self, bytes: &[u8], admins: &BTreeMap<PersonName, Key>) -> Digest {
         let digest = Digest::of(bytes);
+        let names: Vec<PersonName> = admins.keys().cloned().collect();
         if let Ok(words) = read_canonical::<Words>(bytes) {
             self.words.insert(digest, words);
         } else if let Ok(text) = BundleText::from_bytes(bytes)
-            && let Ok(bundle) = Bundle::parse(&text, admins)
+            && let Ok(bundle) = Bundle::parse(&text, &names)
         {
             self.bundles.insert(digest, Arc::new(bundle));
         }

@@ -1,124 +1,150 @@
-//! Checkpoints: C2SP tlog-checkpoint in a C2SP signed note.
-
-use sha2::{Digest as _, Sha256};
+//! Checkpoints as signed notes: C2SP tlog-checkpoint in C2SP signed-note, signed with Ed25519.
+//!
+//! True here: a checkpoint that [`SignedNote::open`] returns was signed by the pinned key over exactly three lines.
+//! What never happens here: no I/O; no signature of another key decides anything; no extension line is accepted.
+//! Start at [`SignedNote::open`].
 
 use super::tree::Hash;
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use data_encoding::BASE64;
+use sha2::{Digest, Sha256};
 
-/// The longest note that is read, in bytes.
+/// A note longer than this, in bytes, is refused unread.
 const MAX_NOTE: usize = 64 * 1024;
+/// PROTOCOL: signed-note, "Signature types": 0x01 is Ed25519.
+const ED25519_TYPE: u8 = 0x01;
+const SIGNATURE_MARK: &str = "\u{2014} ";
 
-/// What a checkpoint says: exactly three lines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Names the log.
-    pub origin: String,
-    /// How many leaves.
-    pub size: u64,
-    /// The root of them.
-    pub root: Hash,
+/// Why a note is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoteError {
+    /// The text is not a signed note.
+    #[error("not a signed note: {0}")]
+    Malformed(&'static str),
+    /// The body is not origin, size and root, or has extension lines.
+    #[error("not a checkpoint of three lines: {0}")]
+    Body(&'static str),
+    /// The checkpoint is of another log.
+    #[error("the origin is {0:?}")]
+    Origin(String),
+    /// No signature by the pinned key.
+    #[error("unknown key: no signature by the pinned key")]
+    UnknownKey,
+    /// A signature that claims the pinned key does not verify.
+    #[error("bad signature")]
+    BadSignature,
 }
 
-/// Signs notes with the log's key.
+/// Signs notes; the key lives where the caller keeps it.
 pub trait NoteSigner {
-    /// The key's name; for a log its origin.
+    /// The key's name, which is the origin of the log.
     fn name(&self) -> &str;
     /// The Ed25519 public key.
     fn public(&self) -> [u8; 32];
-    /// Signs with Ed25519 (RFC 8032).
-    fn sign(&self, message: &[u8]) -> [u8; 64];
+    /// Signs the body of a note with Ed25519 (RFC 8032).
+    fn sign(&self, body: &[u8]) -> [u8; 64];
 }
 
-/// A checkpoint with signature lines.
+/// What a log says about itself: its name, how many leaves it has, and their root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The log, for example `host/audit/UUID/e1`: no line break, blank or `+`.
+    pub origin: String,
+    /// The number of leaves.
+    pub size: u64,
+    /// The root of the tree of that size.
+    pub root: Hash,
+}
+
+/// The text of a note with its signatures; nothing is checked before [`SignedNote::open`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedNote {
-    /// The whole text.
+    /// Body, empty line, signature lines.
     pub text: String,
 }
 
-/// Why a note is not believed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoteError {
-    /// Not the text of a checkpoint.
-    #[error("not a checkpoint: {0}")]
-    Form(&'static str),
-    /// Another log's.
-    #[error("the checkpoint is of another log")]
-    Origin,
-    /// No signature of the pinned key holds.
-    #[error("no signature of the pinned key: unknown key")]
-    Unsigned,
-}
-
-fn key_id(name: &str, public: &[u8; 32]) -> [u8; 4] {
-    let hash = Sha256::new().chain_update(name.as_bytes()).chain_update([0x0a, 0x01]).chain_update(public).finalize();
-    let mut id = [0; 4];
-    id.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-    id
-}
-
 impl Checkpoint {
-    /// The three lines that are signed.
-    pub fn encode(&self) -> String {
-        format!("{}\n{}\n{}\n", self.origin, self.size, data_encoding::BASE64.encode(&self.root))
+    /// Writes the three lines that are signed.
+    pub fn body(&self) -> String {
+        format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(&self.root))
     }
 
-    /// Signs the checkpoint.
+    /// Signs the checkpoint; the note carries one signature.
     pub fn sign(&self, signer: &dyn NoteSigner) -> SignedNote {
-        let body = self.encode();
+        let body = self.body();
         let mut blob = key_id(signer.name(), &signer.public()).to_vec();
         blob.extend_from_slice(&signer.sign(body.as_bytes()));
-        let line = format!("\u{2014} {} {}\n", signer.name(), data_encoding::BASE64.encode(&blob));
-        SignedNote { text: format!("{body}\n{line}") }
+        SignedNote { text: format!("{body}\n{SIGNATURE_MARK}{} {}\n", signer.name(), BASE64.encode(&blob)) }
     }
+}
 
-    fn decode(body: &str) -> Result<Self, NoteError> {
-        let mut lines = body.split('\n');
-        let (Some(origin), Some(size), Some(root), Some(""), None) =
-            (lines.next(), lines.next(), lines.next(), lines.next(), lines.next())
-        else {
-            return Err(NoteError::Form("not exactly three lines"));
-        };
-        let number: u64 = size.parse().map_err(|_| NoteError::Form("the size is not a number"))?;
-        let root = data_encoding::BASE64.decode(root.as_bytes()).map_err(|_| NoteError::Form("the root is not base64"))?;
-        let root: Hash = root.try_into().map_err(|_| NoteError::Form("the root is not 32 bytes"))?;
-        let checkpoint = Self { origin: origin.to_owned(), size: number, root };
-        if checkpoint.encode() != body || origin.is_empty() {
-            return Err(NoteError::Form("written in another way"));
+impl SignedNote {
+    /// Reads and checks a note: exactly three lines, the origin is `name`, and a signature by `public` verifies.
+    ///
+    /// Signatures of other keys are ignored (C2SP signed-note), so cosigned notes are fine.
+    ///
+    /// # Errors
+    /// [`NoteError`]; the text says nothing then.
+    pub fn open(text: &str, name: &str, public: &[u8; 32]) -> Result<Checkpoint, NoteError> {
+        if text.len() > MAX_NOTE {
+            return Err(NoteError::Malformed("too long"));
+        }
+        if text.chars().any(|c| c < ' ' && c != '\n') {
+            return Err(NoteError::Malformed("control character"));
+        }
+        // PROTOCOL: the last empty line divides; a body with an empty line of its own has more than three lines anyway.
+        let (body, signatures) = text.rsplit_once("\n\n").ok_or(NoteError::Malformed("no signatures"))?;
+        verify_signatures(format!("{body}\n").as_bytes(), signatures, name, public)?;
+        let checkpoint = read_body(body)?;
+        if checkpoint.origin != name {
+            return Err(NoteError::Origin(checkpoint.origin));
         }
         Ok(checkpoint)
     }
 }
 
-impl SignedNote {
-    /// Reads a note and believes it only when the pinned key signed it. Signature lines of other keys are passed over.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn open(text: &str, name: &str, public: &[u8; 32]) -> Result<Checkpoint, NoteError> {
-        if text.len() > MAX_NOTE || text.contains('\r') {
-            return Err(NoteError::Form("too long, or with carriage returns"));
+/// PROTOCOL: signed-note: the first four bytes of SHA-256 of name, line feed, type and public key.
+fn key_id(name: &str, public: &[u8; 32]) -> [u8; 4] {
+    let sha = Sha256::new().chain_update(name).chain_update([b'\n', ED25519_TYPE]).chain_update(public);
+    let [a, b, c, d, ..]: Hash = sha.finalize().into();
+    [a, b, c, d]
+}
+
+fn verify_signatures(body: &[u8], lines: &str, name: &str, public: &[u8; 32]) -> Result<(), NoteError> {
+    let lines = lines.strip_suffix('\n').ok_or(NoteError::Malformed("no line break at the end"))?;
+    let id = key_id(name, public);
+    let mut ours = false;
+    for line in lines.split('\n') {
+        let rest = line.strip_prefix(SIGNATURE_MARK).ok_or(NoteError::Malformed("not a signature line"))?;
+        let (key, encoded) = rest.split_once(' ').ok_or(NoteError::Malformed("not a signature line"))?;
+        let bytes = BASE64.decode(encoded.as_bytes()).map_err(|_| NoteError::Malformed("signature is not base64"))?;
+        let (found, signature) = bytes.split_first_chunk::<4>().ok_or(NoteError::Malformed("signature too short"))?;
+        if key.is_empty() || key.contains('+') {
+            return Err(NoteError::Malformed("key name"));
         }
-        let (body, signatures) = text.split_once("\n\n").ok_or(NoteError::Form("no signatures"))?;
-        let body = format!("{body}\n");
-        let checkpoint = Checkpoint::decode(&body)?;
-        if checkpoint.origin != name {
-            return Err(NoteError::Origin);
+        if key != name || *found != id {
+            continue;
         }
-        let signatures = signatures.strip_suffix('\n').ok_or(NoteError::Form("the last line is cut"))?;
-        let mut ours = 0;
-        for line in signatures.split('\n') {
-            let rest = line.strip_prefix("\u{2014} ").ok_or(NoteError::Form("a line that is no signature"))?;
-            let (key, blob) = rest.split_once(' ').ok_or(NoteError::Form("a line that is no signature"))?;
-            let blob = data_encoding::BASE64.decode(blob.as_bytes()).map_err(|_| NoteError::Form("a signature that is not base64"))?;
-            let Some((id, signature)) = blob.split_at_checked(4) else {
-                return Err(NoteError::Form("a signature that is too short"));
-            };
-            if key == name && id == key_id(name, public) {
-                let verifier = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, public);
-                verifier.verify(body.as_bytes(), signature).map_err(|_| NoteError::Unsigned)?;
-                ours += 1;
-            }
-        }
-        if ours > 0 { Ok(checkpoint) } else { Err(NoteError::Unsigned) }
+        let key = UnparsedPublicKey::new(&ED25519, public);
+        key.verify(body, signature).map_err(|_| NoteError::BadSignature)?;
+        ours = true;
     }
+    if ours { Ok(()) } else { Err(NoteError::UnknownKey) }
+}
+
+fn read_body(body: &str) -> Result<Checkpoint, NoteError> {
+    let mut lines = body.split('\n');
+    let (Some(origin), Some(size), Some(root), None) = (lines.next(), lines.next(), lines.next(), lines.next()) else {
+        return Err(NoteError::Body("not three lines"));
+    };
+    if origin.is_empty() {
+        return Err(NoteError::Body("no origin"));
+    }
+    let number: u64 = size.parse().map_err(|_| NoteError::Body("size"))?;
+    if number.to_string() != size {
+        return Err(NoteError::Body("size is not canonical"));
+    }
+    let root = BASE64.decode(root.as_bytes()).map_err(|_| NoteError::Body("root is not base64"))?;
+    let root = Hash::try_from(root.as_slice()).map_err(|_| NoteError::Body("root is not 32 bytes"))?;
+    Ok(Checkpoint { origin: origin.to_owned(), size: number, root })
 }

@@ -1,191 +1,165 @@
-//! The Merkle tree of RFC 6962 section 2.1: hashes, roots and proofs, without a store.
+//! The Merkle tree of RFC 6962, section 2.1: hashes, the frontier of a growing tree, and the checks of proofs.
 //!
-//! True here: pure arithmetic on hashes. What never happens here: no panic on any proof, however long or wrong. Start at [`Frontier`].
+//! True here: every function is pure. What never happens here: no I/O, no panic on any proof, however long or wrong.
+//! Start at [`Frontier`], then [`verify_inclusion`].
 
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest, Sha256};
 
-/// A SHA-256 hash.
+/// A SHA-256 value: of a leaf, a node or a blob.
 pub type Hash = [u8; 32];
 
-/// A proof that does not fit.
+/// Why a proof does not show what it claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the proof does not fit the roots")]
-pub struct ProofError;
+pub enum ProofError {
+    /// The positions make no sense: an index outside the tree, or a tree that shrinks.
+    #[error("the index or the sizes are out of range")]
+    Range,
+    /// The proof has too few or too many hashes.
+    #[error("the proof has the wrong length")]
+    Length,
+    /// The hashes do not lead to the root.
+    #[error("the proof leads to another root")]
+    Root,
+}
 
-/// Hashes a leaf: SHA-256 of 0x00 and its bytes.
+/// The bytes of an encoded frontier are not one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an encoded frontier")]
+pub struct FrontierError;
+
+/// Hashes a leaf: SHA-256 of 0x00 and the bytes (RFC 6962, section 2.1).
 pub fn leaf_hash(bytes: &[u8]) -> Hash {
-    Sha256::new().chain_update([0]).chain_update(bytes).finalize().into()
+    Sha256::new().chain_update([0x00]).chain_update(bytes).finalize().into()
 }
 
-/// Hashes two nodes: SHA-256 of 0x01, left, right.
+/// Hashes an inner node: SHA-256 of 0x01, the left and the right child (RFC 6962, section 2.1).
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+    Sha256::new().chain_update([0x01]).chain_update(left).chain_update(right).finalize().into()
 }
 
-/// The root of a tree without leaves.
-pub fn empty_root() -> Hash {
+/// Hashes a blob: plain SHA-256, without a prefix.
+pub fn blob_hash(bytes: &[u8]) -> Hash {
+    Sha256::digest(bytes).into()
+}
+
+fn empty_root() -> Hash {
     Sha256::digest([]).into()
 }
 
-/// The right edge of a tree: enough to add leaves and to know the root.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The roots of the complete subtrees of a tree, largest first: all that is needed to make it grow.
+///
+/// INVARIANT: `nodes.len()` is the number of set bits of `size`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frontier {
     size: u64,
-    /// Roots of the complete subtrees, largest first: one for each bit of `size`.
-    edge: Vec<Hash>,
+    nodes: Vec<Hash>,
 }
 
 impl Frontier {
-    /// A tree without leaves.
+    /// Starts with the tree without leaves.
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// How many leaves there are.
+    /// Adds the hash of the next leaf.
+    pub fn push(&mut self, leaf: Hash) {
+        self.push_seen(leaf, &mut |_, _, _| {});
+    }
+
+    /// Adds the hash of the next leaf and reports every subtree that it completes: height (1 is two leaves), index among
+    /// the subtrees of that height, hash.
+    pub(super) fn push_seen(&mut self, leaf: Hash, seen: &mut dyn FnMut(u32, u64, &Hash)) {
+        let mut node = leaf;
+        for height in 1..=self.size.trailing_ones() {
+            let Some(left) = self.nodes.pop() else { break };
+            node = node_hash(&left, &node);
+            seen(height, self.size >> height, &node);
+        }
+        self.nodes.push(node);
+        self.size = self.size.saturating_add(1);
+    }
+
+    /// Tells how many leaves the tree has.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Adds the hash of a leaf.
-    pub fn push(&mut self, leaf: Hash) {
-        self.push_nodes(leaf, |_, _, _| {});
+    /// Computes the root; that of the empty tree is the SHA-256 of nothing (RFC 6962, section 2.1).
+    pub fn root(&self) -> Hash {
+        let mut nodes = self.nodes.iter().rev();
+        let Some(last) = nodes.next() else { return empty_root() };
+        nodes.fold(*last, |right, left| node_hash(left, &right))
     }
 
-    /// Adds the hash of a leaf and shows every subtree that it completes: height (1 has two leaves), index on that height, hash.
-    pub fn push_nodes(&mut self, leaf: Hash, mut completed: impl FnMut(u32, u64, &Hash)) {
-        let (mut hash, mut index, mut height) = (leaf, self.size, 0);
-        // INVARIANT: `edge` has one hash for each bit of `size`, so every carry finds its left half.
-        while index & 1 == 1
-            && let Some(left) = self.edge.pop()
-        {
-            hash = node_hash(&left, &hash);
-            index >>= 1;
-            height += 1;
-            completed(height, index, &hash);
-        }
-        self.edge.push(hash);
-        self.size += 1;
-    }
-
-    /// Writes the frontier: the size as 8 bytes, big-endian, then the hashes.
+    /// Writes the size (8 bytes, big endian) and the nodes, largest subtree first.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.size.to_be_bytes().to_vec();
-        out.extend(self.edge.iter().flatten());
+        out.extend(self.nodes.iter().flatten());
         out
     }
 
-    /// Reads what [`encode`](Self::encode) wrote.
+    /// Reads what [`Frontier::encode`] wrote.
     ///
     /// # Errors
-    /// When the length does not fit the size.
-    pub fn decode(bytes: &[u8]) -> Result<Self, ProofError> {
-        let (size, hashes) = bytes.split_first_chunk::<8>().ok_or(ProofError)?;
-        let (edge, rest) = hashes.as_chunks::<32>();
-        if !rest.is_empty() {
-            return Err(ProofError);
+    /// [`FrontierError`] unless the length is exactly that of the size, and the size fits a store (63 bits).
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrontierError> {
+        let (size, rest) = bytes.split_first_chunk::<8>().ok_or(FrontierError)?;
+        let (nodes, tail) = rest.as_chunks::<32>();
+        if !tail.is_empty() {
+            return Err(FrontierError);
         }
-        Self::of_edge(u64::from_be_bytes(*size), edge.to_vec())
+        Self::from_parts(u64::from_be_bytes(*size), nodes.to_vec()).ok_or(FrontierError)
     }
 
-    /// A frontier of known subtrees, largest first.
-    pub(super) fn of_edge(size: u64, edge: Vec<Hash>) -> Result<Self, ProofError> {
-        let fits = edge.len() == size.count_ones() as usize && size <= i64::MAX as u64;
-        if fits { Ok(Self { size, edge }) } else { Err(ProofError) }
-    }
-
-    /// The root.
-    pub fn root(&self) -> Hash {
-        let mut edges = self.edge.iter().rev();
-        let Some(last) = edges.next() else { return empty_root() };
-        edges.fold(*last, |right, left| node_hash(left, &right))
+    /// Takes the roots of the complete subtrees, largest first, if they are as many as `size` has.
+    pub(super) fn from_parts(size: u64, nodes: Vec<Hash>) -> Option<Self> {
+        let fits = nodes.len() == size.count_ones() as usize && i64::try_from(size).is_ok();
+        fits.then_some(Self { size, nodes })
     }
 }
 
-/// The largest power of two below `n`, for `n > 1`.
-fn split(n: u64) -> u64 {
-    1 << (63 - (n - 1).leading_zeros())
-}
-
-/// The hashes that an inclusion proof needs, as half-open ranges of leaves, lowest first (RFC 6962 section 2.1.1).
-pub fn inclusion_ranges(seq: u64, size: u64) -> Vec<(u64, u64)> {
-    let mut out = Vec::new();
-    let (mut from, mut to) = (0, size);
-    while to - from > 1 {
-        let middle = from + split(to - from);
-        if seq < middle {
-            out.push((middle, to));
-            to = middle;
-        } else {
-            out.push((from, middle));
-            from = middle;
-        }
-    }
-    out.reverse();
-    out
-}
-
-/// The hashes that a consistency proof needs, as half-open ranges of leaves (RFC 6962 section 2.1.2).
-pub fn consistency_ranges(old: u64, new: u64) -> Vec<(u64, u64)> {
-    let mut out = Vec::new();
-    if old == 0 || old >= new {
-        return out;
-    }
-    let (mut from, mut to) = (0, new);
-    let mut whole = true;
-    loop {
-        if old == to {
-            if !whole {
-                out.push((from, to));
-            }
-            break;
-        }
-        let middle = from + split(to - from);
-        if old <= middle {
-            out.push((middle, to));
-            to = middle;
-        } else {
-            out.push((from, middle));
-            from = middle;
-            whole = false;
-        }
-    }
-    out.reverse();
-    out
-}
-
-/// Checks that a leaf is in a tree (RFC 9162 section 2.1.3.2).
+/// Checks that the leaf with this hash stands at `seq` in the tree of `size` leaves (RFC 9162, section 2.1.3.2).
 ///
 /// # Errors
-/// When it is not, or the proof has another length than it must have.
+/// [`ProofError`]; nothing may be concluded then.
 pub fn verify_inclusion(leaf: Hash, seq: u64, size: u64, proof: &[Hash], root: Hash) -> Result<(), ProofError> {
     if seq >= size {
-        return Err(ProofError);
+        return Err(ProofError::Range);
     }
-    let (mut index, mut last) = (seq, size - 1);
-    let mut hash = leaf;
-    for node in proof {
+    let (mut index, mut last, mut node) = (seq, size - 1, leaf);
+    for sibling in proof {
         if last == 0 {
-            return Err(ProofError);
+            return Err(ProofError::Length);
         }
         if index & 1 == 1 || index == last {
-            hash = node_hash(node, &hash);
-            while index & 1 == 0 && index != 0 {
-                index >>= 1;
-                last >>= 1;
-            }
+            node = node_hash(sibling, &node);
+            skip_missing_siblings(&mut index, &mut last);
         } else {
-            hash = node_hash(&hash, node);
+            node = node_hash(&node, sibling);
         }
         index >>= 1;
         last >>= 1;
     }
-    if last == 0 && hash == root { Ok(()) } else { Err(ProofError) }
+    if last != 0 {
+        return Err(ProofError::Length);
+    }
+    if node == root { Ok(()) } else { Err(ProofError::Root) }
 }
 
-/// Checks that one tree is the beginning of another (RFC 9162 section 2.1.4.2).
+/// A node at the right edge may be alone on its level: it moves up until it is somebody's right child.
+fn skip_missing_siblings(index: &mut u64, last: &mut u64) {
+    while *index & 1 == 0 && *index != 0 {
+        *index >>= 1;
+        *last >>= 1;
+    }
+}
+
+/// Checks that the tree of `to_size` begins with the tree of `from_size` (RFC 9162, section 2.1.4.2).
+///
+/// Every tree begins with the empty one, and with itself: the proof is empty then.
 ///
 /// # Errors
-/// When it is not, or the proof has another length than it must have.
+/// [`ProofError`]; nothing may be concluded then.
 pub fn verify_consistency(
     from_size: u64,
     from_root: Hash,
@@ -194,38 +168,44 @@ pub fn verify_consistency(
     proof: &[Hash],
 ) -> Result<(), ProofError> {
     if from_size > to_size {
-        return Err(ProofError);
+        return Err(ProofError::Range);
     }
-    if from_size == to_size {
-        return if from_root == to_root && proof.is_empty() { Ok(()) } else { Err(ProofError) };
+    if from_size == to_size || from_size == 0 {
+        let known = if from_size == to_size { to_root } else { empty_root() };
+        return match (proof.is_empty(), from_root == known) {
+            (false, _) => Err(ProofError::Length),
+            (true, false) => Err(ProofError::Root),
+            (true, true) => Ok(()),
+        };
     }
-    if from_size == 0 {
-        return if from_root == empty_root() && proof.is_empty() { Ok(()) } else { Err(ProofError) };
-    }
-    let mut nodes = proof.iter();
+    // Where the old tree is one complete subtree of the new one its root is left out of the proof.
+    let (start, rest) = if from_size.is_power_of_two() {
+        (from_root, proof)
+    } else {
+        let (first, rest) = proof.split_first().ok_or(ProofError::Length)?;
+        (*first, rest)
+    };
     let (mut index, mut last) = (from_size - 1, to_size - 1);
-    while index & 1 == 1 {
-        index >>= 1;
-        last >>= 1;
-    }
-    let first = if from_size.is_power_of_two() { from_root } else { *nodes.next().ok_or(ProofError)? };
-    let (mut old, mut new) = (first, first);
-    for node in nodes {
+    let shift = index.trailing_ones();
+    index >>= shift;
+    last >>= shift;
+    let (mut old, mut new) = (start, start);
+    for sibling in rest {
         if last == 0 {
-            return Err(ProofError);
+            return Err(ProofError::Length);
         }
         if index & 1 == 1 || index == last {
-            old = node_hash(node, &old);
-            new = node_hash(node, &new);
-            while index & 1 == 0 && index != 0 {
-                index >>= 1;
-                last >>= 1;
-            }
+            old = node_hash(sibling, &old);
+            new = node_hash(sibling, &new);
+            skip_missing_siblings(&mut index, &mut last);
         } else {
-            new = node_hash(&new, node);
+            new = node_hash(&new, sibling);
         }
         index >>= 1;
         last >>= 1;
     }
-    if last == 0 && old == from_root && new == to_root { Ok(()) } else { Err(ProofError) }
+    if last != 0 {
+        return Err(ProofError::Length);
+    }
+    if old == from_root && new == to_root { Ok(()) } else { Err(ProofError::Root) }
 }

@@ -260,7 +260,7 @@ impl Gate {
         let leaf = data_encoding::BASE64.encode(&der);
         let lines: Vec<&str> = leaf.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
         let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-        Ok(Answer::ServerLeaf { chain_pem: format!("{pem}{}", self.keys.x509_cert.pem) })
+        Ok(Answer::ServerLeaf { chain_pem: format!("{pem}{}", self.keys.x509_cert.pem()) })
     }
 
     fn krl(&mut self) -> Result<Answer, Refusal> {

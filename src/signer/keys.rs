@@ -123,7 +123,7 @@ impl Keys {
         };
         let cert = make_server_ca(&key, &spec).map_err(|e| bug(e.to_string()))?;
         write_new(&dir.join("x509_server"), key.to_pkcs8_pem().as_bytes())?;
-        write_new(&dir.join("x509_server.crt"), cert.pem.as_bytes())?;
+        write_new(&dir.join("x509_server.crt"), cert.pem().as_bytes())?;
         Self::load(dir)
     }
 

@@ -6,13 +6,13 @@
 //! Start with [`Bundle::parse`].
 
 mod check;
-mod gauge;
 mod people;
-mod plan;
+pub mod plan;
 mod policy_file;
 mod read;
 mod rules;
 mod targets;
+mod who;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::{CanonicalError, Digest, canonical, read_canonical};
 use super::key::Key;
 use super::names::{GroupName, PersonName};
-use super::person::{Offices, People, Who};
+use super::person::{Offices, People};
 use super::policy::Policy;
 use super::refusal::{Code, Refusal};
 use super::target::{TargetKind, Targets};
@@ -107,19 +107,6 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// The bundle of no files: nobody, nothing, and everything is refused.
-    pub fn empty() -> Self {
-        Self {
-            digest: BundleText::default().digest(),
-            people: People::new(),
-            offices: Offices::default(),
-            targets: targets::built_in(),
-            policy: Policy::default(),
-            groups: BTreeMap::new(),
-            keys: BTreeMap::new(),
-        }
-    }
-
     /// Reads and cross-checks a bundle. `admins` are the names of `[trust]`, which need not be in people.toml.
     ///
     /// # Errors
@@ -153,18 +140,29 @@ impl Bundle {
         }
     }
 
+    /// Every key with the person that it belongs to.
+    pub fn keys(&self) -> impl Iterator<Item = (&Key, &PersonName)> {
+        self.keys.iter()
+    }
+
     /// Who the bundle says a key belongs to.
     pub fn owner_of(&self, key: &Key) -> Option<&PersonName> {
         self.keys.get(key)
     }
 }
 
-/// Writes somebody as the files do: `group:dba`.
-pub fn shown_who(who: &Who) -> String {
-    match who {
-        Who::Person(name) => format!("person:{name}"),
-        Who::Group(name) => format!("group:{name}"),
-        Who::Kind(kind) => format!("kind:{kind}"),
+/// The bundle of no files: nobody, nothing, and everything is refused.
+impl Default for Bundle {
+    fn default() -> Self {
+        Self {
+            digest: BundleText::default().digest(),
+            people: People::new(),
+            offices: Offices::default(),
+            targets: targets::built_in(),
+            policy: Policy::default(),
+            groups: BTreeMap::new(),
+            keys: BTreeMap::new(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rules::{Scene, candidates, forbidden, standing};
-use super::{Allowed, Ask, Missing, Requirements, Step, Verdict};
+use super::{Allowed, Ask, Conditions, Missing, Requirements, Step, Verdict};
 use crate::domain::bundle::Bundle;
 use crate::domain::names::{PersonName, StepName};
 use crate::domain::person::PersonKind;
@@ -12,33 +12,34 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::show_span;
 
 /// Judges, without hints at what else is possible.
-pub(super) fn weigh(bundle: &Bundle, ask: &Ask<'_>, missing: Missing) -> (Verdict, Requirements) {
+pub(super) fn weigh(bundle: &Bundle, ask: &Ask<'_>, missing: Missing, conditions: Conditions) -> (Verdict, Requirements) {
     let mut requirements = Requirements::default();
-    let verdict = weighed(bundle, ask, missing, &mut requirements).unwrap_or_else(Verdict::Refused);
+    let verdict = weighed(bundle, ask, (missing, conditions), &mut requirements).unwrap_or_else(Verdict::Refused);
     (verdict, requirements)
 }
 
-fn weighed(bundle: &Bundle, ask: &Ask<'_>, missing: Missing, needs: &mut Requirements) -> Result<Verdict, Refusal> {
+fn weighed(
+    bundle: &Bundle,
+    ask: &Ask<'_>,
+    (missing, conditions): (Missing, Conditions),
+    needs: &mut Requirements,
+) -> Result<Verdict, Refusal> {
     may_ask(ask)?;
     let candidates = candidates(bundle, ask);
-    let (for_s, scene, rules) = settled(bundle, ask, &candidates)?;
+    let (for_s, scene, rules) = settled(bundle, ask, &candidates, conditions)?;
     *needs = requirements(&rules);
     let allowed = allowed(ask, &rules, for_s)?;
     reason_given(ask, &rules, missing)?;
     ticket_given(ask, &rules, missing)?;
-    let mut steps = Vec::new();
     let mut unmet = None;
     for rule in &rules {
-        match &rule.consent {
-            Consent::Automatic => {}
-            Consent::AutomaticIf(condition) => {
-                if !scene.holds(&rule.id, condition)? {
-                    unmet = unmet.or(Some((rule, condition)));
-                }
-            }
-            Consent::Steps(of_rule) => steps.push(of_rule.as_slice()),
+        if let Consent::AutomaticIf(condition) = &rule.consent
+            && !scene.holds(&rule.id, condition)?
+        {
+            unmet = unmet.or(Some((rule, condition)));
         }
     }
+    let steps: Vec<&[StepRule]> = rules.iter().map(|rule| steps_of(rule)).filter(|steps| !steps.is_empty()).collect();
     if !steps.is_empty() {
         return Ok(Verdict::Steps(allowed, merged(ask, &steps)));
     }
@@ -79,10 +80,11 @@ fn settled<'a, 'b>(
     bundle: &Bundle,
     ask: &Ask<'a>,
     candidates: &[&'b Rule],
+    conditions: Conditions,
 ) -> Result<(u64, Scene<'a>, Vec<&'b Rule>), Refusal> {
     let mut for_s = ask.for_s.unwrap_or(UNASKED_S);
     loop {
-        let scene = Scene::new(bundle, ask, for_s)?;
+        let scene = Scene::new(bundle, ask, for_s, conditions)?;
         forbidden(bundle, ask, &scene)?;
         let rules = standing(candidates, &scene)?;
         let max_s = rules.iter().map(|rule| rule.max_s).min().ok_or_else(|| no_rule(ask, candidates))?;
@@ -211,17 +213,25 @@ fn shown_from(same: &[&StepRule]) -> Vec<String> {
     vec![each.join(", and also ")]
 }
 
+/// The steps of a rule; none of an automatic one.
+pub(in crate::domain) fn steps_of(rule: &Rule) -> &[StepRule] {
+    match &rule.consent {
+        Consent::Steps(steps) => steps,
+        Consent::Automatic | Consent::AutomaticIf(_) => &[],
+    }
+}
+
 /// Every name once: after all that some rule puts before it, the first by name where several could come.
 ///
 /// The bundle's reader refuses rules that contradict each other; were there some, the rest would follow by name: no step is ever lost.
-pub(in crate::domain) fn order<'r>(rules: &[&'r [StepRule]]) -> Vec<&'r StepName> {
+fn order<'r>(rules: &[&'r [StepRule]]) -> Vec<&'r StepName> {
     let (mut sorted, mut left) = sorted(rules);
     sorted.append(&mut left);
     sorted
 }
 
 /// The names in order, and those that are in a cycle or behind one.
-pub(in crate::domain) fn sorted<'r>(rules: &[&'r [StepRule]]) -> (Vec<&'r StepName>, Vec<&'r StepName>) {
+fn sorted<'r>(rules: &[&'r [StepRule]]) -> (Vec<&'r StepName>, Vec<&'r StepName>) {
     let mut before: BTreeMap<&StepName, BTreeSet<&StepName>> = BTreeMap::new();
     for steps in rules {
         for step in *steps {
@@ -240,4 +250,15 @@ pub(in crate::domain) fn sorted<'r>(rules: &[&'r [StepRule]]) -> (Vec<&'r StepNa
         done.push(next);
     }
     (done, before.into_keys().collect())
+}
+
+/// Whether the steps of several rules can be put in one order.
+///
+/// # Errors
+/// The names that stand in a circle.
+pub(in crate::domain) fn in_order<'r>(rules: &[&'r [StepRule]]) -> Result<(), Vec<&'r StepName>> {
+    match sorted(rules) {
+        (_, stuck) if stuck.is_empty() => Ok(()),
+        (_, stuck) => Err(stuck),
+    }
 }

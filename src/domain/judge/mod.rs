@@ -20,6 +20,7 @@ use super::target::Target;
 
 pub use super::policy::Touch;
 pub use matching::matchable;
+pub(in crate::domain) use merge::{in_order, steps_of};
 pub use nearest::{Nearest, nearest};
 
 /// Who asks for what, and what is known of them.
@@ -105,15 +106,28 @@ enum Missing {
     IsTold,
 }
 
+/// Whether conditions are evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Conditions {
+    Evaluated,
+    /// They are taken to be as good as they can be for whoever asks.
+    Fulfilled,
+}
+
 /// Judges an ask. A refusal names the rule, and hints at the nearest thing that is possible.
 pub fn judge(bundle: &Bundle, ask: &Ask<'_>) -> Verdict {
-    with_hint(bundle, ask, merge::weigh(bundle, ask, Missing::Refuses).0)
+    with_hint(bundle, ask, merge::weigh(bundle, ask, Missing::Refuses, Conditions::Evaluated).0)
 }
 
 /// Judges an ask that is not made yet: a reason or ticket that is missing is told, and does not refuse.
 pub fn preview(bundle: &Bundle, ask: &Ask<'_>) -> (Verdict, Requirements) {
-    let (verdict, requirements) = merge::weigh(bundle, ask, Missing::IsTold);
+    let (verdict, requirements) = merge::weigh(bundle, ask, Missing::IsTold, Conditions::Evaluated);
     (with_hint(bundle, ask, verdict), requirements)
+}
+
+/// What somebody could get at most: no reason or ticket is asked for, and every condition is taken to be fulfilled.
+pub(super) fn most(bundle: &Bundle, ask: &Ask<'_>) -> Verdict {
+    merge::weigh(bundle, ask, Missing::IsTold, Conditions::Fulfilled).0
 }
 
 fn with_hint(bundle: &Bundle, ask: &Ask<'_>, verdict: Verdict) -> Verdict {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Ask, Missing, Verdict, matchable, merge};
+use super::{Ask, Conditions, Missing, Verdict, matchable, merge};
 use crate::domain::bundle::Bundle;
 use crate::domain::names::RoleName;
 use crate::domain::policy::UNASKED_S;
@@ -32,14 +32,13 @@ pub fn nearest(bundle: &Bundle, ask: &Ask<'_>) -> Option<Nearest> {
 }
 
 fn best(found: impl Iterator<Item = Nearest>) -> Option<Nearest> {
-    // `automatic` sorts before `ask`, `b` after: by name would be by chance.
     found.min_by_key(|nearest| nearest.verdict != "automatic")
 }
 
 /// What would be granted in a role: as long as was asked, or as long as it goes.
 fn tried(bundle: &Bundle, ask: &Ask<'_>, role: &RoleName) -> Option<Nearest> {
     let unasked = Ask { role, for_s: None, reason: None, ticket: None, ..*ask };
-    let (max_s, unasked_s) = match merge::weigh(bundle, &unasked, Missing::IsTold).0 {
+    let (max_s, unasked_s) = match merge::weigh(bundle, &unasked, Missing::IsTold, Conditions::Evaluated).0 {
         Verdict::Refused(_) => return None,
         Verdict::Automatic(allowed) | Verdict::Steps(allowed, _) => (allowed.max_s, allowed.for_s),
     };
@@ -49,7 +48,7 @@ fn tried(bundle: &Bundle, ask: &Ask<'_>, role: &RoleName) -> Option<Nearest> {
 }
 
 fn granted(bundle: &Bundle, ask: &Ask<'_>) -> Option<Nearest> {
-    let (for_s, verdict) = match merge::weigh(bundle, ask, Missing::IsTold).0 {
+    let (for_s, verdict) = match merge::weigh(bundle, ask, Missing::IsTold, Conditions::Evaluated).0 {
         Verdict::Refused(_) => return None,
         Verdict::Automatic(allowed) => (allowed.for_s, "automatic"),
         Verdict::Steps(allowed, steps) => {

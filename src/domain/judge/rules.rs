@@ -2,22 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use super::Ask;
+use super::{Ask, Conditions};
 use crate::domain::bundle::Bundle;
 use crate::domain::cel::{Condition, Facts};
 use crate::domain::names::RuleId;
 use crate::domain::policy::{Forbid, Rule};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::target::TargetKind;
 
 /// The ask as conditions see it.
 pub(super) struct Scene<'a> {
     facts: Facts<'a>,
+    conditions: Conditions,
 }
 
 impl<'a> Scene<'a> {
     /// # Errors
     /// [`Code::CLOCK`] for an instant that no calendar has.
-    pub(super) fn new(bundle: &Bundle, ask: &Ask<'a>, for_s: u64) -> Result<Self, Refusal> {
+    pub(super) fn new(bundle: &Bundle, ask: &Ask<'a>, for_s: u64, conditions: Conditions) -> Result<Self, Refusal> {
         let now = bundle
             .policy
             .local(ask.now)
@@ -31,7 +33,7 @@ impl<'a> Scene<'a> {
             ticket: ask.ticket.unwrap_or_default(),
             now,
         };
-        Ok(Self { facts })
+        Ok(Self { facts, conditions })
     }
 
     /// True when the condition holds.
@@ -39,6 +41,9 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// INVARIANT: an error refuses, by the rule's name, and never counts as false (decisions.md 7).
     pub(super) fn holds(&self, rule: &RuleId, condition: &Condition) -> Result<bool, Refusal> {
+        if self.conditions == Conditions::Fulfilled {
+            return Ok(true);
+        }
         condition.holds(&self.facts).map_err(|error| {
             Refusal::new(Code::CONDITION_FAILED, format!("The condition of {rule} could not be evaluated: {error}."))
                 .by_rule(rule)
@@ -50,11 +55,23 @@ impl<'a> Scene<'a> {
 pub(super) fn forbidden(bundle: &Bundle, ask: &Ask<'_>, scene: &Scene<'_>) -> Result<(), Refusal> {
     let all = &bundle.policy;
     let mut forbids: Vec<&Forbid> = all.reach().forbids(&all.forbids, ask.person);
-    forbids.retain(|forbid| forbid.selects(ask.target) && forbid.roles.holds(ask.role.as_str()));
+    forbids.retain(|forbid| {
+        // Without targets it means every one but the bundle itself, which nobody should lock by a broad freeze.
+        let selects = match &forbid.targets {
+            Some(targets) => targets.selects(ask.target),
+            None => ask.target.kind != TargetKind::Broker,
+        };
+        selects && forbid.roles.holds(ask.role.as_str())
+    });
     // Whatever their order, the same one is named.
     forbids.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     for forbid in forbids {
-        let holds = forbid.when.as_ref().map_or(Ok(true), |when| scene.holds(&forbid.id, when))?;
+        let holds = match &forbid.when {
+            None => true,
+            // At its best for who asks, a forbid's condition does not hold.
+            Some(_) if scene.conditions == Conditions::Fulfilled => false,
+            Some(when) => scene.holds(&forbid.id, when)?,
+        };
         if holds {
             let while_ = forbid.when.as_ref().map(|when| format!(", while {}", when.source())).unwrap_or_default();
             let message = format!("{} forbids {} on {}{while_}.", forbid.id, ask.role, ask.target.name);

@@ -155,6 +155,16 @@ pub struct Forbid {
     pub when: Option<Condition>,
 }
 
+impl Forbid {
+    /// True when it is about this target; `broker/policy` must be named.
+    pub fn selects(&self, target: &super::target::Target) -> bool {
+        match &self.targets {
+            Some(selector) => selector.selects(target),
+            None => target.kind != super::target::TargetKind::Broker,
+        }
+    }
+}
+
 /// The adopted rules.
 #[derive(Debug, Clone)]
 pub struct Policy {

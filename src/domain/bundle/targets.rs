@@ -1,0 +1,284 @@
+//! targets.toml: which servers there are, how they are known, and which roles they have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jit_ca::key::PublicKey;
+
+use super::read::{At, Part, Problems, Roots, Table, meant, once};
+use super::{APPLY, BROKER, GATEWAYS};
+use crate::domain::key::Key;
+use crate::domain::names::{LoginName, RoleName, TargetName};
+use crate::domain::target::{Address, Allow, HostIdentity, Mode, Role, Target, TargetKind, Targets};
+use crate::domain::text::check_text;
+
+/// The most labels that a target may have, and the most characters in one's name or value.
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_CHARS: usize = 64;
+
+/// The targets that are there without being said: the bundle itself.
+pub(super) fn built_in() -> Targets {
+    let role = Role { logins: Vec::new(), allow: BTreeSet::new(), narrower_than: BTreeSet::new() };
+    let (Ok(name), Ok(apply)) = (TargetName::new(BROKER), RoleName::new(APPLY)) else { return Targets::new() };
+    let target = Target {
+        name: name.clone(),
+        kind: TargetKind::Broker,
+        address: Address { host: "broker".to_owned(), port: 1 },
+        labels: BTreeMap::new(),
+        mode: Mode::Direct,
+        host: HostIdentity::BrokerCa,
+        roles: BTreeMap::from([(apply, role)]),
+    };
+    Targets::from([(name, target)])
+}
+
+pub(super) fn read<'t>(roots: &'t Roots<'t>, problems: &mut Problems) -> Targets {
+    let mut targets = built_in();
+    let mut seen = BTreeSet::new();
+    for mut root in roots.of(Part::Targets) {
+        super::policy_file::schema(&mut root, problems);
+        for table in root.tables("target", problems) {
+            if let Some(target) = target(table, &mut seen, problems) {
+                targets.insert(target.name.clone(), target);
+            }
+        }
+        root.finish(problems);
+    }
+    targets
+}
+
+fn target(mut table: Table<'_>, seen: &mut BTreeSet<TargetName>, problems: &mut Problems) -> Option<Target> {
+    let at = table.at;
+    let name = table.needed_text("name", problems).and_then(|name| name_of(name, seen, problems));
+    let kind = table.needed_text("kind", problems)?;
+    if let Err(message) = kind_of(kind.value) {
+        // What such a target has besides is known to a later version, so nothing more is said of it.
+        problems.add(kind.at, message);
+        return None;
+    }
+    let address = table.needed_text("address", problems).and_then(|text| problems.take(text.at, address(text.value)));
+    let labels = table.table("labels", problems).map(|labels| read_labels(labels, problems)).unwrap_or_default();
+    let mode = read_mode(&mut table, problems);
+    let host = host(&mut table, problems);
+    let roles = match table.table("roles", problems) {
+        Some(roles) => read_roles(roles, mode, problems),
+        None => {
+            problems.add(at, "[[target]] has no role: add [target.roles.NAME]");
+            BTreeMap::new()
+        }
+    };
+    table.finish(problems);
+    Some(Target { name: name?, kind: TargetKind::Ssh, address: address?, labels, mode: mode?, host: host?, roles })
+}
+
+fn name_of(text: At<'_, &str>, seen: &mut BTreeSet<TargetName>, problems: &mut Problems) -> Option<TargetName> {
+    let name = problems.take(text.at, TargetName::new(text.value))?;
+    if name.as_str() == BROKER {
+        problems.add(text.at, format!("{BROKER} is built in; rules may name it, targets.toml does not"));
+        return None;
+    }
+    once(seen, &name, text.at, "target", problems).then_some(name)
+}
+
+/// The kind that a word means, for targets and for the selectors of rules.
+pub(super) fn kind_of(word: &str) -> Result<TargetKind, String> {
+    match word {
+        "ssh" => Ok(TargetKind::Ssh),
+        "broker" => Err(format!("the broker is built in as {BROKER}")),
+        "postgres" | "mysql" => Err(format!("this build has no {word} targets yet")),
+        other => Err(format!("kind is ssh{}", meant(other, ["ssh", "postgres", "mysql"]))),
+    }
+}
+
+fn read_mode(table: &mut Table<'_>, problems: &mut Problems) -> Option<Mode> {
+    let (at, word) = table.text("mode", problems).map_or((table.at, "gateway"), |mode| (mode.at, mode.value));
+    match word {
+        "direct" => Some(Mode::Direct),
+        "gateway" if GATEWAYS.contains(&TargetKind::Ssh) => Some(Mode::Gateway),
+        "gateway" => {
+            problems.add(at, "this build has no SSH gateway yet: say mode = \"direct\"");
+            None
+        }
+        other => {
+            problems.add(at, format!("mode is gateway or direct{}", meant(other, ["gateway", "direct"])));
+            None
+        }
+    }
+}
+
+fn host(table: &mut Table<'_>, problems: &mut Problems) -> Option<HostIdentity> {
+    let at = table.at;
+    match (table.text("host_key", problems), table.text("host_ca", problems)) {
+        (Some(key), None) => problems.take(key.at, PublicKey::parse(key.value)).map(|key| HostIdentity::Key(Key(key))),
+        (None, Some(ca)) if ca.value == "@broker" => Some(HostIdentity::BrokerCa),
+        (None, Some(ca)) => {
+            problems.add(ca.at, "host_ca is \"@broker\"; another host's key is pinned by host_key");
+            None
+        }
+        (Some(_), Some(ca)) => {
+            problems.add(ca.at, "host_key and host_ca exclude each other");
+            None
+        }
+        (None, None) => {
+            if !table.has("host_key") && !table.has("host_ca") {
+                problems.add(at, "[[target]] has neither host_key nor host_ca: a host is never trusted on first use");
+            }
+            None
+        }
+    }
+}
+
+/// Reads `host:port` or `[v6]:port`; the host ends up in ssh's arguments and files.
+fn address(text: &str) -> Result<Address, String> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err("address needs a port, as in web-07.corp:22".to_owned());
+    };
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let port = port.parse::<u16>().ok().filter(|port| digits && *port > 0).ok_or("the port of address is from 1 to 65535")?;
+    let v6 = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let fits = match v6 {
+        Some(v6) => is_v6(v6),
+        None => {
+            let dns = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            host.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && host.len() <= 253 && host.bytes().all(dns)
+        }
+    };
+    if !fits {
+        return Err("the host of address is a DNS name, an IPv4 address, or an IPv6 address in brackets".to_owned());
+    }
+    Ok(Address { host: v6.unwrap_or(host).to_ascii_lowercase(), port })
+}
+
+/// RFC 4291 section 2.2, without zones: eight groups, or fewer around one `::`.
+fn is_v6(text: &str) -> bool {
+    let group = |group: &str| (1..=4).contains(&group.len()) && group.bytes().all(|b| b.is_ascii_hexdigit());
+    let count = |side: &str| if side.is_empty() { Some(0) } else { side.split(':').map(|g| group(g).then_some(1)).sum::<Option<u32>>() };
+    match text.split_once("::") {
+        Some((left, right)) => matches!((count(left), count(right)), (Some(l), Some(r)) if l + r <= 7),
+        None => count(text) == Some(8),
+    }
+}
+
+fn read_labels(table: Table<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
+    let labels = labels(&table, problems);
+    if labels.len() > MAX_LABELS {
+        problems.add(table.at, format!("a target has at most {MAX_LABELS} labels"));
+    }
+    labels
+}
+
+/// Reads labels, of a target or of what a rule selects.
+pub(super) fn labels(table: &Table<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in table.each() {
+        let Some(text) = value.value.as_str() else {
+            problems.add(value.at, "a label is a string");
+            continue;
+        };
+        let checked = check_text("label's name", key.value, MAX_LABEL_CHARS)
+            .and_then(|()| check_text("label", text, MAX_LABEL_CHARS))
+            .map_err(|refusal| refusal.message.trim_end_matches('.').to_owned());
+        if problems.take(value.at, checked).is_some() {
+            labels.insert(key.value.to_owned(), text.to_owned());
+        }
+    }
+    labels
+}
+
+fn read_roles(table: Table<'_>, mode: Option<Mode>, problems: &mut Problems) -> BTreeMap<RoleName, Role> {
+    let mut roles = BTreeMap::new();
+    let mut narrower = Vec::new();
+    for (key, value) in table.each() {
+        let name = problems.take(key.at, RoleName::new(key.value));
+        let Some(mut role) = Table::of(value, format!("role {}", crate::domain::text::shown(key.value)), problems) else { continue };
+        let logins = logins(&mut role, problems);
+        let allow = allow(&mut role, mode, problems);
+        let mut than = BTreeSet::new();
+        for text in role.texts("narrower_than", problems).unwrap_or_default() {
+            let Some(other) = problems.take(text.at, RoleName::new(text.value)) else { continue };
+            if name.as_ref() == Some(&other) {
+                problems.add(text.at, format!("role {other} cannot be narrower than itself"));
+            } else if once(&mut than, &other, text.at, "role", problems) {
+                narrower.push(At { at: text.at, value: other });
+            }
+        }
+        role.finish(problems);
+        if let Some(name) = name {
+            roles.insert(name, Role { logins, allow, narrower_than: than });
+        }
+    }
+    if roles.is_empty() {
+        problems.add(table.at, "roles is empty: add [target.roles.NAME]");
+    }
+    for other in narrower {
+        if !roles.contains_key(&other.value) {
+            let guess = meant(other.value.as_str(), roles.keys().map(RoleName::as_str));
+            problems.add(other.at, format!("the target has no role {}{guess}", other.value));
+        } else if reaches(&roles, &other.value, &other.value) {
+            problems.add(other.at, format!("role {} is narrower than itself, by way of others", other.value));
+        }
+    }
+    roles
+}
+
+/// True when following `narrower_than` from a role leads to another one.
+fn reaches(roles: &BTreeMap<RoleName, Role>, from: &RoleName, to: &RoleName) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut left = vec![from];
+    while let Some(name) = left.pop() {
+        for next in roles.get(name).into_iter().flat_map(|role| &role.narrower_than) {
+            if next == to {
+                return true;
+            }
+            if seen.insert(next) {
+                left.push(next);
+            }
+        }
+    }
+    false
+}
+
+fn logins(role: &mut Table<'_>, problems: &mut Problems) -> Vec<LoginName> {
+    let mut seen = BTreeSet::new();
+    let mut logins = Vec::new();
+    for text in role.needed_texts("logins", problems).unwrap_or_default() {
+        let Some(login) = problems.take(text.at, LoginName::new(text.value)) else { continue };
+        if once(&mut seen, &login, text.at, "login", problems) {
+            logins.push(login);
+        }
+    }
+    logins
+}
+
+fn allow(role: &mut Table<'_>, mode: Option<Mode>, problems: &mut Problems) -> BTreeSet<Allow> {
+    let at = role.at;
+    if !role.has("allow") {
+        role.some_texts("allow", problems);
+        return BTreeSet::from([Allow::Shell, Allow::Exec, Allow::Sftp]);
+    }
+    let mut allow = BTreeSet::new();
+    let Some(texts) = role.some_texts("allow", problems) else { return allow };
+    let before = problems.len();
+    for text in &texts {
+        let one = match text.value {
+            "shell" => Allow::Shell,
+            "exec" => Allow::Exec,
+            "sftp" => Allow::Sftp,
+            "forward" => Allow::Forward,
+            other => {
+                let guess = meant(other, ["shell", "exec", "sftp", "forward"]);
+                problems.add(text.at, format!("allow has shell, exec, sftp, forward{guess}"));
+                continue;
+            }
+        };
+        if !allow.insert(one) {
+            problems.add(text.at, format!("allow has {} twice", text.value));
+        }
+    }
+    let enforced = allow.contains(&Allow::Exec) || allow == BTreeSet::from([Allow::Sftp]);
+    if mode == Some(Mode::Direct) && !enforced && problems.len() == before {
+        let message = "sshd cannot enforce this on a direct target: a certificate cannot forbid commands, unless sftp is all that is allowed; \
+                       say allow with exec, or allow = [\"sftp\"]";
+        problems.add(texts.first().map_or(at, |text| text.at), message);
+    }
+    allow
+}
