@@ -93,7 +93,19 @@ fn state_dir() -> PathBuf {
 }
 
 const KEYS: [&str; 14] = [
-    "schema", "server", "trust", "store", "ca", "listen", "public_url", "state_dir", "admins", "name", "key", "url", "dir",
+    "schema",
+    "server",
+    "trust",
+    "store",
+    "ca",
+    "listen",
+    "public_url",
+    "state_dir",
+    "admins",
+    "name",
+    "key",
+    "url",
+    "dir",
     "signer",
 ];
 
@@ -106,7 +118,8 @@ impl Settings {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|e| vec![format!("{shown}: cannot be read: {e}")])?;
         let file: File = toml::from_str(&text).map_err(|e| vec![format!("{shown}:{}", toml_problem(&text, &e))])?;
-        file.check(path.parent().unwrap_or(Path::new("."))).map_err(|all| all.iter().map(|p| format!("{shown}: {p}")).collect())
+        file.check(path.parent().unwrap_or(Path::new(".")))
+            .map_err(|all| all.iter().map(|p| format!("{shown}: {p}")).collect())
     }
 }
 
@@ -137,7 +150,10 @@ impl File {
         let mut admins = BTreeMap::new();
         for admin in self.trust.admins {
             if !admin.key.0.signs_acts() {
-                problems.push(format!("trust: the key of {} cannot sign acts; take Ed25519, ECDSA or a security key", admin.name));
+                problems.push(format!(
+                    "trust: the key of {} cannot sign acts; take Ed25519, ECDSA or a security key",
+                    admin.name
+                ));
             }
             if admins.values().any(|k| *k == admin.key) || admins.insert(admin.name.clone(), admin.key).is_some() {
                 problems.push(format!("trust: {} or their key stands twice", admin.name));

@@ -441,4 +441,3 @@ pub struct EventDoc {
     /// The event itself.
     pub detail: serde_json::Value,
 }
-

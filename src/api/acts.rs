@@ -33,7 +33,11 @@ pub(super) async fn act(State(api): State<Api>, Body(post): Body<ActPost>) -> Re
         // SECURITY: the challenge makes a replayed sign-in worthless, the address one that was made for another broker.
         let ours = public_url == api.broker.public_url();
         if !api.broker.sessions().answer(challenge, api.broker.now()) || !ours {
-            return Err(Refusal::new(Code::BAD_CHALLENGE, "The challenge is unknown, used, too old, or for another address.").into());
+            return Err(Refusal::new(
+                Code::BAD_CHALLENGE,
+                "The challenge is unknown, used, too old, or for another address.",
+            )
+            .into());
         }
     }
     let bundle = match post.bundle {

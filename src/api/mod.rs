@@ -95,7 +95,9 @@ impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Api> for Body<T>
             refusal.hint = None;
             Problem(refusal)
         })?;
-        let wrong = |e: serde_json::Error| Problem(Refusal::new(Code::BAD_BODY, format!("The body is not the document that this route takes: {e}.")));
+        let wrong = |e: serde_json::Error| {
+            Problem(Refusal::new(Code::BAD_BODY, format!("The body is not the document that this route takes: {e}.")))
+        };
         Ok(Self(serde_json::from_slice(&bytes).map_err(wrong)?))
     }
 }
@@ -137,7 +139,11 @@ async fn prove(State(api): State<Api>, request: axum::extract::Request, next: Ne
     headers.insert("cache-control", HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     let (Some(seen), Some((size, note))) = (seen, api.broker.note()) else { return response };
-    let proof = if seen > 0 && seen < size { api.broker.reader().consistency(seen, size).await.unwrap_or_default() } else { Vec::new() };
+    let proof = if seen > 0 && seen < size {
+        api.broker.reader().consistency(seen, size).await.unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     let encoded = data_encoding::BASE64.encode(note.as_bytes());
     let hashes = data_encoding::BASE64.encode(&proof.concat());
     if let (Ok(note), Ok(proof)) = (HeaderValue::from_str(&encoded), HeaderValue::from_str(&hashes)) {

@@ -174,7 +174,9 @@ pub(super) async fn bundle(State(api): State<Api>, caller: Caller) -> Result<Jso
         let memory = api.broker.memory().await;
         let state = &memory.state;
         if !state.is_operator(caller.name()) && !state.is_auditor(caller.name()) {
-            return Err(Refusal::new(Code::NOT_OFFICE, "Administrators, operators and auditors read the bundle.").into());
+            return Err(
+                Refusal::new(Code::NOT_OFFICE, "Administrators, operators and auditors read the bundle.").into()
+            );
         }
         state.bundle.digest
     };

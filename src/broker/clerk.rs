@@ -373,7 +373,8 @@ impl Clerk {
                 cause: (i == 0).then(|| job.command.clone()),
                 event: event.clone(),
             };
-            let bytes = canonical(&entry).map_err(|e| Refusal::new(Code::BUG, format!("An entry cannot be written: {e}.")))?;
+            let bytes =
+                canonical(&entry).map_err(|e| Refusal::new(Code::BUG, format!("An entry cannot be written: {e}.")))?;
             let text = String::from_utf8(bytes.clone()).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
             let blobs = if i == 0 { job.blobs.clone() } else { Vec::new() };
             let texts = blobs.iter().filter_map(|b| String::from_utf8(b.clone()).ok()).collect();

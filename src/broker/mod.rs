@@ -145,7 +145,12 @@ impl Broker {
     ///
     /// # Errors
     /// As decided; a refusal of somebody known is in the log.
-    pub async fn act(&self, signed: SignedAct, words: Option<&Words>, bundle: Option<Vec<u8>>) -> Result<Done, Refusal> {
+    pub async fn act(
+        &self,
+        signed: SignedAct,
+        words: Option<&Words>,
+        bundle: Option<Vec<u8>>,
+    ) -> Result<Done, Refusal> {
         let mut blobs = Vec::new();
         if let Some(words) = words {
             words.check()?;

@@ -158,7 +158,13 @@ impl Broker {
             let memory = self.memory().await;
             let state = &memory.state;
             match scope {
-                "mine" => state.requests.values().rev().filter(|r| r.person == *viewer).map(|r| (r.created_at, r.id)).collect::<BTreeSet<_>>(),
+                "mine" => state
+                    .requests
+                    .values()
+                    .rev()
+                    .filter(|r| r.person == *viewer)
+                    .map(|r| (r.created_at, r.id))
+                    .collect::<BTreeSet<_>>(),
                 "answer" => state
                     .open_requests
                     .iter()
@@ -166,10 +172,18 @@ impl Broker {
                     .filter(|r| self.shape_request(&memory, viewer, r).yours)
                     .map(|r| (r.created_at, r.id))
                     .collect(),
-                _ if state.is_operator(viewer) || state.is_auditor(viewer) => {
-                    state.open_requests.iter().filter_map(|id| state.requests.get(id)).map(|r| (r.created_at, r.id)).collect()
+                _ if state.is_operator(viewer) || state.is_auditor(viewer) => state
+                    .open_requests
+                    .iter()
+                    .filter_map(|id| state.requests.get(id))
+                    .map(|r| (r.created_at, r.id))
+                    .collect(),
+                _ => {
+                    return Err(Refusal::new(
+                        Code::NOT_OFFICE,
+                        "Auditors and operators alone see everybody's requests.",
+                    ));
                 }
-                _ => return Err(Refusal::new(Code::NOT_OFFICE, "Auditors and operators alone see everybody's requests.")),
             }
             .into_iter()
             .map(|(_, id)| id)
@@ -325,7 +339,13 @@ fn shape_target(state: &State, person: &Person, target: &Target, now: i64) -> Ta
                 narrower_than: role.narrower_than.iter().cloned().collect(),
                 verdict: if grant.is_some() { "active".to_owned() } else { why.verdict },
                 max_s: why.max_s,
-                who: why.steps.iter().flat_map(|s| s.from.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect(),
+                who: why
+                    .steps
+                    .iter()
+                    .flat_map(|s| s.from.iter().cloned())
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect(),
                 grant_id: grant.map(|g| g.id),
                 left_s: grant.map(|g| g.ends_at - now),
             }

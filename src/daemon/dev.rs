@@ -233,7 +233,8 @@ fn run_sshd(dir: &Path, port: u16, login: &str, certificate: &str, ca: &Key) -> 
     );
     put("sshd_config", config)?;
     let program = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd"].into_iter().find(|p| Path::new(p).exists());
-    let program = program.ok_or_else(|| Refusal::new(Code::LOCAL_IO, "There is no sshd: apt-get install openssh-server."))?;
+    let program =
+        program.ok_or_else(|| Refusal::new(Code::LOCAL_IO, "There is no sshd: apt-get install openssh-server."))?;
     if rustix::process::geteuid().is_root() {
         let _ = fs::create_dir_all("/run/sshd");
     }

@@ -58,13 +58,18 @@ pub async fn init(plan: &Plan, clock: Arc<dyn Clock>) -> Result<Made, Refusal> {
     }
     let occupied = fs::read_dir(&plan.dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied || plan.dir.is_file() {
-        return Err(Refusal::new(Code::NOT_EMPTY, format!("{} is not empty; nothing was changed.", plan.dir.display())));
+        return Err(Refusal::new(
+            Code::NOT_EMPTY,
+            format!("{} is not empty; nothing was changed.", plan.dir.display()),
+        ));
     }
     let state = plan.dir.join("state");
     for folder in [&plan.dir, &state, &state.join("ca")] {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| {
-            Refusal::new(Code::LOCAL_IO, format!("{} cannot be made: {e}.", folder.display()))
-        })?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(|e| Refusal::new(Code::LOCAL_IO, format!("{} cannot be made: {e}.", folder.display())))?;
     }
     let config = plan.dir.join("jit-broker.toml");
     write_new(&config, configuration(plan).as_bytes())?;
@@ -141,7 +146,10 @@ pub fn bundle_files(dir: &Path) -> Result<BTreeMap<String, String>, Refusal> {
         }
     }
     if files.is_empty() {
-        return Err(Refusal::new(Code::BAD_CONFIG, format!("{} has no people.toml, targets.toml or policy.toml.", dir.display())));
+        return Err(Refusal::new(
+            Code::BAD_CONFIG,
+            format!("{} has no people.toml, targets.toml or policy.toml.", dir.display()),
+        ));
     }
     Ok(files)
 }

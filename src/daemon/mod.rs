@@ -4,6 +4,7 @@
 
 pub mod dev;
 pub mod init;
+pub mod story;
 pub mod tls;
 pub mod verify;
 
@@ -64,7 +65,11 @@ impl Daemon {
     ///
     /// # Errors
     /// As [`Daemon::start`].
-    pub async fn start_with(settings: &Settings, clock: Arc<dyn Clock>, signer: Box<dyn Signer>) -> Result<Self, Refusal> {
+    pub async fn start_with(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        signer: Box<dyn Signer>,
+    ) -> Result<Self, Refusal> {
         let listener = bind(settings).await?;
         let address = listener.local_addr().map_err(|e| Refusal::new(Code::PORT_TAKEN, e.to_string()))?;
         let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
@@ -101,16 +106,18 @@ impl Daemon {
 }
 
 async fn bind(settings: &Settings) -> Result<TcpListener, Refusal> {
-    TcpListener::bind(settings.listen).await.map_err(|e| {
-        Refusal::new(Code::PORT_TAKEN, format!("{} cannot be listened on: {e}.", settings.listen))
-    })
+    TcpListener::bind(settings.listen)
+        .await
+        .map_err(|e| Refusal::new(Code::PORT_TAKEN, format!("{} cannot be listened on: {e}.", settings.listen)))
 }
 
 /// The file must name the administrators that leaf 0 pins (decisions.md 3).
 fn pinned(settings: &Settings, state: &crate::domain::state::State) -> Result<(), Refusal> {
     match &state.genesis {
         Some(genesis) if genesis.admins == settings.admins => Ok(()),
-        Some(_) => Err(Refusal::new(Code::PINNED_TRUST, "[trust] names other administrators than the log's first entry.")),
+        Some(_) => {
+            Err(Refusal::new(Code::PINNED_TRUST, "[trust] names other administrators than the log's first entry."))
+        }
         None => Err(Refusal::new(Code::LEDGER_CORRUPT, "The ledger is empty: run jit-broker init in an empty folder.")),
     }
 }

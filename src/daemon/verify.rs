@@ -38,7 +38,8 @@ impl Beside for Nothing {
 impl Entries {
     fn problems(&mut self, seq: u64, entry: &Entry) -> Vec<Problem> {
         let mut found = Vec::new();
-        let mut say = |kind: &str, detail: String| found.push(Problem { seq: Some(seq), kind: kind.to_owned(), detail });
+        let mut say =
+            |kind: &str, detail: String| found.push(Problem { seq: Some(seq), kind: kind.to_owned(), detail });
         if entry.seq != seq {
             say("order", format!("the entry says that it is number {}", entry.seq));
         }
@@ -75,7 +76,11 @@ impl LeafCheck for Entries {
         let mut facts = LeafFacts::default();
         match read_canonical::<Entry>(bytes) {
             Err(error) => {
-                facts.problems.push(Problem { seq: Some(seq), kind: "entry".to_owned(), detail: format!("the entry cannot be read: {error}") });
+                facts.problems.push(Problem {
+                    seq: Some(seq),
+                    kind: "entry".to_owned(),
+                    detail: format!("the entry cannot be read: {error}"),
+                });
             }
             Ok(entry) => {
                 facts.at = Some(entry.at);
@@ -96,12 +101,7 @@ impl LeafCheck for Entries {
 ///
 /// # Errors
 /// When it cannot be read at all; everything else is in the report.
-pub async fn audit(
-    path: &Path,
-    origin: String,
-    log_key: &Key,
-    outside: &[OutsideNote],
-) -> Result<Report, Refusal> {
+pub async fn audit(path: &Path, origin: String, log_key: &Key, outside: &[OutsideNote]) -> Result<Report, Refusal> {
     let public = log_key.0.ed25519_bytes().unwrap_or_default();
     let pinned = Pinned { origin, public, genesis: None };
     let sqlite = begins_like_sqlite(path);

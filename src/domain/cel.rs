@@ -39,7 +39,19 @@ const VARIABLES: &[(&str, &[&str])] = &[
 ];
 /// Operators that give a truth value, and operators and functions that give something else.
 const TESTS: &[&str] = &[
-    "_&&_", "_||_", "!_", "_==_", "_!=_", "_>=_", "_<=_", "_>_", "_<_", "@in", "@not_strictly_false", "contains", "startsWith",
+    "_&&_",
+    "_||_",
+    "!_",
+    "_==_",
+    "_!=_",
+    "_>=_",
+    "_<=_",
+    "_>_",
+    "_<_",
+    "@in",
+    "@not_strictly_false",
+    "contains",
+    "startsWith",
     "endsWith",
 ];
 const OTHERS: &[&str] = &["_?_:_", "_-_", "_+_", "_*_", "_/_", "_%_", "-_", "_[_]", "size"];
@@ -102,12 +114,16 @@ impl Condition {
     /// Every reason why it is not taken, each a clause without a full stop.
     pub fn compile(source: &str) -> Result<Self, Vec<String>> {
         if source.len() > MAX_CONDITION_BYTES {
-            return Err(vec![format!("the condition has {} bytes; at most {MAX_CONDITION_BYTES} are taken", source.len())]);
+            return Err(vec![format!(
+                "the condition has {} bytes; at most {MAX_CONDITION_BYTES} are taken",
+                source.len()
+            )]);
         }
         // SECURITY: parser, walk and drop of a hostile expression recurse before its depth is known, and a stack that
         // overflows aborts the process. The thread is joined here: nothing runs beside the caller.
         std::thread::scope(|scope| {
-            let parse = std::thread::Builder::new().stack_size(PARSE_STACK_BYTES).spawn_scoped(scope, || compile_here(source));
+            let parse =
+                std::thread::Builder::new().stack_size(PARSE_STACK_BYTES).spawn_scoped(scope, || compile_here(source));
             match parse.map(|thread| thread.join()) {
                 Ok(Ok(result)) => result,
                 _ => Err(vec!["the condition could not be parsed".to_owned()]),
@@ -148,7 +164,8 @@ impl std::fmt::Debug for Condition {
 }
 
 fn compile_here(source: &str) -> Result<Condition, Vec<String>> {
-    let program = ENV.compile(source).map_err(|errors| vec![format!("the condition does not parse: {}", one_line(&errors))])?;
+    let program =
+        ENV.compile(source).map_err(|errors| vec![format!("the condition does not parse: {}", one_line(&errors))])?;
     let mut walk = Walk { wrong: Vec::new(), bound: Vec::new() };
     walk.expression(program.expression(), 1, Loop::Outside);
     if walk.wrong.is_empty() && !truth_value(program.expression()) {
@@ -237,7 +254,8 @@ impl Walk {
 
     fn function(&mut self, name: &str) {
         if !TESTS.contains(&name) && !OTHERS.contains(&name) {
-            self.wrong.push(format!("the function {} is not one of size, contains, startsWith, endsWith, has", shown(name)));
+            self.wrong
+                .push(format!("the function {} is not one of size, contains, startsWith, endsWith, has", shown(name)));
         }
     }
 
@@ -333,9 +351,14 @@ fn bind(facts: &Facts<'_>) -> Result<Context<'static, 'static>, String> {
         name: facts.person.name.as_str(),
         groups: facts.person.groups.iter().map(|g| g.as_str()).collect(),
         kind: facts.person.kind.word(),
-        signed_in_s: facts.signed_in_s.and_then(|s| i64::try_from(s).ok()).unwrap_or(NEVER_SIGNED_IN_S).min(NEVER_SIGNED_IN_S),
+        signed_in_s: facts
+            .signed_in_s
+            .and_then(|s| i64::try_from(s).ok())
+            .unwrap_or(NEVER_SIGNED_IN_S)
+            .min(NEVER_SIGNED_IN_S),
     };
-    let target = Goal { name: facts.target.name.as_str(), kind: facts.target.kind.word(), labels: &facts.target.labels };
+    let target =
+        Goal { name: facts.target.name.as_str(), kind: facts.target.kind.word(), labels: &facts.target.labels };
     let now = Moment {
         weekday: weekday(facts.now),
         hour: facts.now.hour().into(),

@@ -3,19 +3,20 @@
 use super::digest::Digest;
 
 const FIRST: [&str; 64] = [
-    "amber", "ample", "azure", "basic", "brave", "brisk", "broad", "calm", "civic", "clear", "coral", "crisp", "dapper",
-    "deep", "early", "even", "fair", "fine", "firm", "fresh", "gentle", "glad", "golden", "grand", "green", "happy", "hazel",
-    "honest", "indigo", "ivory", "jolly", "keen", "kind", "late", "lemon", "light", "lively", "lucky", "maple", "mellow",
-    "merry", "mild", "misty", "modest", "neat", "noble", "olive", "pearl", "plain", "plum", "proud", "quick", "quiet", "rapid",
-    "royal", "ruby", "silver", "sleek", "solid", "steady", "sunny", "tidy", "vivid", "warm",
+    "amber", "ample", "azure", "basic", "brave", "brisk", "broad", "calm", "civic", "clear", "coral", "crisp",
+    "dapper", "deep", "early", "even", "fair", "fine", "firm", "fresh", "gentle", "glad", "golden", "grand", "green",
+    "happy", "hazel", "honest", "indigo", "ivory", "jolly", "keen", "kind", "late", "lemon", "light", "lively",
+    "lucky", "maple", "mellow", "merry", "mild", "misty", "modest", "neat", "noble", "olive", "pearl", "plain", "plum",
+    "proud", "quick", "quiet", "rapid", "royal", "ruby", "silver", "sleek", "solid", "steady", "sunny", "tidy",
+    "vivid", "warm",
 ];
 const SECOND: [&str; 64] = [
-    "acorn", "anchor", "apple", "badger", "barley", "basket", "beacon", "beetle", "birch", "bridge", "canyon", "castle",
-    "cedar", "comet", "cricket", "daisy", "dolphin", "falcon", "feather", "fern", "finch", "forest", "fossil", "garden",
-    "glacier", "harbor", "heron", "island", "jasmine", "kettle", "lantern", "lark", "lily", "lotus", "magnet", "marble",
-    "meadow", "nectar", "nutmeg", "orchid", "otter", "owl", "pebble", "pepper", "pigeon", "planet", "poplar", "quartz",
-    "rabbit", "raven", "reef", "river", "rocket", "saddle", "salmon", "sparrow", "thistle", "tiger", "timber", "tulip",
-    "violet", "walnut", "willow", "zebra",
+    "acorn", "anchor", "apple", "badger", "barley", "basket", "beacon", "beetle", "birch", "bridge", "canyon",
+    "castle", "cedar", "comet", "cricket", "daisy", "dolphin", "falcon", "feather", "fern", "finch", "forest",
+    "fossil", "garden", "glacier", "harbor", "heron", "island", "jasmine", "kettle", "lantern", "lark", "lily",
+    "lotus", "magnet", "marble", "meadow", "nectar", "nutmeg", "orchid", "otter", "owl", "pebble", "pepper", "pigeon",
+    "planet", "poplar", "quartz", "rabbit", "raven", "reef", "river", "rocket", "saddle", "salmon", "sparrow",
+    "thistle", "tiger", "timber", "tulip", "violet", "walnut", "willow", "zebra",
 ];
 
 /// The `n`-th code that a digest proposes; the broker takes the first that no open request has.

@@ -192,13 +192,27 @@ pub enum Event {
     },
     /// A request was refused at once.
     #[serde(rename = "request.refused")]
-    RequestRefused { request: RequestId, person: PersonName, target: TargetName, refusal: Refusal, words: Option<Digest> },
+    RequestRefused {
+        request: RequestId,
+        person: PersonName,
+        target: TargetName,
+        refusal: Refusal,
+        words: Option<Digest>,
+    },
     /// A live grant covers it already.
     #[serde(rename = "request.covered")]
     RequestCovered { request: RequestId, person: PersonName, target: TargetName, grant: GrantId },
     /// Somebody agreed.
     #[serde(rename = "request.step_approved")]
-    StepApproved { request: RequestId, act: ActId, step: StepName, by: PersonName, touched: bool, terms: Terms, words: Option<Digest> },
+    StepApproved {
+        request: RequestId,
+        act: ActId,
+        step: StepName,
+        by: PersonName,
+        touched: bool,
+        terms: Terms,
+        words: Option<Digest>,
+    },
     /// All have agreed, or rules did.
     #[serde(rename = "request.approved")]
     RequestApproved { request: RequestId, grant: Option<GrantId> },
@@ -251,7 +265,15 @@ pub enum Event {
     KrlPublished { version: u64, serials: Vec<u64> },
     /// A host's key was certified.
     #[serde(rename = "host.enrolled")]
-    HostEnrolled { by: PersonName, act: ActId, target: TargetName, key: Key, serial: u64, valid_after: i64, valid_before: i64 },
+    HostEnrolled {
+        by: PersonName,
+        act: ActId,
+        target: TargetName,
+        key: Key,
+        serial: u64,
+        valid_after: i64,
+        valid_before: i64,
+    },
     /// A host has a revocation list.
     #[serde(rename = "host.confirmed")]
     HostConfirmed { target: TargetName, version: u64 },

@@ -101,8 +101,7 @@ fn plain(text: &str) -> bool {
 }
 
 fn target(text: &str) -> bool {
-    text == "broker/policy"
-        || starts_and_goes_on(text, 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit(), word)
+    text == "broker/policy" || starts_and_goes_on(text, 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit(), word)
 }
 
 fn login(text: &str) -> bool {
@@ -151,8 +150,25 @@ mod tests {
     #[test]
     fn hostile_names_are_refused() {
         for bad in [
-            "", "-oProxyCommand=id", "a;id", "a,root", "a\nb", "a\tb", "a\0b", "A", "é", "a b", "$(id)", "`id`", "%h",
-            "../x", "a\u{202e}b", "a/b", "*", "@x", &"a".repeat(64),
+            "",
+            "-oProxyCommand=id",
+            "a;id",
+            "a,root",
+            "a\nb",
+            "a\tb",
+            "a\0b",
+            "A",
+            "é",
+            "a b",
+            "$(id)",
+            "`id`",
+            "%h",
+            "../x",
+            "a\u{202e}b",
+            "a/b",
+            "*",
+            "@x",
+            &"a".repeat(64),
         ] {
             assert!(PersonName::new(bad).is_err(), "{bad:?}");
             assert!(TargetName::new(bad).is_err(), "{bad:?}");

@@ -101,9 +101,45 @@ mod tests {
     #[test]
     fn everything_else_is_refused() {
         for text in [
-            "", "0s", "0", "-5m", "+5m", "5", "5 m", " 5m", "5m ", "m", "5m5", "5m5m", "5m1h", "1.5h", "1,5h", "5M", "5min", "1w",
-            "18446744073709551616s", "99999999999999999999999d", "367d", "31622401s", "٥m", "5ｍ", "１h", "P", "PT", "P1DT", "PT5m",
-            "P1M", "P1Y", "P1W", "PT1.5S", "pt5m", "T5M", "PP1D", "P-1D", "5m\n", "5m\0",
+            "",
+            "0s",
+            "0",
+            "-5m",
+            "+5m",
+            "5",
+            "5 m",
+            " 5m",
+            "5m ",
+            "m",
+            "5m5",
+            "5m5m",
+            "5m1h",
+            "1.5h",
+            "1,5h",
+            "5M",
+            "5min",
+            "1w",
+            "18446744073709551616s",
+            "99999999999999999999999d",
+            "367d",
+            "31622401s",
+            "٥m",
+            "5ｍ",
+            "１h",
+            "P",
+            "PT",
+            "P1DT",
+            "PT5m",
+            "P1M",
+            "P1Y",
+            "P1W",
+            "PT1.5S",
+            "pt5m",
+            "T5M",
+            "PP1D",
+            "P-1D",
+            "5m\n",
+            "5m\0",
         ] {
             let refusal = parse_span(text).unwrap_err();
             assert_eq!(refusal.code, Code::BAD_DURATION, "{text:?}");
@@ -120,7 +156,9 @@ mod tests {
 
     #[test]
     fn spans_are_shown_short() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (9000, "2h30m"), (86_400, "1d"), (90_061, "1d1h1m1s")] {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (9000, "2h30m"), (86_400, "1d"), (90_061, "1d1h1m1s")]
+        {
             assert_eq!(show_span(seconds), text);
         }
     }

@@ -355,7 +355,11 @@ impl State {
 
     /// The serials that a revocation list made at `now` must have.
     pub fn krl_wanted(&self, now: i64) -> BTreeSet<u64> {
-        self.revoked.iter().filter(|(_, valid_before)| now < **valid_before + SKEW_S).map(|(serial, _)| *serial).collect()
+        self.revoked
+            .iter()
+            .filter(|(_, valid_before)| now < **valid_before + SKEW_S)
+            .map(|(serial, _)| *serial)
+            .collect()
     }
 
     /// True when a grant that is ending can be shown to have ended: its host confirmed the list that names its serials.

@@ -124,13 +124,8 @@ struct Identity<'a> {
 impl Target {
     /// The digest of address, host identity and mode that the terms of a request carry (decisions.md 5).
     pub fn digest(&self) -> Digest {
-        let identity = Identity {
-            name: &self.name,
-            kind: self.kind,
-            address: &self.address,
-            mode: self.mode,
-            host: &self.host,
-        };
+        let identity =
+            Identity { name: &self.name, kind: self.kind, address: &self.address, mode: self.mode, host: &self.host };
         digest_of(&identity).unwrap_or_else(|_| Digest::of(b""))
     }
 }

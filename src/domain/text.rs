@@ -100,7 +100,11 @@ pub fn check_text(what: &str, text: &str, max_chars: usize) -> Result<(), Refusa
     if let Some((at, c)) = text.chars().enumerate().find(|(_, c)| deceptive(*c)) {
         return Err(Refusal::new(
             Code::BAD_TEXT,
-            format!("The {what} has {} at character {}: control and invisible characters are not taken.", shown(&c.to_string()), at + 1),
+            format!(
+                "The {what} has {} at character {}: control and invisible characters are not taken.",
+                shown(&c.to_string()),
+                at + 1
+            ),
         )
         .hint("Write it again as one line of plain text."));
     }
@@ -124,7 +128,9 @@ mod tests {
     #[test]
     fn long_empty_and_deceptive_reasons_are_refused() {
         assert!(check_text("reason", &"x".repeat(2000), 2000).is_ok());
-        for bad in ["x".repeat(2001), " ".into(), String::new(), "a\u{202e}b".into(), "a\nb".into(), "x".repeat(1 << 20)] {
+        for bad in
+            ["x".repeat(2001), " ".into(), String::new(), "a\u{202e}b".into(), "a\nb".into(), "x".repeat(1 << 20)]
+        {
             assert_eq!(check_text("reason", &bad, 2000).unwrap_err().code, Code::BAD_TEXT);
         }
     }

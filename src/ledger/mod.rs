@@ -308,7 +308,8 @@ fn take_lock(path: &Path) -> Result<File, LedgerError> {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut text = String::new();
-            let pid = Read::by_ref(&mut file).take(20).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            let pid =
+                Read::by_ref(&mut file).take(20).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
             return Err(LedgerError::Held { pid });
         }
         Err(error) => return Err(io::Error::from(error).into()),

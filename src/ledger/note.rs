@@ -104,7 +104,7 @@ impl SignedNote {
 }
 
 /// PROTOCOL: signed-note: the first four bytes of SHA-256 of name, line feed, type and public key.
-fn key_id(name: &str, public: &[u8; 32]) -> [u8; 4] {
+pub(super) fn key_id(name: &str, public: &[u8; 32]) -> [u8; 4] {
     let sha = Sha256::new().chain_update(name).chain_update([b'\n', ED25519_TYPE]).chain_update(public);
     let [a, b, c, d, ..]: Hash = sha.finalize().into();
     [a, b, c, d]

@@ -276,7 +276,8 @@ pub(super) async fn size_checked(pool: &SqlitePool) -> Result<u64, LedgerError> 
 
 /// Reads leaves in order with all columns that the tree is checked against.
 pub(super) async fn full_leaves(pool: &SqlitePool, from: u64, limit: u32) -> Result<Vec<FullLeaf>, LedgerError> {
-    let rows: Vec<(i64, Vec<u8>, Vec<u8>, Vec<u8>, i64)> =
+    type Columns = (i64, Vec<u8>, Vec<u8>, Vec<u8>, i64);
+    let rows: Vec<Columns> =
         query_as("SELECT seq, bytes, hash, prev_hash, at FROM leaf WHERE seq >= ? ORDER BY seq LIMIT ?")
             .bind(int(from))
             .bind(limit)

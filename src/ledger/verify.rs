@@ -465,7 +465,11 @@ impl<'a> Walk<'a> {
                 if !same {
                     let seq = tile.idx.saturating_mul(1 << (8 * tile.level));
                     let (level, idx) = (tile.level, tile.idx);
-                    found.problem(Some(seq), "tile", format!("tile {level}/{idx} is missing or is not of these leaves"));
+                    found.problem(
+                        Some(seq),
+                        "tile",
+                        format!("tile {level}/{idx} is missing or is not of these leaves"),
+                    );
                 }
             }
         }

@@ -59,13 +59,19 @@ impl Gate {
     ///
     /// # Errors
     /// [`Code::BAD_CONFIG`] when the head file is not what this program wrote: without it a roll back could not be seen.
-    pub fn open(keys: Keys, head_path: PathBuf, server_names: Vec<ServerName>, keeper: Timekeeper) -> Result<Self, Refusal> {
+    pub fn open(
+        keys: Keys,
+        head_path: PathBuf,
+        server_names: Vec<ServerName>,
+        keeper: Timekeeper,
+    ) -> Result<Self, Refusal> {
         let head = match std::fs::read_to_string(&head_path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|e| {
-                Refusal::new(Code::BAD_CONFIG, format!("{} is damaged: {e}.", head_path.display()))
-            })?,
+            Ok(text) => serde_json::from_str(&text)
+                .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{} is damaged: {e}.", head_path.display())))?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Head::default(),
-            Err(e) => return Err(Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", head_path.display()))),
+            Err(e) => {
+                return Err(Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", head_path.display())));
+            }
         };
         Ok(Self {
             keys,
@@ -87,7 +93,8 @@ impl Gate {
     }
 
     fn take(&mut self, leaf: &Leaf) -> Result<(), Refusal> {
-        let entry: Entry = read_canonical(leaf.entry.as_bytes()).map_err(|e| lies(format!("An entry cannot be read: {e}.")))?;
+        let entry: Entry =
+            read_canonical(leaf.entry.as_bytes()).map_err(|e| lies(format!("An entry cannot be read: {e}.")))?;
         let seq = self.state.size;
         if entry.v != ENTRY_VERSION || entry.seq != seq || entry.at < self.state.last_at {
             return Err(lies(format!("Entry {} has another version, place or time than it must have.", entry.seq)));
@@ -158,7 +165,10 @@ impl Gate {
             return Err(refusal);
         }
         if self.state.size < self.head.size {
-            return Err(lies(format!("The log has {} entries; {} were signed before.", self.state.size, self.head.size)));
+            return Err(lies(format!(
+                "The log has {} entries; {} were signed before.",
+                self.state.size, self.head.size
+            )));
         }
         let root = self.frontier.root();
         self.remember(Head { size: self.state.size, root: hex(&root), krl_version: self.head.krl_version })?;
@@ -184,7 +194,11 @@ impl Gate {
     }
 
     fn log_bytes(&self) -> Result<[u8; 32], Refusal> {
-        self.keys.log.public().ed25519_bytes().ok_or_else(|| Refusal::new(Code::BAD_CONFIG, "The log's key is not Ed25519."))
+        self.keys
+            .log
+            .public()
+            .ed25519_bytes()
+            .ok_or_else(|| Refusal::new(Code::BAD_CONFIG, "The log's key is not Ed25519."))
     }
 
     /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
@@ -209,7 +223,8 @@ impl Gate {
         if !live.keys.contains(key) {
             return Err(refused("The grant is for another key."));
         }
-        let credential = live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
+        let credential =
+            live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
         let spec = user_spec(&live, credential)?;
         let tbs = jit_ca::ssh::tbs_user(&spec, self.keys.ssh_user.public());
         if Digest::of(&tbs) != credential.tbs_sha256 {

@@ -41,7 +41,10 @@ pub fn read_private(path: &Path) -> Result<String, Refusal> {
     if !meta.is_file() || mode & 0o077 != 0 || !ours {
         return Err(Refusal::new(
             Code::BAD_MODE,
-            format!("{} has mode {mode:03o} or another owner; it must be a file of mode 600 that belongs to the service.", path.display()),
+            format!(
+                "{} has mode {mode:03o} or another owner; it must be a file of mode 600 that belongs to the service.",
+                path.display()
+            ),
         )
         .hint(format!("chmod 600 {}", path.display())));
     }
@@ -55,7 +58,9 @@ pub fn read_private(path: &Path) -> Result<String, Refusal> {
 pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", path.display())),
+        std::io::ErrorKind::AlreadyExists => {
+            Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", path.display()))
+        }
         _ => io_refusal(path, &e),
     })?;
     file.write_all(text).and_then(|()| file.sync_all()).map_err(|e| io_refusal(path, &e))
@@ -110,7 +115,8 @@ impl Keys {
             let mut seed = [0; 32];
             crate::clock::fill(&mut seed);
             let key = PrivateKey::from_seed(seed);
-            let text = key.to_openssh(&format!("jit-broker {name}")).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
+            let text =
+                key.to_openssh(&format!("jit-broker {name}")).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
             write_new(&ssh_path(dir, name), text.as_bytes())?;
         }
         let bug = |e: String| Refusal::new(Code::BUG, format!("The server CA could not be made: {e}."));
@@ -132,7 +138,9 @@ impl Keys {
     /// # Errors
     /// Names the file that is missing, too open, or not a key.
     pub fn load(dir: &Path) -> Result<Self, Refusal> {
-        let wrong = |name: &str, e: String| Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", dir.join(name).display()));
+        let wrong = |name: &str, e: String| {
+            Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", dir.join(name).display()))
+        };
         let ca = |name| CaKey::new(load(dir, name)?).map_err(|e| wrong(name, e.to_string()));
         let x509 = read_private(&dir.join("x509_server"))?;
         let cert = read_private(&dir.join("x509_server.crt"))?;

@@ -98,7 +98,8 @@ fn step_order(drafts: &[Drafted<'_>], world: &World, problems: &mut Problems) {
             let met = together.iter().copied().filter(|draft| people.contains(&&draft.rule.id)).collect();
             let met = unrelaxed(met);
             let Err(stuck) = ordered(&met) else { continue };
-            let rules: Vec<&RuleId> = met.iter().filter(|draft| has_any(draft, &stuck)).map(|draft| &draft.rule.id).collect();
+            let rules: Vec<&RuleId> =
+                met.iter().filter(|draft| has_any(draft, &stuck)).map(|draft| &draft.rule.id).collect();
             if told.insert(rules.clone()) {
                 let shown = |names: Vec<&str>| names.join(", ");
                 let message = format!(
@@ -147,7 +148,9 @@ fn crowds<'d>(drafts: &[&'d Drafted<'_>], world: &World) -> BTreeSet<Vec<&'d Rul
 fn unrelaxed<'d, 't>(mut met: Vec<&'d Drafted<'t>>) -> Vec<&'d Drafted<'t>> {
     let relaxed: BTreeSet<RuleId> = met
         .iter()
-        .filter(|draft| draft.rule.when.is_none() && !met.iter().any(|other| other.rule.overrides.contains(&draft.rule.id)))
+        .filter(|draft| {
+            draft.rule.when.is_none() && !met.iter().any(|other| other.rule.overrides.contains(&draft.rule.id))
+        })
         .flat_map(|draft| draft.rule.overrides.iter().cloned())
         .collect();
     met.retain(|draft| !relaxed.contains(&draft.rule.id));

@@ -74,8 +74,8 @@ impl BundleText {
         if bytes.len() > MAX_BUNDLE_BYTES {
             return Err(refuse(format!("The bundle has {} bytes; at most {MAX_BUNDLE_BYTES} are taken.", bytes.len())));
         }
-        let document: Document =
-            read_canonical(bytes).map_err(|error: CanonicalError| refuse(format!("The bundle cannot be read: {error}.")))?;
+        let document: Document = read_canonical(bytes)
+            .map_err(|error: CanonicalError| refuse(format!("The bundle cannot be read: {error}.")))?;
         if document.schema != SCHEMA {
             return Err(refuse(format!("The bundle's schema is not {SCHEMA}.")));
         }

@@ -130,7 +130,13 @@ fn groups(table: &mut Table<'_>, problems: &mut Problems) -> BTreeSet<GroupName>
 }
 
 /// SECURITY: a key is one person's. If two people had the same key, one human could ask as the one and approve as the other.
-fn keys(name: &PersonName, texts: Vec<At<'_, &str>>, at: Place<'_>, world: &mut World, problems: &mut Problems) -> Vec<Key> {
+fn keys(
+    name: &PersonName,
+    texts: Vec<At<'_, &str>>,
+    at: Place<'_>,
+    world: &mut World,
+    problems: &mut Problems,
+) -> Vec<Key> {
     if texts.len() > MAX_KEYS {
         problems.add(at, format!("a person has at most {MAX_KEYS} keys"));
         return Vec::new();

@@ -157,7 +157,17 @@ impl Extent {
             return Self::Never;
         };
         let disabled = BTreeSet::new();
-        let ask = Ask { person, target, role, for_s: None, reason: None, ticket: None, signed_in_s: None, disabled: &disabled, now: 0 };
+        let ask = Ask {
+            person,
+            target,
+            role,
+            for_s: None,
+            reason: None,
+            ticket: None,
+            signed_in_s: None,
+            disabled: &disabled,
+            now: 0,
+        };
         match most(bundle, &ask) {
             Verdict::Refused(_) => Self::Never,
             Verdict::Automatic(allowed) => Self::Automatic(allowed.max_s),
@@ -181,15 +191,20 @@ impl std::fmt::Display for Extent {
             Self::Never => f.write_str("never"),
             Self::Automatic(max_s) => write!(f, "automatic, at most {}", show_span(*max_s)),
             Self::Ask(steps, max_s) => {
-                let names: Vec<String> =
-                    steps.iter().map(|step| format!("{} ({} of {})", step.name, step.need, step.from.join(", "))).collect();
+                let names: Vec<String> = steps
+                    .iter()
+                    .map(|step| format!("{} ({} of {})", step.name, step.need, step.from.join(", ")))
+                    .collect();
                 write!(f, "ask {}, at most {}", names.join(", "), show_span(*max_s))
             }
         }
     }
 }
 
-fn both<'m, K: Ord, V>(old: &'m BTreeMap<K, V>, new: &'m BTreeMap<K, V>) -> BTreeMap<&'m K, (Option<&'m V>, Option<&'m V>)> {
+fn both<'m, K: Ord, V>(
+    old: &'m BTreeMap<K, V>,
+    new: &'m BTreeMap<K, V>,
+) -> BTreeMap<&'m K, (Option<&'m V>, Option<&'m V>)> {
     old.keys().chain(new.keys()).map(|key| (key, (old.get(key), new.get(key)))).collect()
 }
 
@@ -287,10 +302,15 @@ fn target(old: &Target, new: &Target) -> Option<String> {
             (None, Some(_)) => told.0.push(format!("+role {name}")),
             (Some(_), None) => told.0.push(format!("-role {name}")),
             (Some(old), Some(new)) => {
-                let logins = |logins: &Vec<_>| logins.iter().map(ToString::to_string).collect::<Vec<String>>().join(",");
+                let logins =
+                    |logins: &Vec<_>| logins.iter().map(ToString::to_string).collect::<Vec<String>>().join(",");
                 told.field(&format!("role {name} logins"), &old.logins, &new.logins, logins);
-                told.field(&format!("role {name} allow"), &old.allow, &new.allow, |allow| format!("{allow:?}").to_lowercase());
-                told.field(&format!("role {name} narrower_than"), &old.narrower_than, &new.narrower_than, |roles| format!("{roles:?}"));
+                told.field(&format!("role {name} allow"), &old.allow, &new.allow, |allow| {
+                    format!("{allow:?}").to_lowercase()
+                });
+                told.field(&format!("role {name} narrower_than"), &old.narrower_than, &new.narrower_than, |roles| {
+                    format!("{roles:?}")
+                });
             }
             (None, None) => {}
         }
@@ -311,7 +331,9 @@ fn rule(old: &Rule, new: &Rule) -> Option<String> {
     told.field("max", &old.max_s, &new.max_s, |s| show_span(*s));
     told.field("answer_within", &old.answer_within_s, &new.answer_within_s, |s| show_span(*s));
     told.field("claim_within", &old.claim_within_s, &new.claim_within_s, |s| show_span(*s));
-    told.field("credential", &old.credential_s, &new.credential_s, |s| s.map_or_else(|| "window".to_owned(), show_span));
+    told.field("credential", &old.credential_s, &new.credential_s, |s| {
+        s.map_or_else(|| "window".to_owned(), show_span)
+    });
     told.field("record", &old.record, &new.record, |record| format!("{record:?}").to_lowercase());
     told.field("attested", &old.attested, &new.attested, |attested| format!("{attested:?}").to_lowercase());
     told.field("reason", &old.min_reason_chars, &new.min_reason_chars, |min| {
@@ -339,7 +361,9 @@ fn rule(old: &Rule, new: &Rule) -> Option<String> {
 
 fn forbid(old: &Forbid, new: &Forbid) -> Option<String> {
     let mut told = Differences(Vec::new());
-    told.field("who", &old.who, &new.who, |who| who.as_ref().map_or_else(|| "everybody".to_owned(), |who| shown_list(who)));
+    told.field("who", &old.who, &new.who, |who| {
+        who.as_ref().map_or_else(|| "everybody".to_owned(), |who| shown_list(who))
+    });
     told.field("targets", &old.targets, &new.targets, |targets| {
         targets.as_ref().map_or_else(|| "every target".to_owned(), shown_selector)
     });

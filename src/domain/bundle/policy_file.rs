@@ -135,7 +135,8 @@ fn own_test(mut table: Table<'_>, world: &World, problems: &mut Problems) -> Opt
     let ticket = words(&mut ask, "ticket", MAX_TICKET_CHARS, problems);
     let signed_in_s = ask.span("signed_in", problems).unwrap_or(0);
     let instant = ask.text("at", problems).and_then(|at| {
-        let parsed = at.value.parse::<jiff::Timestamp>().map_err(|_| "at is an instant as in 2026-11-27T16:30:00+01:00");
+        let parsed =
+            at.value.parse::<jiff::Timestamp>().map_err(|_| "at is an instant as in 2026-11-27T16:30:00+01:00");
         problems.take(at.at, parsed).map(|instant| instant.as_second())
     });
     ask.finish(problems);
@@ -186,7 +187,8 @@ fn name<'t, T, E: std::fmt::Display>(
 
 fn words(table: &mut Table<'_>, key: &'static str, max_chars: usize, problems: &mut Problems) -> Option<String> {
     let text = table.text(key, problems)?;
-    let checked = check_text(key, text.value, max_chars).map_err(|refusal| refusal.message.trim_end_matches('.').to_owned());
+    let checked =
+        check_text(key, text.value, max_chars).map_err(|refusal| refusal.message.trim_end_matches('.').to_owned());
     problems.take(text.at, checked)?;
     Some(text.value.to_owned())
 }

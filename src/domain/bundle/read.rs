@@ -87,7 +87,9 @@ pub(super) struct Source<'t> {
 
 impl<'t> Source<'t> {
     pub(super) fn new(name: &'t str, text: &'t str) -> Self {
-        let lines = std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1)).collect();
+        let lines = std::iter::once(0)
+            .chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1))
+            .collect();
         Self { name, text, lines }
     }
 }
@@ -152,7 +154,10 @@ pub(super) fn roots<'t>(sources: &'t [Source<'t>], problems: &mut Problems) -> R
     let mut roots = Roots { files: Vec::new(), whole: Whole::Yes };
     for source in sources {
         let Some(part) = part_of(source.name) else {
-            problems.add_to(source.name, "a bundle has people.toml, targets.toml, policy.toml, or folders people, targets, policy of NAME.toml");
+            problems.add_to(
+                source.name,
+                "a bundle has people.toml, targets.toml, policy.toml, or folders people, targets, policy of NAME.toml",
+            );
             continue;
         };
         let (table, errors) = DeTable::parse_recoverable(source.text);
@@ -172,7 +177,8 @@ pub(super) fn roots<'t>(sources: &'t [Source<'t>], problems: &mut Problems) -> R
 fn part_of(name: &str) -> Option<Part> {
     let stem = name.strip_suffix(".toml")?;
     let (first, rest) = stem.split_once('/').map_or((stem, None), |(first, rest)| (first, Some(rest)));
-    let plain = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let plain =
+        |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     if !rest.is_none_or(plain) {
         return None;
     }
@@ -239,7 +245,12 @@ impl<'t> Table<'t> {
     }
 
     /// A whole number of a range.
-    pub(super) fn number(&mut self, key: &'static str, range: RangeInclusive<u32>, problems: &mut Problems) -> Option<u32> {
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+        problems: &mut Problems,
+    ) -> Option<u32> {
         let found = self.value(key)?;
         let number = match found.value {
             DeValue::Integer(integer) => i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok(),
@@ -271,7 +282,8 @@ impl<'t> Table<'t> {
     /// A duration in seconds.
     pub(super) fn span(&mut self, key: &'static str, problems: &mut Problems) -> Option<u64> {
         let text = self.text(key, problems)?;
-        let parsed = parse_span(text.value).map_err(|refusal| format!("{key}: {}", refusal.message.trim_end_matches('.')));
+        let parsed =
+            parse_span(text.value).map_err(|refusal| format!("{key}: {}", refusal.message.trim_end_matches('.')));
         problems.take(text.at, parsed)
     }
 

@@ -147,7 +147,12 @@ fn glob(text: At<'_, &str>, world: &World, problems: &mut Problems) -> Option<Gl
     Some(glob)
 }
 
-fn roles(texts: Vec<At<'_, &str>>, targets: Option<&Selector>, world: &World, problems: &mut Problems) -> Option<Roles> {
+fn roles(
+    texts: Vec<At<'_, &str>>,
+    targets: Option<&Selector>,
+    world: &World,
+    problems: &mut Problems,
+) -> Option<Roles> {
     if texts.iter().any(|text| text.value == "*") {
         if let [_, extra, ..] = texts.as_slice() {
             problems.add(extra.at, "\"*\" is every role, so it stands alone");
@@ -200,12 +205,18 @@ fn min_chars(mut table: Table<'_>, problems: &mut Problems) -> Option<u32> {
 }
 
 fn pattern(mut table: Table<'_>, problems: &mut Problems) -> Option<Pattern> {
-    let pattern = table.needed_text("pattern", problems).and_then(|text| problems.take(text.at, Pattern::new(text.value)));
+    let pattern =
+        table.needed_text("pattern", problems).and_then(|text| problems.take(text.at, Pattern::new(text.value)));
     table.finish(problems);
     pattern
 }
 
-fn consent(table: &mut Table<'_>, world: &World, members: &mut Members<'_>, problems: &mut Problems) -> Option<Consent> {
+fn consent(
+    table: &mut Table<'_>,
+    world: &World,
+    members: &mut Members<'_>,
+    problems: &mut Problems,
+) -> Option<Consent> {
     let at = table.at;
     let said = table.has("step");
     let tables = table.tables("step", problems);

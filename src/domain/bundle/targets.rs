@@ -133,7 +133,8 @@ fn address(text: &str) -> Result<Address, String> {
         return Err("address needs a port, as in web-07.corp:22".to_owned());
     };
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-    let port = port.parse::<u16>().ok().filter(|port| digits && *port > 0).ok_or("the port of address is from 1 to 65535")?;
+    let port =
+        port.parse::<u16>().ok().filter(|port| digits && *port > 0).ok_or("the port of address is from 1 to 65535")?;
     let v6 = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let fits = match v6 {
         Some(v6) => is_v6(v6),
@@ -151,7 +152,9 @@ fn address(text: &str) -> Result<Address, String> {
 /// RFC 4291 section 2.2, without zones: eight groups, or fewer around one `::`.
 fn is_v6(text: &str) -> bool {
     let group = |group: &str| (1..=4).contains(&group.len()) && group.bytes().all(|b| b.is_ascii_hexdigit());
-    let count = |side: &str| if side.is_empty() { Some(0) } else { side.split(':').map(|g| group(g).then_some(1)).sum::<Option<u32>>() };
+    let count = |side: &str| {
+        if side.is_empty() { Some(0) } else { side.split(':').map(|g| group(g).then_some(1)).sum::<Option<u32>>() }
+    };
     match text.split_once("::") {
         Some((left, right)) => matches!((count(left), count(right)), (Some(l), Some(r)) if l + r <= 7),
         None => count(text) == Some(8),
@@ -189,7 +192,10 @@ fn read_roles(table: Table<'_>, mode: Option<Mode>, problems: &mut Problems) -> 
     let mut narrower = Vec::new();
     for (key, value) in table.each() {
         let name = problems.take(key.at, RoleName::new(key.value));
-        let Some(mut role) = Table::of(value, format!("role {}", crate::domain::text::shown(key.value)), problems) else { continue };
+        let Some(mut role) = Table::of(value, format!("role {}", crate::domain::text::shown(key.value)), problems)
+        else {
+            continue;
+        };
         let logins = logins(&mut role, problems);
         let allow = allow(&mut role, mode, problems);
         let mut than = BTreeSet::new();

@@ -47,7 +47,8 @@ fn who(text: At<'_, &str>, world: &World, problems: &mut Problems) -> Option<Who
             None
         }
         _ => {
-            problems.add(text.at, format!("{} is not of the form person:NAME, group:NAME or kind:WORD", shown(text.value)));
+            problems
+                .add(text.at, format!("{} is not of the form person:NAME, group:NAME or kind:WORD", shown(text.value)));
             None
         }
     }

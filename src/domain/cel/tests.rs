@@ -146,7 +146,12 @@ fn deep() -> Vec<String> {
         let most = (MAX_CONDITION_BYTES - middle.len()) / (before.len() + after.len());
         for times in (1..=30).chain([40, 60, 96, 128, most / 2, most]).filter(|t| *t <= most) {
             all.push(format!("{}{middle}{} ", before.repeat(times), after.repeat(times)).trim_end().to_owned());
-            all.push(format!("{}{middle}{}==1", before.repeat(times), after.repeat(times)).chars().take(MAX_CONDITION_BYTES).collect());
+            all.push(
+                format!("{}{middle}{}==1", before.repeat(times), after.repeat(times))
+                    .chars()
+                    .take(MAX_CONDITION_BYTES)
+                    .collect(),
+            );
         }
     }
     all
@@ -166,7 +171,8 @@ fn deep_conditions_are_refused_without_an_abort() {
 fn the_deepest_condition_fits_a_small_stack() {
     let loaded: BTreeSet<String> = deep().into_iter().filter(|source| Condition::compile(source).is_ok()).collect();
     let sums = (2..60).map(|n| vec!["1"; n].join("+") + "==1").filter(|source| Condition::compile(source).is_ok());
-    let nots = (2..60).map(|n| "!(".repeat(n) + "true" + &")".repeat(n)).filter(|source| Condition::compile(source).is_ok());
+    let nots =
+        (2..60).map(|n| "!(".repeat(n) + "true" + &")".repeat(n)).filter(|source| Condition::compile(source).is_ok());
     let loops = (2..60)
         .map(|n| format!("requester.groups.all(g, {}g == '')", "true ? true : ".repeat(n)))
         .filter(|source| Condition::compile(source).is_ok());
@@ -200,8 +206,7 @@ fn a_sign_in_that_never_was_is_not_fresh() {
     };
     let now = DateTime::default();
     for signed_in_s in [None, Some(u64::MAX), Some(1 << 62)] {
-        let facts =
-            Facts { person: &person, signed_in_s, target: &target, role: "r", for_s: 1, ticket: "", now };
+        let facts = Facts { person: &person, signed_in_s, target: &target, role: "r", for_s: 1, ticket: "", now };
         assert_eq!(condition.holds(&facts), Ok(false), "{signed_in_s:?}");
     }
 }

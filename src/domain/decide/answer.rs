@@ -39,18 +39,20 @@ pub fn progress(state: &State, request: &Request, now: Now<'_>) -> Result<(Allow
     let words = request.words.and_then(|commitment| now.beside.words(&commitment));
     let (person, target, role) = subject(state, &request.person, &request.terms.target, &request.terms.role)?;
     let broker = request.key.is_none();
-    if !broker && (target.digest() != request.terms.target_digest || role.logins != request.terms.logins
-        || !role.allow.iter().eq(request.terms.allow.iter()))
+    if !broker
+        && (target.digest() != request.terms.target_digest
+            || role.logins != request.terms.logins
+            || !role.allow.iter().eq(request.terms.allow.iter()))
     {
         return Err(Refusal::new(Code::STALE_TERMS, format!("{}, as it was asked for, has changed.", target.name)));
     }
     let asked = if broker { None } else { Some(request.standing_terms().for_s) };
-    let (allowed, steps) =
-        match judge_words(state, &person, target, &request.terms.role, asked, words.as_ref(), now.at) {
-            Verdict::Refused(refusal) => return Err(refusal),
-            Verdict::Automatic(allowed) => (allowed, Vec::new()),
-            Verdict::Steps(allowed, steps) => (allowed, steps),
-        };
+    let (allowed, steps) = match judge_words(state, &person, target, &request.terms.role, asked, words.as_ref(), now.at)
+    {
+        Verdict::Refused(refusal) => return Err(refusal),
+        Verdict::Automatic(allowed) => (allowed, Vec::new()),
+        Verdict::Steps(allowed, steps) => (allowed, steps),
+    };
     let mut counted = BTreeSet::new();
     let views = steps
         .into_iter()
@@ -103,10 +105,16 @@ pub(super) fn approve(
     if let Some(view) = open {
         if !view.step.eligible.contains(&by.person) {
             let from = view.step.from.join(", ");
-            return Err(Refusal::new(Code::NOT_ELIGIBLE, format!("Step {} is for {from}; you are not among them.", view.step.name)));
+            return Err(Refusal::new(
+                Code::NOT_ELIGIBLE,
+                format!("Step {} is for {from}; you are not among them.", view.step.name),
+            ));
         }
         if view.step.touch == Touch::Required && !touch_given {
-            return Err(Refusal::new(Code::NEEDS_PRESENCE, format!("Step {} needs a security key that is touched.", view.step.name)));
+            return Err(Refusal::new(
+                Code::NEEDS_PRESENCE,
+                format!("Step {} needs a security key that is touched.", view.step.name),
+            ));
         }
     }
     let Some(view) = open else {
@@ -136,12 +144,7 @@ pub(super) fn approve(
 }
 
 /// After an approval: the window opens when no step is left, or people for the next step must still be possible.
-fn complete(
-    state: &State,
-    request: &Request,
-    mut events: Vec<Event>,
-    now: Now<'_>,
-) -> Result<Vec<Event>, Refusal> {
+fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let (allowed, views) = match progress(state, request, now) {
         Ok(found) => found,
         Err(refusal) => {
@@ -154,7 +157,8 @@ fn complete(
         let mut taken: BTreeSet<PersonName> = request.approvals.iter().map(|a| a.by.clone()).collect();
         taken.insert(request.person.clone());
         if let Err(step) = matchable(&open, &taken) {
-            let refusal = Refusal::new(Code::NOT_APPROVABLE, format!("Step {step} can no longer be met by different people."));
+            let refusal =
+                Refusal::new(Code::NOT_APPROVABLE, format!("Step {step} can no longer be met by different people."));
             events.push(Event::RequestInvalidated { request: request.id, refusal });
         }
         return Ok(events);

@@ -47,8 +47,13 @@ pub(super) fn request(
         let (person, target) = (by.person.clone(), target.clone());
         return Ok(vec![Event::RequestCovered { request: id, person, target, grant: grant.id }]);
     }
-    if state.open_requests.iter().filter_map(|r| state.requests.get(r)).filter(|r| r.person == by.person).count() >= MAX_PENDING {
-        return refused(Refusal::new(Code::TOO_MANY, format!("{MAX_PENDING} of your requests wait already.")).hint("jit-broker withdraw ID"));
+    if state.open_requests.iter().filter_map(|r| state.requests.get(r)).filter(|r| r.person == by.person).count()
+        >= MAX_PENDING
+    {
+        return refused(
+            Refusal::new(Code::TOO_MANY, format!("{MAX_PENDING} of your requests wait already."))
+                .hint("jit-broker withdraw ID"),
+        );
     }
     let verdict = judge_words(state, &person, found, role, for_s, words.as_ref(), now.at);
     let (allowed, steps) = match verdict {
@@ -107,11 +112,10 @@ pub(in crate::domain) fn subject<'a>(
     target: &TargetName,
     role: &RoleName,
 ) -> Result<(Person, &'a Target, &'a Role), Refusal> {
-    let found = state
-        .bundle
-        .targets
-        .get(target)
-        .ok_or_else(|| Refusal::new(Code::MISSING, format!("There is no target {target}.")).hint("jit-broker ls"))?;
+    let found =
+        state.bundle.targets.get(target).ok_or_else(|| {
+            Refusal::new(Code::MISSING, format!("There is no target {target}.")).hint("jit-broker ls")
+        })?;
     let granted = found.roles.get(role).ok_or_else(|| {
         let roles: Vec<&str> = found.roles.keys().map(RoleName::as_str).collect();
         Refusal::new(Code::NO_ROLE, format!("{target} has no role {role}; it has {}.", roles.join(", ")))
@@ -151,7 +155,9 @@ pub(super) fn approvable(person: &Person, steps: &[Step]) -> Result<(), Refusal>
     matchable(&open, &taken).map_err(|step| {
         Refusal::new(
             Code::NOT_APPROVABLE,
-            format!("Step {step} can never be met: there are not enough different people besides you who may answer it."),
+            format!(
+                "Step {step} can never be met: there are not enough different people besides you who may answer it."
+            ),
         )
         .hint("An administrator must change the rule or the groups.")
     })

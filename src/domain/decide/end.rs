@@ -104,7 +104,8 @@ pub(super) fn due(state: &State, now: Now<'_>) -> Vec<Event> {
 
 /// The proofs of decisions.md 27, or nothing while one is missing.
 fn proven(state: &State, grant: &Grant, krl_version: Option<u64>, at: i64) -> Option<Vec<Proof>> {
-    let unobserved = || proof("session", None, at, "unobserved: what was open on the host may still be open there".to_owned());
+    let unobserved =
+        || proof("session", None, at, "unobserved: what was open on the host may still be open there".to_owned());
     if at >= grant.latest_end() {
         let detail = "every certificate has been expired for 90 s".to_owned();
         return Some(vec![proof("expiry", Some(true), at, detail), unobserved()]);

@@ -16,13 +16,7 @@ use crate::domain::target::Allow;
 /// The most keys under one grant.
 const MAX_KEYS: usize = 8;
 
-pub(super) fn issue(
-    state: &State,
-    id: GrantId,
-    key: &Key,
-    nonce: Digest,
-    now: Now<'_>,
-) -> Result<Vec<Event>, Refusal> {
+pub(super) fn issue(state: &State, id: GrantId, key: &Key, nonce: Digest, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let grant = state.grants.get(&id).ok_or_else(|| missing("grant"))?;
     let live = grant.live_at(now.at)?;
     if state.disabled.contains(&live.person) {
@@ -84,7 +78,10 @@ fn refused_at_first_use(state: &State, live: &LiveGrant<'_>, now: Now<'_>) -> Op
     match progress(state, request, now) {
         Err(refusal) => Some(rejudged(format!("Policy changed since it was approved: {}", refusal.message))),
         Ok((_, views)) => views.iter().find(|v| v.need_left() > 0).map(|v| {
-            rejudged(format!("Step {} no longer has the approvals it needs: an approver lost the right to approve.", v.step.name))
+            rejudged(format!(
+                "Step {} no longer has the approvals it needs: an approver lost the right to approve.",
+                v.step.name
+            ))
         }),
     }
 }

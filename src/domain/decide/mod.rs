@@ -64,12 +64,12 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
     }
     let verified = verify(state, signed, &act, now)?;
     let outcome = match &act.deed {
-        Deed::Login { .. } => Ok(vec![Event::SignedIn {
-            person: verified.person.clone(),
-            act: signed.id(),
-            key_fp: act.key_fp.clone(),
-        }]),
-        Deed::Request { target, role, for_s, key, .. } => ask::request(state, &verified, target, role, *for_s, key, now),
+        Deed::Login { .. } => {
+            Ok(vec![Event::SignedIn { person: verified.person.clone(), act: signed.id(), key_fp: act.key_fp.clone() }])
+        }
+        Deed::Request { target, role, for_s, key, .. } => {
+            ask::request(state, &verified, target, role, *for_s, key, now)
+        }
         Deed::Approve { request, request_digest, terms, .. } => {
             answer::approve(state, &verified, *request, request_digest, terms, now)
         }
@@ -104,7 +104,10 @@ fn verify<'a>(state: &State, signed: &'a SignedAct, act: &'a Act, now: Now<'_>) 
         let way = if late > 0 { "ago" } else { "ahead" };
         return Err(Refusal::new(
             Code::STALE_ACT,
-            format!("The act was signed {} s {way} by the broker's clock; at most {ACT_SKEW_S} s are accepted.", late.unsigned_abs()),
+            format!(
+                "The act was signed {} s {way} by the broker's clock; at most {ACT_SKEW_S} s are accepted.",
+                late.unsigned_abs()
+            ),
         ));
     }
     let verified = jit_ca::sshsig::verify(act.deed.namespace(), signed.act.as_bytes(), &signed.signature)
@@ -131,9 +134,10 @@ fn verify<'a>(state: &State, signed: &'a SignedAct, act: &'a Act, now: Now<'_>) 
 impl Verified<'_> {
     fn words(&self, now: Now<'_>) -> Result<Option<super::text::Words>, Refusal> {
         let Some(commitment) = self.act.words else { return Ok(None) };
-        let words = now.beside.words(&commitment).ok_or_else(|| {
-            Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it.")
-        })?;
+        let words = now
+            .beside
+            .words(&commitment)
+            .ok_or_else(|| Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."))?;
         words.check()?;
         Ok(Some(words))
     }
@@ -152,7 +156,7 @@ fn missing(what: &str) -> Refusal {
 
 /// The bundle of a digest, or a refusal that says what it lacks.
 fn bundle_of(now: Now<'_>, digest: &super::digest::Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
-    now.beside.bundle(digest).ok_or_else(|| {
-        Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act.")
-    })
+    now.beside
+        .bundle(digest)
+        .ok_or_else(|| Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act."))
 }

@@ -35,16 +35,24 @@ pub(super) fn apply_bundle(
 ) -> Result<Vec<Event>, Refusal> {
     admin(state, by)?;
     if base != state.bundle.digest {
-        return Err(Refusal::new(Code::STALE_BUNDLE, "The adopted bundle is not the one that this plan was made against."));
+        return Err(Refusal::new(
+            Code::STALE_BUNDLE,
+            "The adopted bundle is not the one that this plan was made against.",
+        ));
     }
     let parsed = bundle_of(now, &bundle)?;
     let failures = crate::domain::policy::run_tests(&parsed, now.at);
     if let Some(first) = failures.first() {
         return Err(Refusal::new(Code::BUNDLE_REFUSED, format!("{} of its own tests fail: {first}", failures.len())));
     }
-    if let Some((key, name)) = state.enrolled.iter().find(|(key, name)| parsed.owner_of(key).is_some_and(|o| o != *name)) {
+    if let Some((key, name)) =
+        state.enrolled.iter().find(|(key, name)| parsed.owner_of(key).is_some_and(|o| o != *name))
+    {
         let fp = key.0.fingerprint();
-        return Err(Refusal::new(Code::BUNDLE_REFUSED, format!("The key {fp} was enrolled for {name} and belongs to nobody else.")));
+        return Err(Refusal::new(
+            Code::BUNDLE_REFUSED,
+            format!("The key {fp} was enrolled for {name} and belongs to nobody else."),
+        ));
     }
     let terms = bundle_terms(bundle)?;
     // A change of the bundle is judged under the old one (decisions.md 8); without a rule an administrator decides alone.
@@ -100,8 +108,7 @@ pub(super) fn disable(
     if state.disabled.contains(person) {
         return Ok(Vec::new());
     }
-    let mut events =
-        vec![Event::PersonDisabled { by: by.person.clone(), act: by.signed.id(), person: person.clone() }];
+    let mut events = vec![Event::PersonDisabled { by: by.person.clone(), act: by.signed.id(), person: person.clone() }];
     for grant in state.open_grants_of(person) {
         if grant.live_at(now.at).is_ok() {
             events.extend(ending(grant, Cause::PersonDisabled, Some(&by.person), by.act.words, now.at));
@@ -124,12 +131,7 @@ pub(super) fn enable(state: &State, by: &Verified<'_>, person: &PersonName) -> R
     Ok(vec![Event::PersonEnabled { by: by.person.clone(), act: by.signed.id(), person: person.clone() }])
 }
 
-pub(super) fn enroll(
-    state: &State,
-    by: &Verified<'_>,
-    person: &PersonName,
-    key: &Key,
-) -> Result<Vec<Event>, Refusal> {
+pub(super) fn enroll(state: &State, by: &Verified<'_>, person: &PersonName, key: &Key) -> Result<Vec<Event>, Refusal> {
     admin(state, by)?;
     state.person(person).ok_or_else(|| missing("person"))?;
     if !key.0.signs_acts() {

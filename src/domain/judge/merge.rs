@@ -12,7 +12,12 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::show_span;
 
 /// Judges, without hints at what else is possible.
-pub(super) fn weigh(bundle: &Bundle, ask: &Ask<'_>, missing: Missing, conditions: Conditions) -> (Verdict, Requirements) {
+pub(super) fn weigh(
+    bundle: &Bundle,
+    ask: &Ask<'_>,
+    missing: Missing,
+    conditions: Conditions,
+) -> (Verdict, Requirements) {
     let mut requirements = Requirements::default();
     let verdict = weighed(bundle, ask, (missing, conditions), &mut requirements).unwrap_or_else(Verdict::Refused);
     (verdict, requirements)
@@ -47,7 +52,11 @@ fn weighed(
         let message = format!("{} grants this only while {}.", rule.id, condition.source());
         let refusal = Refusal::new(Code::NO_RULE, message).by_rule(&rule.id);
         let stale = condition.source().contains("signed_in_s");
-        return Err(if stale { refusal.hint("jit-broker auth login signs in again; then ask again.") } else { refusal });
+        return Err(if stale {
+            refusal.hint("jit-broker auth login signs in again; then ask again.")
+        } else {
+            refusal
+        });
     }
     Ok(Verdict::Automatic(allowed))
 }
@@ -119,7 +128,8 @@ fn allowed(ask: &Ask<'_>, rules: &[&Rule], for_s: u64) -> Result<Allowed, Refusa
     let Some(shortest) = rules.iter().min_by_key(|rule| (rule.max_s, &rule.id)) else { return Err(no_rule(ask, &[])) };
     let max_s = shortest.max_s;
     if for_s > max_s {
-        let message = format!("{} is longer than {}, which {} allows at most.", show_span(for_s), show_span(max_s), shortest.id);
+        let message =
+            format!("{} is longer than {}, which {} allows at most.", show_span(for_s), show_span(max_s), shortest.id);
         return Err(Refusal::new(Code::TOO_LONG, message).by_rule(&shortest.id));
     }
     let least = |of: fn(&Rule) -> u64| rules.iter().map(|rule| of(rule)).min().unwrap_or_default();
@@ -134,7 +144,9 @@ fn allowed(ask: &Ask<'_>, rules: &[&Rule], for_s: u64) -> Result<Allowed, Refusa
 }
 
 fn reason_given(ask: &Ask<'_>, rules: &[&Rule], missing: Missing) -> Result<(), Refusal> {
-    let Some((min_chars, rule)) = rules.iter().rev().filter_map(|rule| Some((rule.min_reason_chars?, rule))).max_by_key(|(chars, _)| *chars) else {
+    let Some((min_chars, rule)) =
+        rules.iter().rev().filter_map(|rule| Some((rule.min_reason_chars?, rule))).max_by_key(|(chars, _)| *chars)
+    else {
         return Ok(());
     };
     if ask.reason.is_none() && missing == Missing::IsTold {
@@ -205,7 +217,8 @@ fn eligible(ask: &Ask<'_>, same: &[&StepRule]) -> BTreeSet<PersonName> {
 }
 
 fn shown_from(same: &[&StepRule]) -> Vec<String> {
-    let written: BTreeSet<Vec<String>> = same.iter().map(|step| step.from.iter().map(ToString::to_string).collect()).collect();
+    let written: BTreeSet<Vec<String>> =
+        same.iter().map(|step| step.from.iter().map(ToString::to_string).collect()).collect();
     if written.len() <= 1 {
         return written.into_iter().next().unwrap_or_default();
     }

@@ -115,7 +115,8 @@ fn not_relaxed<'b>(rules: &[&'b Rule]) -> Vec<&'b Rule> {
             if stands.contains_key(&rule.id) {
                 continue;
             }
-            let mut relaxing = rules.iter().filter(|other| other.overrides.contains(&rule.id)).map(|r| stands.get(&r.id));
+            let mut relaxing =
+                rules.iter().filter(|other| other.overrides.contains(&rule.id)).map(|r| stands.get(&r.id));
             if relaxing.clone().any(|verdict| verdict == Some(&true)) {
                 stands.insert(&rule.id, false);
             } else if relaxing.all(|verdict| verdict == Some(&false)) {

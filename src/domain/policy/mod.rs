@@ -4,9 +4,9 @@
 //! Never here: reading files ([`super::bundle`]), judging a request ([`super::judge`]).
 //! Start with [`Rule`]; a bundle's own tests are run by [`run_tests`].
 
+mod own_tests;
 mod reach;
 mod select;
-mod own_tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use super::cel::Condition;
 use super::names::{PersonName, RuleId, StepName};
 use super::person::Who;
 
+pub use own_tests::{Expected, PolicyTest, TestFailure, run_tests};
 pub(super) use reach::Reach;
 pub use select::{Glob, Pattern, PatternError, Roles, Selector};
-pub use own_tests::{Expected, PolicyTest, TestFailure, run_tests};
 
 /// The longest that is granted when nobody says for how long, in seconds.
 pub const UNASKED_S: u64 = 3600;

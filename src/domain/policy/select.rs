@@ -131,12 +131,16 @@ impl Pattern {
         }
         let build = |pattern: &str| {
             let limit = Self::MAX_COMPILED_BYTES;
-            RegexBuilder::new(pattern).size_limit(limit).dfa_size_limit(limit).nest_limit(32).build().map_err(|error| match error {
-                regex::Error::CompiledTooBig(_) => PatternError("the pattern is too large once compiled".to_owned()),
-                other => {
-                    let text = other.to_string();
-                    let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                    PatternError(format!("the pattern does not parse: {last}"))
+            RegexBuilder::new(pattern).size_limit(limit).dfa_size_limit(limit).nest_limit(32).build().map_err(|error| {
+                match error {
+                    regex::Error::CompiledTooBig(_) => {
+                        PatternError("the pattern is too large once compiled".to_owned())
+                    }
+                    other => {
+                        let text = other.to_string();
+                        let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                        PatternError(format!("the pattern does not parse: {last}"))
+                    }
                 }
             })
         };
@@ -190,7 +194,12 @@ mod tests {
     #[test]
     fn patterns_fit_the_whole_ticket_and_stay_small() {
         let pattern = Pattern::new("[A-Z]+-[0-9]+").unwrap();
-        assert!(pattern.fits("OPS-1") && !pattern.fits("xOPS-1") && !pattern.fits("OPS-1 or so") && !pattern.fits("OPS-1\n"));
+        assert!(
+            pattern.fits("OPS-1")
+                && !pattern.fits("xOPS-1")
+                && !pattern.fits("OPS-1 or so")
+                && !pattern.fits("OPS-1\n")
+        );
         assert!(Pattern::new("^[A-Z]+-[0-9]+$").unwrap().fits("OPS-1"));
         assert!(Pattern::new("a|ab").unwrap().fits("ab"));
         for (bad, says) in [

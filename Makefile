@@ -1,0 +1,74 @@
+# demo, test, lint, bench: each sets the machine up first, says what it does, and stops with one line when something cannot be had.
+# Needs: Debian (or a relative with apt-get), make, and Rust with cargo. Everything else is installed when it is missing.
+
+SHELL := /bin/sh
+CARGO ?= cargo
+RUST_MINIMUM := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+# program:package[,package...]; a program that is there installs nothing.
+WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev
+
+# sshd is in /usr/sbin, which is not on everybody's path; rustup puts cargo in ~/.cargo/bin.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
+
+.PHONY: help demo test lint bench setup lint-tools
+
+help:
+	@echo 'make demo    builds, starts a throw-away broker with an sshd of its own, and plays the story'
+	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen and openssl'
+	@echo 'make lint    formatting, and clippy without a warning'
+	@echo 'make bench   measures a release build'
+
+demo: setup
+	$(CARGO) build --release --locked
+	./target/release/jit-broker dev --story
+
+test: setup
+	$(CARGO) test --workspace --locked
+
+lint: setup lint-tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+bench: setup
+	$(CARGO) build --release --locked
+	sh benches/run.sh
+
+setup:
+	@set -eu; \
+	stop() { echo "setup: $$*" >&2; exit 1; }; \
+	command -v $(CARGO) >/dev/null 2>&1 && command -v rustc >/dev/null 2>&1 \
+	  || stop 'there is no Rust toolchain; install Rust $(RUST_MINIMUM) or later (https://rustup.rs) and run make again.'; \
+	rust=$$(rustc --version | cut -d' ' -f2 | cut -d- -f1); \
+	[ "$$(printf '%s\n' '$(RUST_MINIMUM)' "$$rust" | sort -V | head -n 1)" = '$(RUST_MINIMUM)' ] \
+	  || stop "Rust $$rust is too old; $(RUST_MINIMUM) or later is needed: rustup update stable"; \
+	missing=; \
+	for pair in $(WANTED); do \
+	  command -v "$${pair%%:*}" >/dev/null 2>&1 && continue; \
+	  for package in $$(echo "$${pair#*:}" | tr , ' '); do \
+	    case " $$missing " in *" $$package "*) ;; *) missing="$$missing $$package" ;; esac; \
+	  done; \
+	done; \
+	missing=$${missing# }; \
+	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+	if [ -n "$$missing" ]; then \
+	  command -v apt-get >/dev/null 2>&1 || stop "missing: $$missing; there is no apt-get here, install them and run make again."; \
+	  [ -z "$$as_root" ] || command -v sudo >/dev/null 2>&1 || stop "missing: $$missing; as root: apt-get install $$missing"; \
+	  echo "setup: installing $$missing with $${as_root:+sudo }apt-get"; \
+	  case " $$missing " in *' openssh-server '*) echo 'setup: (openssh-server starts an sshd on port 22 where systemd runs; jit-broker does not use it)';; esac; \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update || echo 'setup: apt-get update failed; going on with the lists that are here'; \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $$missing \
+	    || stop "apt-get could not install: $$missing"; \
+	  for pair in $(WANTED); do \
+	    command -v "$${pair%%:*}" >/dev/null 2>&1 || stop "$${pair%%:*} is still missing after installing $${pair#*:}."; \
+	  done; \
+	fi; \
+	if [ -z "$$as_root" ] && ! [ -d /run/sshd ]; then \
+	  echo 'setup: making /run/sshd, which sshd wants when root starts it'; \
+	  mkdir -p -m 0755 /run/sshd || stop '/run/sshd cannot be made.'; \
+	fi; \
+	echo "setup: Rust $$rust and the programs are there"
+
+lint-tools: setup
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 \
+	  || { echo 'lint: rustfmt or clippy is missing: rustup component add rustfmt clippy' >&2; exit 1; }

@@ -1,0 +1,270 @@
+//! Administration: bundles, people, keys, targets, policy.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::ask::{me, words};
+use super::client::Client;
+use super::failure::Failure;
+use super::home::Home;
+use super::{Globals, keys, output, prompt};
+use crate::daemon::init::bundle_files;
+use crate::domain::act::Deed;
+use crate::domain::bundle::{Bundle, BundleText, plan};
+use crate::domain::names::{PersonName, TargetName};
+use crate::domain::refusal::Code;
+use crate::wire::{BundleDoc, List, PersonDoc};
+
+/// Reads and checks a bundle; every problem is listed.
+///
+/// # Errors
+/// [`Code::BUNDLE_REFUSED`].
+pub fn read_bundle(dir: &Path, admins: &[PersonName]) -> Result<(BundleText, Bundle), Failure> {
+    let text = BundleText { files: bundle_files(dir)? };
+    let lines = |all: Vec<String>| Failure::new(Code::BUNDLE_REFUSED, all.join("\n"));
+    let bundle = Bundle::parse(&text, admins).map_err(|all| lines(all.iter().map(ToString::to_string).collect()))?;
+    let failures = crate::domain::policy::run_tests(&bundle, crate::clock::wall_s());
+    if failures.is_empty() {
+        return Ok((text, bundle));
+    }
+    Err(lines(failures.iter().map(ToString::to_string).collect()))
+}
+
+/// `apply`
+pub async fn apply(dir: &Path, dry_run: bool, yes: bool, globals: &Globals) -> Result<ExitCode, Failure> {
+    let mut client = Client::remembered(&Home::find()?)?;
+    let by = me(&client)?;
+    let (text, new) = read_bundle(dir, std::slice::from_ref(&by))?;
+    let adopted: BundleDoc = client.get("/v1/bundle").await?;
+    let old = if adopted.files.is_empty() {
+        Bundle::default()
+    } else {
+        let old = BundleText { files: adopted.files };
+        Bundle::parse(&old, std::slice::from_ref(&by)).unwrap_or_default()
+    };
+    if text.digest() == adopted.digest {
+        eprintln!("Nothing changes.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let changes = plan(&old, &new);
+    show_plan(&changes);
+    if dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !yes && !prompt::confirm("Adopt this?", "--yes")? {
+        return Err(Failure::new(Code::CANCELLED, "Nothing was changed."));
+    }
+    let deed = Deed::Apply { by, bundle: text.digest(), base: adopted.digest };
+    let outcome = client.act(deed, None, Some(&text)).await?;
+    match outcome.request {
+        Some(request) if request.state == "pending" => super::ask::print_request(&request, globals)?,
+        _ => eprintln!("Adopted {}.", text.digest()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `jit-broker person …`
+#[derive(Debug, Subcommand)]
+pub enum PersonVerb {
+    /// Who there is
+    Ls,
+    /// Ends everything that a person has, and lets them do nothing any more
+    Disable {
+        /// Whom
+        name: PersonName,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Lifts a disabling
+    Enable {
+        /// Whom
+        name: PersonName,
+    },
+}
+
+impl PersonVerb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// As the broker says.
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
+        let mut client = Client::remembered(&Home::find()?)?;
+        match self {
+            Self::Ls => {
+                let list: List<PersonDoc> = client.get("/v1/people").await?;
+                output::list(
+                    globals.output,
+                    "person",
+                    &list.items,
+                    &["name", "kind", "groups", "state", "keys"],
+                    |p| {
+                        let groups: Vec<String> = p.groups.iter().map(ToString::to_string).collect();
+                        let state = if p.disabled { "disabled" } else { "active" };
+                        vec![p.name.to_string(), p.kind.clone(), groups.join(", "), state.to_owned(), p.keys.join(" ")]
+                    },
+                )?;
+            }
+            Self::Disable { name, reason } => {
+                let reason = match reason {
+                    Some(reason) => reason.clone(),
+                    None => prompt::ask("Reason: ", "--reason TEXT")?,
+                };
+                let deed = Deed::Disable { by: me(&client)?, person: name.clone() };
+                let outcome = client.act(deed, words(Some(&reason), None)?, None).await?;
+                return super::answer::watch(&mut client, outcome.grants.iter().map(|g| g.id).collect(), globals).await;
+            }
+            Self::Enable { name } => {
+                client.act(Deed::Enable { by: me(&client)?, person: name.clone() }, None, None).await?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `jit-broker key …`
+#[derive(Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Everybody's keys
+    Ls,
+    /// Gives a person one more key
+    Enroll {
+        /// Whose
+        person: PersonName,
+        /// The public key
+        #[arg(long, value_name = "PUB")]
+        key: PathBuf,
+    },
+    /// Takes a key away for ever
+    Revoke {
+        /// The public key
+        #[arg(long, value_name = "PUB")]
+        key: PathBuf,
+    },
+}
+
+impl KeyVerb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// As the broker says.
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
+        let mut client = Client::remembered(&Home::find()?)?;
+        let by = me(&client)?;
+        let deed = match self {
+            Self::Ls => return PersonVerb::Ls.run(globals).await,
+            Self::Enroll { person, key } => Deed::Enroll { by, person: person.clone(), key: keys::public(key)? },
+            Self::Revoke { key } => Deed::RevokeKey { by, key: keys::public(key)? },
+        };
+        client.act(deed, None, None).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `jit-broker target …`
+#[derive(Debug, Subcommand)]
+pub enum TargetVerb {
+    /// What there is to reach
+    Ls,
+    /// One target
+    Show {
+        /// Which
+        name: TargetName,
+    },
+}
+
+impl TargetVerb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// As the broker says.
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Ls => super::ask::ls(None, globals).await,
+            Self::Show { name } => {
+                let mut client = Client::remembered(&Home::find()?)?;
+                let doc = super::ask::target(&mut client, name).await?;
+                output::one(globals.output, &doc, doc.name.as_str(), |t| {
+                    let mut lines = vec![
+                        format!("{}  {}  {}:{}  {}", t.name, t.kind, t.host, t.port, t.mode),
+                        format!("  {}", t.known_hosts),
+                    ];
+                    for role in &t.roles {
+                        let logins: Vec<String> = role.logins.iter().map(ToString::to_string).collect();
+                        lines.push(format!("  {}: {}  {}", role.name, logins.join(", "), role.verdict));
+                    }
+                    lines
+                })?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+/// `jit-broker policy …`
+#[derive(Debug, Subcommand)]
+pub enum PolicyVerb {
+    /// Reads a bundle, lists every problem, and runs its tests
+    Check {
+        /// The folder
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+    /// The same
+    Test {
+        /// The folder
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+    /// The adopted bundle
+    Show,
+}
+
+impl PolicyVerb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// [`Code::BUNDLE_REFUSED`], or as the broker says.
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Check { dir } | Self::Test { dir } => {
+                let (text, bundle) = read_bundle(dir, &[])?;
+                let (rules, tests) = (bundle.policy.rules.len(), bundle.policy.tests.len());
+                eprintln!(
+                    "{}: {} people, {} targets, {rules} rules, {tests} tests pass.",
+                    text.digest(),
+                    bundle.people.len(),
+                    bundle.targets.len()
+                );
+            }
+            Self::Show => {
+                let mut client = Client::remembered(&Home::find()?)?;
+                let doc: BundleDoc = client.get("/v1/bundle").await?;
+                output::one(globals.output, &doc, &doc.digest.to_string(), |doc| {
+                    doc.files
+                        .iter()
+                        .flat_map(|(name, text)| {
+                            std::iter::once(format!("# {name}")).chain(text.lines().map(str::to_owned))
+                        })
+                        .collect()
+                })?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn show_plan(plan: &crate::domain::bundle::Plan) {
+    let sections = [("+", &plan.lines.added), ("-", &plan.lines.removed), ("~", &plan.lines.changed)];
+    for (mark, lines) in sections {
+        lines.iter().for_each(|line| println!("{mark} {}", crate::domain::text::shown(line)));
+    }
+    for (word, accesses) in [("gains", &plan.gains), ("loses", &plan.loses), ("moves", &plan.moves)] {
+        accesses.iter().for_each(|access| println!("{word}: {access}"));
+    }
+    if plan.not_compared > 0 {
+        println!("{} more combinations of person, target and role were not compared.", plan.not_compared);
+    }
+}

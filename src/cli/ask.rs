@@ -1,0 +1,444 @@
+//! The requester's verbs.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::home::Home;
+use super::{Globals, output, prompt, ssh};
+use crate::domain::act::Deed;
+use crate::domain::key::Key;
+use crate::domain::names::{PersonName, RoleName, TargetName};
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::span::parse_span;
+use crate::domain::text::Words;
+use crate::wire::{GrantDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
+
+/// What somebody wants.
+#[derive(Debug, Clone, Args)]
+pub struct Wish {
+    /// The target
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<TargetName>,
+    /// The role on it; may be left out where there is one
+    #[arg(long)]
+    pub role: Option<RoleName>,
+    /// For how long: 30m, 2h, PT2H30M
+    #[arg(long = "for", value_name = "DURATION", allow_hyphen_values = true)]
+    pub for_: Option<String>,
+    /// Why; those who approve read it
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// The ticket it is for
+    #[arg(long, value_name = "ID")]
+    pub ticket: Option<String>,
+    /// Does not wait for an answer
+    #[arg(long, conflicts_with = "wait")]
+    pub no_wait: bool,
+    /// Waits for an answer, at most so long
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "8h", require_equals = true)]
+    pub wait: Option<String>,
+    /// Says what would happen, and asks nobody
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl Wish {
+    /// The one target.
+    ///
+    /// # Errors
+    /// [`Code::USAGE`] when there are several.
+    pub fn one(&self) -> Result<&TargetName, Failure> {
+        match self.targets.as_slice() {
+            [one] => Ok(one),
+            _ => Err(Failure::new(Code::USAGE, "One target at a time, please.")),
+        }
+    }
+
+    fn for_s(&self) -> Result<Option<u64>, Failure> {
+        self.for_.as_deref().map(parse_span).transpose().map_err(Failure)
+    }
+
+    fn words(&self) -> Result<Option<Words>, Failure> {
+        words(self.reason.as_deref(), self.ticket.as_deref())
+    }
+}
+
+/// Makes the text that travels beside an act; none when nothing was said.
+///
+/// # Errors
+/// [`Code::BAD_TEXT`].
+pub fn words(reason: Option<&str>, ticket: Option<&str>) -> Result<Option<Words>, Failure> {
+    if reason.is_none() && ticket.is_none() {
+        return Ok(None);
+    }
+    let salt = data_encoding::HEXLOWER.encode(&crate::clock::random16());
+    let words = Words { salt, reason: reason.map(str::to_owned), ticket: ticket.map(str::to_owned) };
+    words.check()?;
+    Ok(Some(words))
+}
+
+/// Who one is at the remembered broker.
+///
+/// # Errors
+/// [`Code::NOT_SIGNED_IN`].
+pub fn me(client: &Client) -> Result<PersonName, Failure> {
+    client.context()?.person.clone().ok_or_else(|| Failure::new(Code::NOT_SIGNED_IN, "You are not signed in."))
+}
+
+/// One target as the broker shows it.
+///
+/// # Errors
+/// [`Code::MISSING`].
+pub async fn target(client: &mut Client, name: &TargetName) -> Result<TargetDoc, Failure> {
+    let all: List<TargetDoc> = client.get("/v1/targets").await?;
+    all.items.into_iter().find(|t| t.name == *name).ok_or_else(|| {
+        Failure(
+            Refusal::new(Code::MISSING, format!("There is no target {name}, or you may not know of it."))
+                .hint("jit-broker ls"),
+        )
+    })
+}
+
+fn role<'a>(doc: &'a TargetDoc, wished: Option<&RoleName>) -> Result<&'a RoleDoc, Failure> {
+    let roles: Vec<&RoleDoc> = match wished {
+        Some(name) => doc.roles.iter().filter(|r| r.name == *name).collect(),
+        None => {
+            let live: Vec<_> = doc.roles.iter().filter(|r| r.verdict == "active").collect();
+            let possible: Vec<_> = doc.roles.iter().filter(|r| r.verdict != "never").collect();
+            if live.len() == 1 {
+                live
+            } else if possible.is_empty() {
+                doc.roles.iter().collect()
+            } else {
+                possible
+            }
+        }
+    };
+    let names = || doc.roles.iter().map(|r| r.name.to_string()).collect::<Vec<_>>().join(", ");
+    match roles.as_slice() {
+        [one] => Ok(one),
+        [] => Err(Failure::new(Code::NO_ROLE, format!("{} has no such role; it has {}.", doc.name, names()))),
+        _ => Err(Failure::new(Code::USAGE, format!("{} has the roles {}. Say which with --role.", doc.name, names()))),
+    }
+}
+
+/// The live grant for a wish: the one that is open, or a new one that is asked for and waited for.
+///
+/// # Errors
+/// The refusal, a denial, or that it is still pending.
+pub async fn granted(
+    client: &mut Client,
+    wish: &Wish,
+    name: &TargetName,
+    key: &Key,
+    globals: &Globals,
+) -> Result<GrantDoc, Failure> {
+    let doc = target(client, name).await?;
+    let role = role(&doc, wish.role.as_ref())?;
+    if let Some(id) = role.grant_id
+        && wish.for_s()?.is_none_or(|s| role.left_s.is_some_and(|left| i64::try_from(s).is_ok_and(|s| left >= s)))
+    {
+        return client.get(&format!("/v1/grants/{id}")).await;
+    }
+    let mut wish = wish.clone();
+    if wish.reason.is_none() && role.verdict == "ask" {
+        wish.reason = Some(prompt::ask(&format!("Reason for {} on {name}: ", role.name), "--reason \"…\"")?);
+    }
+    let request = submit(client, &wish, name, &role.name, key).await?;
+    let answered = wait_for(client, request, Duration::from_secs(8 * 3600), globals).await?;
+    outcome(client, &answered).await
+}
+
+async fn submit(
+    client: &mut Client,
+    wish: &Wish,
+    target: &TargetName,
+    role: &RoleName,
+    key: &Key,
+) -> Result<RequestDoc, Failure> {
+    let by = me(client)?;
+    let deed = Deed::Request { by, target: target.clone(), role: role.clone(), for_s: wish.for_s()?, key: key.clone() };
+    let outcome = client.act(deed, wish.words()?, None).await?;
+    if let Some(request) = outcome.request {
+        return Ok(request);
+    }
+    match outcome.grants.into_iter().next() {
+        Some(grant) => client.get(&format!("/v1/requests/{}", grant.request_id)).await,
+        None => Err(Failure::new(Code::BUG, "The broker answered neither with a request nor with a grant.")),
+    }
+}
+
+/// The grant that a request led to.
+///
+/// # Errors
+/// What came instead of it.
+pub async fn outcome(client: &mut Client, request: &RequestDoc) -> Result<GrantDoc, Failure> {
+    if let Some(id) = request.grant_id {
+        return client.get(&format!("/v1/grants/{id}")).await;
+    }
+    if let Some(refusal) = &request.refusal {
+        return Err(refusal.clone().into());
+    }
+    Err(match request.state.as_str() {
+        "pending" => {
+            let mut failure = Failure::new(
+                Code::PENDING,
+                format!("{} ({}) waits for {}.", request.id, request.code, waits_for(request)),
+            );
+            failure.0.hint = Some(format!("jit-broker wait {}", request.id));
+            failure
+        }
+        "denied" => {
+            let by = request.denied_by.as_ref().map(ToString::to_string).unwrap_or_default();
+            let why = request.denial.clone().unwrap_or_else(|| "no reason is kept".to_owned());
+            Failure::new(Code::DENIED, format!("{by} denied it: {why}"))
+        }
+        word => Failure::new(Code::FINAL, format!("Request {} is {word}.", request.id)),
+    })
+}
+
+/// Who is asked now, in words.
+pub fn waits_for(request: &RequestDoc) -> String {
+    let open = request.steps.iter().find(|s| s.open);
+    open.map_or_else(
+        || "nobody".to_owned(),
+        |s| {
+            format!(
+                "{} of {} (step {})",
+                s.need.saturating_sub(u32::try_from(s.approved_by.len()).unwrap_or(0)),
+                s.from.join(", "),
+                s.name
+            )
+        },
+    )
+}
+
+/// Waits until a request is answered, and says what it waits for.
+///
+/// # Errors
+/// When the broker cannot be reached. A request that is still pending at the end is an answer too.
+pub async fn wait_for(
+    client: &mut Client,
+    mut request: RequestDoc,
+    patience: Duration,
+    _: &Globals,
+) -> Result<RequestDoc, Failure> {
+    if request.state != "pending" {
+        return Ok(request);
+    }
+    eprintln!("{}  {}  waits for {}", request.id, request.code, waits_for(&request));
+    let began = Instant::now();
+    let mut told = began;
+    while request.state == "pending" && began.elapsed() < patience {
+        let left = patience.saturating_sub(began.elapsed()).as_secs().clamp(1, 25);
+        request = client.get(&format!("/v1/requests/{}?wait_s={left}", request.id)).await?;
+        if request.state == "pending" && told.elapsed() >= Duration::from_secs(60) {
+            told = Instant::now();
+            eprintln!("{}  still waits for {} ({}s)", request.code, waits_for(&request), began.elapsed().as_secs());
+        }
+    }
+    Ok(request)
+}
+
+fn show_request(doc: &RequestDoc) -> Vec<String> {
+    let mut lines = vec![
+        format!("{}  {}  {}", doc.id, doc.state, doc.code),
+        format!(
+            "  {} asks for {} on {} for {}",
+            doc.requester,
+            doc.role,
+            doc.target,
+            output::span(i64::try_from(doc.for_s).unwrap_or(0))
+        ),
+        format!("  logins {}", doc.terms.logins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    ];
+    lines.extend(doc.reason.iter().map(|r| format!("  reason: {r}")));
+    lines.extend(doc.ticket.iter().map(|t| format!("  ticket: {t}")));
+    for step in &doc.steps {
+        let by: Vec<String> = step.approved_by.iter().map(ToString::to_string).collect();
+        let mark = if step.open { "open" } else { "" };
+        lines.push(format!(
+            "  step {}: {} of {} [{}] {mark}",
+            step.name,
+            step.need,
+            step.from.join(", "),
+            by.join(", ")
+        ));
+    }
+    lines.extend(doc.grant_id.iter().map(|g| format!("  grant {g}")));
+    lines.extend(doc.denial.iter().map(|d| format!("  denied: {d}")));
+    lines.extend(doc.refusal.iter().map(|r| format!("  {}: {}", r.code, r.message)));
+    lines
+}
+
+/// Lines about a grant.
+pub fn show_grant(doc: &GrantDoc) -> Vec<String> {
+    let logins: Vec<String> = doc.logins.iter().map(ToString::to_string).collect();
+    let mut lines = vec![
+        format!("{}  {}  {} on {} ({})", doc.id, doc.state, doc.role, doc.target, logins.join(", ")),
+        format!("  {} .. {}  {} left", doc.starts_at, doc.ends_at, output::span(doc.left_s)),
+    ];
+    for proof in &doc.proofs {
+        let mark = proof.ok.map_or("?", |ok| if ok { "ok" } else { "NOT" });
+        lines.push(format!("  {mark} {}: {}", proof.what, proof.detail));
+    }
+    if let Some(end) = &doc.latest_end {
+        let hosts: Vec<String> = doc.waits_for.iter().map(ToString::to_string).collect();
+        lines.push(format!("  not confirmed yet by {}; over for certain at {end}", hosts.join(", ")));
+    }
+    lines
+}
+
+/// Prints a request in the chosen form.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn print_request(doc: &RequestDoc, globals: &Globals) -> Result<(), Failure> {
+    output::one(globals.output, doc, &doc.id.to_string(), show_request)
+}
+
+/// Prints a grant in the chosen form.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn print_grant(doc: &GrantDoc, globals: &Globals) -> Result<(), Failure> {
+    output::one(globals.output, doc, &doc.id.to_string(), show_grant)
+}
+
+/// `ls`
+pub async fn ls(name: Option<&TargetName>, globals: &Globals) -> Result<ExitCode, Failure> {
+    let mut client = Client::remembered(&Home::find()?)?;
+    let all: List<TargetDoc> = client.get("/v1/targets").await?;
+    let items: Vec<TargetDoc> = all.items.into_iter().filter(|t| name.is_none_or(|n| t.name == *n)).collect();
+    if items.is_empty() && name.is_some() {
+        return Err(Failure::new(Code::MISSING, "There is no such target, or you may not know of it."));
+    }
+    output::list(
+        globals.output,
+        "target",
+        &items,
+        &["target", "kind", "role", "verdict", "longest", "who answers"],
+        |t| {
+            let column = |f: &dyn Fn(&RoleDoc) -> String| t.roles.iter().map(f).collect::<Vec<_>>().join(" | ");
+            vec![
+                t.name.to_string(),
+                t.kind.clone(),
+                column(&|r| r.name.to_string()),
+                column(&|r| {
+                    r.left_s.map_or_else(
+                        || r.verdict.clone(),
+                        |left| format!("{} ({} left)", r.verdict, output::span(left)),
+                    )
+                }),
+                column(&|r| r.max_s.map_or_else(|| "-".to_owned(), |s| output::span(i64::try_from(s).unwrap_or(0)))),
+                column(&|r| if r.who.is_empty() { "-".to_owned() } else { r.who.join(", ") }),
+            ]
+        },
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `why`
+pub async fn why(
+    target: &TargetName,
+    role: Option<&RoleName>,
+    for_: Option<&str>,
+    about: Option<&PersonName>,
+    globals: &Globals,
+) -> Result<ExitCode, Failure> {
+    let mut client = Client::remembered(&Home::find()?)?;
+    let mut path = format!("/v1/why?target={target}");
+    role.iter().for_each(|r| path.push_str(&format!("&role={r}")));
+    about.iter().for_each(|a| path.push_str(&format!("&as={a}")));
+    if let Some(s) = for_.map(parse_span).transpose()? {
+        path.push_str(&format!("&for_s={s}"));
+    }
+    let doc: WhyDoc = client.get(&path).await?;
+    output::one(globals.output, &doc, &doc.verdict, |doc| {
+        let mut lines = vec![format!("{} · {} on {}: {}", doc.person, doc.role, doc.target, doc.verdict)];
+        let rules: Vec<String> = doc.rules.iter().map(ToString::to_string).collect();
+        if !rules.is_empty() {
+            lines.push(format!("  rules: {}", rules.join(", ")));
+        }
+        lines.extend(doc.max_s.map(|s| format!("  at most {}", output::span(i64::try_from(s).unwrap_or(0)))));
+        lines.extend(doc.min_reason_chars.map(|n| format!("  reason: at least {n} characters")));
+        lines.extend(doc.ticket_pattern.iter().map(|p| format!("  ticket: {p}")));
+        lines.extend(doc.steps.iter().map(|s| format!("  step {}: {} of {}", s.name, s.need, s.from.join(", "))));
+        lines.extend(doc.refusal.iter().map(|r| format!("  {}: {}", r.code, r.message)));
+        lines.extend(doc.nearest.iter().map(|n| format!("  nearest: {n}")));
+        lines
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `request` and `login`
+pub async fn request(wish: &Wish, credentials: bool, globals: &Globals) -> Result<ExitCode, Failure> {
+    let mut client = Client::remembered(&Home::find()?)?;
+    if wish.dry_run {
+        return why(wish.one()?, wish.role.as_ref(), wish.for_.as_deref(), None, globals).await;
+    }
+    let mut worst = ExitCode::SUCCESS;
+    for name in &wish.targets {
+        let key = ssh::client_key(client.home(), name)?;
+        if credentials {
+            let grant = granted(&mut client, wish, name, &key, globals).await?;
+            let doc = ssh::ensure(&mut client, &grant).await?;
+            eprintln!("{} until {}", doc.principals.join(", "), doc.valid_before);
+            println!("ssh {name}");
+            continue;
+        }
+        // The broker judges unknown targets and roles, so that even a wrong ask is in the log.
+        let role_name = match (&wish.role, target(&mut client, name).await) {
+            (Some(name), _) => name.clone(),
+            (None, doc) => role(&doc?, None)?.name.clone(),
+        };
+        let asked = submit(&mut client, wish, name, &role_name, &key).await?;
+        let patience = match &wish.wait {
+            Some(d) => Duration::from_secs(parse_span(d)?),
+            None if wish.no_wait || !prompt::possible() => Duration::ZERO,
+            None => Duration::from_secs(8 * 3600),
+        };
+        let answered = wait_for(&mut client, asked, patience, globals).await?;
+        print_request(&answered, globals)?;
+        if let Err(failure) = outcome(&mut client, &answered).await {
+            let asynchronous = failure.0.code == Code::PENDING && patience.is_zero();
+            if !asynchronous {
+                worst = failure.report(globals.json());
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// `status`
+pub async fn status(globals: &Globals) -> Result<ExitCode, Failure> {
+    let mut client = Client::remembered(&Home::find()?)?;
+    let grants: List<GrantDoc> = client.get("/v1/grants?scope=mine").await?;
+    let requests: List<RequestDoc> = client.get("/v1/requests?scope=mine").await?;
+    let pending: Vec<RequestDoc> = requests.items.into_iter().filter(|r| r.state == "pending").collect();
+    if globals.json() {
+        let doc = serde_json::json!({ "schema": "jit-broker/status/v1", "grants": grants.items, "requests": pending });
+        println!("{doc}");
+    } else {
+        if grants.items.is_empty() && pending.is_empty() {
+            eprintln!("Nothing is open. jit-broker ls shows what you may ask for.");
+        }
+        grants.items.iter().flat_map(show_grant).for_each(|line| println!("{line}"));
+        for request in &pending {
+            println!(
+                "{}  {}  {} on {}  waits for {}",
+                request.id,
+                request.code,
+                request.role,
+                request.target,
+                waits_for(request)
+            );
+        }
+    }
+    let residue = grants.items.iter().any(|g| g.state == "ending");
+    Ok(if residue { ExitCode::from(10) } else { ExitCode::SUCCESS })
+}

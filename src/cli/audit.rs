@@ -1,0 +1,222 @@
+//! The auditor's verbs.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::client::Client;
+use super::context::Context;
+use super::failure::Failure;
+use super::home::Home;
+use super::{Globals, keys, output};
+use crate::daemon::verify::audit;
+use crate::domain::refusal::Code;
+use crate::ledger::verify::{OutsideNote, Report};
+use crate::signer::gate::origin_of;
+use crate::wire::{EventDoc, List};
+
+/// `jit-broker audit …`
+#[derive(Debug, Subcommand)]
+pub enum AuditVerb {
+    /// The newest events, oldest first
+    Tail {
+        /// How many
+        #[arg(short, long, default_value_t = 20)]
+        n: u32,
+    },
+    /// Events that fit
+    Search(Query),
+    /// The whole log with its checkpoints
+    Export {
+        /// Where to; default stdout
+        #[arg(long)]
+        to: Option<PathBuf>,
+    },
+    /// Checks every entry, the tree and the checkpoints against the pinned key
+    Verify {
+        /// A ledger, a folder that has one, or an export; default: fetched from the broker
+        #[arg(long, value_name = "DIR|FILE")]
+        offline: Option<PathBuf>,
+        /// The log's public key; default: the pinned one
+        #[arg(long, value_name = "PUB")]
+        key: Option<PathBuf>,
+        /// A checkpoint that was kept outside
+        #[arg(long, value_name = "NOTE")]
+        witness: Vec<PathBuf>,
+    },
+}
+
+/// What to look for.
+#[derive(Debug, Args)]
+pub struct Query {
+    /// Anywhere in the event
+    text: Option<String>,
+    /// Such as grant.opened
+    #[arg(long)]
+    kind: Option<String>,
+    /// Who did it
+    #[arg(long)]
+    actor: Option<String>,
+    /// On which target
+    #[arg(long)]
+    target: Option<String>,
+    /// How many
+    #[arg(short, long, default_value_t = 100)]
+    n: u32,
+}
+
+impl AuditVerb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// As the broker says.
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Tail { n } => events(&format!("/v1/audit/events?limit={n}"), globals).await,
+            Self::Search(query) => {
+                let mut path = format!("/v1/audit/events?limit={}", query.n);
+                let parts =
+                    [("text", &query.text), ("kind", &query.kind), ("actor", &query.actor), ("target", &query.target)];
+                for (name, value) in parts {
+                    value.iter().for_each(|v| path.push_str(&format!("&{name}={}", escaped(v))));
+                }
+                events(&path, globals).await
+            }
+            Self::Export { to } => {
+                let mut client = Client::remembered(&Home::find()?)?;
+                let bytes = client.get_bytes("/v1/audit/export").await?;
+                match to {
+                    Some(path) => crate::signer::keys::replace(path, &bytes, 0o600)?,
+                    None => std::io::Write::write_all(&mut std::io::stdout(), &bytes)
+                        .map_err(|e| Failure::local("stdout", e))?,
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::Verify { offline, key, witness } => {
+                verify(offline.as_deref(), key.as_deref(), witness, globals).await
+            }
+        }
+    }
+}
+
+/// Escapes a text for a query (RFC 3986 section 2.1).
+fn escaped(text: &str) -> String {
+    text.bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
+
+async fn events(path: &str, globals: &Globals) -> Result<ExitCode, Failure> {
+    let mut client = Client::remembered(&Home::find()?)?;
+    let mut list: List<EventDoc> = client.get(path).await?;
+    list.items.reverse();
+    output::list(globals.output, "event", &list.items, &["seq", "at", "kind", "actor", "about"], |e| {
+        let about = [
+            e.target.as_ref().map(ToString::to_string),
+            e.request_id.map(|r| r.to_string()),
+            e.grant_id.map(|g| g.to_string()),
+        ];
+        vec![
+            e.seq.to_string(),
+            e.at.clone(),
+            e.kind.clone(),
+            e.actor.as_ref().map(ToString::to_string).unwrap_or_default(),
+            about.into_iter().flatten().collect::<Vec<_>>().join(" "),
+        ]
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn verify(
+    offline: Option<&Path>,
+    key: Option<&Path>,
+    witness: &[PathBuf],
+    globals: &Globals,
+) -> Result<ExitCode, Failure> {
+    let home = Home::find()?;
+    let context = Context::load(&home);
+    let mut outside = Vec::new();
+    if let Ok(context) = &context
+        && let Some((_, _, text)) = context.seen(&home)?
+    {
+        outside.push(OutsideNote { from: "this client".to_owned(), text });
+    }
+    for path in witness {
+        let text = std::fs::read_to_string(path).map_err(|e| Failure::local(path.display(), e))?;
+        outside.push(OutsideNote { from: path.display().to_string(), text });
+    }
+    let fetched;
+    let (path, origin, log_key) = match offline {
+        Some(path) => {
+            let path = [path.join("ledger.db"), path.join("state/ledger.db")]
+                .into_iter()
+                .find(|p| p.is_file())
+                .unwrap_or_else(|| path.to_owned());
+            let (origin, log_key) = match (&context, key) {
+                (Ok(context), None) => (context.about.origin.clone(), context.about.log_key.clone()),
+                (_, Some(key)) => (first_origin(&path).await?, keys::public(key)?),
+                (Err(_), None) => {
+                    return Err(Failure::new(Code::USAGE, "Which key signs this log? Say it with --key PUB."));
+                }
+            };
+            (path, origin, log_key)
+        }
+        None => {
+            let mut client = Client::remembered(&home)?;
+            let bytes = client.get_bytes("/v1/audit/export").await?;
+            fetched = home.state.join("verify.jsonl");
+            super::home::write_private(&fetched, &bytes)?;
+            let about = &client.context()?.about;
+            (fetched.clone(), about.origin.clone(), about.log_key.clone())
+        }
+    };
+    let report = audit(&path, origin, &log_key, &outside).await?;
+    if offline.is_none() {
+        let _ = std::fs::remove_file(&path);
+    }
+    print(&report, globals)
+}
+
+/// The origin that an installation's first entry implies; the key is what is believed.
+async fn first_origin(path: &Path) -> Result<String, Failure> {
+    let reader = crate::ledger::Reader::open(path).await.map_err(|e| Failure::local(path.display(), e))?;
+    let leaf = reader.leaf(0).await.map_err(|e| Failure::local(path.display(), e))?;
+    let entry = leaf.and_then(|l| crate::domain::digest::read_canonical::<crate::domain::event::Entry>(&l.bytes).ok());
+    match entry.map(|e| e.event) {
+        Some(crate::domain::event::Event::Begun(genesis)) => Ok(origin_of(&genesis.install.to_string())),
+        _ => Err(Failure::new(Code::LEDGER_CORRUPT, "The log does not begin with its beginning.")),
+    }
+}
+
+fn print(report: &Report, globals: &Globals) -> Result<ExitCode, Failure> {
+    let root = data_encoding::HEXLOWER.encode(&report.root);
+    if globals.json() {
+        let doc = serde_json::json!({
+            "schema": "jit-broker/verify/v1", "ok": report.ok, "size": report.size, "root": root, "problems": report.problems,
+        });
+        println!("{doc}");
+    } else {
+        for problem in &report.problems {
+            let seq = problem.seq.map(|s| format!("entry {s}: ")).unwrap_or_default();
+            println!("FAIL {}: {seq}{}", problem.kind, crate::domain::text::shown(&problem.detail));
+        }
+        let word = if report.ok { "ok" } else { "FAILED" };
+        println!("{word}: {} entries, root {root}", report.size);
+        match &report.attested {
+            Some((size, from)) => println!("attested outside up to {size} by {from}"),
+            None => println!("the tail is attested by nobody outside"),
+        }
+    }
+    Ok(ExitCode::from(match (report.ok, &report.attested) {
+        (false, _) => 1,
+        (true, None) => 11,
+        (true, Some(_)) => 0,
+    }))
+}

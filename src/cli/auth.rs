@@ -1,0 +1,145 @@
+//! Sign-in.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::client::{Client, Trust};
+use super::context::Context;
+use super::failure::Failure;
+use super::home::Home;
+use super::keys::Signing;
+use super::{Globals, output};
+use crate::domain::names::PersonName;
+use crate::domain::refusal::Code;
+use crate::wire::{About, Me, Outcome};
+
+/// `jit-broker auth …`
+#[derive(Debug, Subcommand)]
+pub enum AuthVerb {
+    /// Signs in with an SSH key; the first time the server must be named with its authority or fingerprint
+    Login {
+        /// https://HOST[:PORT]
+        #[arg(long, env = "JIT_BROKER_SERVER")]
+        server: Option<String>,
+        /// The PEM file of the server's authority
+        #[arg(long, env = "JIT_BROKER_CA_FILE", conflicts_with = "fingerprint")]
+        ca_file: Option<PathBuf>,
+        /// SHA256:… of the server's authority, as the administrator gave it
+        #[arg(long)]
+        fingerprint: Option<String>,
+        /// The name that must answer
+        #[arg(long = "as")]
+        name: Option<PersonName>,
+        /// A private key, or a public one whose private half is in the agent
+        #[arg(long)]
+        ssh_key: Option<PathBuf>,
+    },
+    /// Who one is
+    Status,
+    /// Ends the session; keys and certificates stay
+    Logout,
+}
+
+impl AuthVerb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// As the broker says.
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
+        let home = Home::find()?;
+        match self {
+            Self::Login { server, ca_file, fingerprint, name, ssh_key } => {
+                let trust = trust(ca_file.as_deref(), fingerprint.as_deref())?;
+                let key = ssh_key
+                    .as_ref()
+                    .map(|k| std::path::absolute(k).unwrap_or_else(|_| k.clone()).display().to_string());
+                login(&home, server.as_deref(), trust, name.as_ref(), key).await?;
+            }
+            Self::Status => {}
+            Self::Logout => {
+                let mut client = Client::remembered(&home)?;
+                let _: Outcome = client.post("/v1/logout", &serde_json::json!({})).await?;
+                let _ = std::fs::remove_file(home.run.join("session"));
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        let mut client = Client::remembered(&home)?;
+        let me: Me = client.get("/v1/me").await?;
+        output::one(globals.output, &me, me.person.as_str(), |me| {
+            let groups: Vec<String> = me.groups.iter().map(ToString::to_string).collect();
+            let mut line = format!("{}  groups: {}", me.person, groups.join(", "));
+            if !me.offices.is_empty() {
+                line.push_str(&format!("  offices: {}", me.offices.join(", ")));
+            }
+            vec![line]
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn trust(ca_file: Option<&std::path::Path>, fingerprint: Option<&str>) -> Result<Option<Trust>, Failure> {
+    match (ca_file, fingerprint) {
+        (Some(path), _) => std::fs::read_to_string(path)
+            .map(|pem| Some(Trust::Pem(pem)))
+            .map_err(|e| Failure::local(path.display(), e)),
+        (None, Some(fingerprint)) => Ok(Some(Trust::Fingerprint(fingerprint.to_owned()))),
+        (None, None) => Ok(None),
+    }
+}
+
+async fn login(
+    home: &Home,
+    server: Option<&str>,
+    trust: Option<Trust>,
+    name: Option<&PersonName>,
+    key: Option<String>,
+) -> Result<(), Failure> {
+    let known = Context::load(home).ok();
+    let server =
+        server.map(|s| s.trim_end_matches('/').to_owned()).or_else(|| known.as_ref().map(|c| c.server.clone()));
+    let server =
+        server.ok_or_else(|| Failure::new(Code::USAGE, "Which broker? Say it with --server https://HOST[:PORT]."))?;
+    let known = known.filter(|c| c.server == server);
+    let trust = match (trust, &known) {
+        (Some(trust), _) => trust,
+        (None, Some(context)) => Trust::Pem(context.about.server_ca_pem.clone()),
+        (None, None) => {
+            return Err(Failure::new(
+                Code::USAGE,
+                "Nothing is trusted on first use. Give --fingerprint SHA256:… or --ca-file FILE.",
+            ));
+        }
+    };
+    let mut client = Client::first(home.clone(), server.clone(), trust);
+    let about: About = client.get("/v1/about").await?;
+    if let Some(context) = &known
+        && (context.about.install != about.install || context.about.log_key != about.log_key)
+    {
+        return Err(Failure::new(
+            Code::ROLLED_BACK,
+            "That is another installation than the one that is remembered here.",
+        ));
+    }
+    let signing = Signing::choose(key.as_deref().or(known.as_ref().and_then(|c| c.key.as_deref())))?;
+    let remembered = match (&key, &signing) {
+        (Some(path), Signing::File(..)) => path.clone(),
+        (None, Signing::File(..)) => known.as_ref().and_then(|c| c.key.clone()).unwrap_or_else(usual_key),
+        (_, Signing::Agent(key)) => key.0.fingerprint(),
+    };
+    let mut context = Context { server, about, person: None, key: Some(remembered) };
+    client.adopt(context.clone());
+    let session = client.sign_in(Some(&signing)).await?;
+    if name.is_some_and(|name| *name != session.person) {
+        return Err(Failure::new(Code::UNKNOWN_KEY, format!("That key is {}'s.", session.person)));
+    }
+    context.person = Some(session.person);
+    context.save(home)
+}
+
+fn usual_key() -> String {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let usual = ["id_ed25519", "id_ecdsa"].map(|name| format!("{home}/.ssh/{name}"));
+    usual.into_iter().find(|path| std::path::Path::new(path).is_file()).unwrap_or_default()
+}

@@ -1,0 +1,53 @@
+//! The one place where an error becomes a text on stderr and an exit status.
+
+use std::process::ExitCode;
+
+use crate::broker::view::error_doc;
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::text::shown;
+use crate::wire::ErrorDoc;
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+pub struct Failure(pub Refusal);
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl From<ErrorDoc> for Failure {
+    fn from(doc: ErrorDoc) -> Self {
+        Self(Refusal { code: doc.code, message: doc.message, rule: doc.rule, hint: doc.hint })
+    }
+}
+
+impl Failure {
+    /// Makes a failure with the code's own hint.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Refusal::new(code, message))
+    }
+
+    /// A local file or program failed.
+    pub fn local(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
+        Self::new(Code::LOCAL_IO, format!("{what}: {error}."))
+    }
+
+    /// Prints the failure and gives its exit status.
+    pub fn report(&self, json: bool) -> ExitCode {
+        if json {
+            eprintln!("{}", serde_json::to_string(&error_doc(&self.0)).unwrap_or_default());
+        } else {
+            let text: Vec<String> = self.0.message.lines().map(shown).collect();
+            eprintln!("{}: {}", self.0.code, text.join("\n  "));
+            if let Some(rule) = &self.0.rule {
+                eprintln!("  rule: {rule}");
+            }
+            if let Some(hint) = &self.0.hint {
+                eprintln!("  next: {}", shown(hint));
+            }
+        }
+        ExitCode::from(self.0.code.entry().exit)
+    }
+}

@@ -1,0 +1,292 @@
+//! The command line: a thin client of the API that holds no key of the broker, and the operator's verbs.
+//!
+//! Start with [`main`]; [`client`] talks to the broker, [`failure`] turns errors into texts and exit statuses.
+
+mod admin;
+mod agent;
+mod answer;
+mod ask;
+mod audit;
+mod auth;
+mod client;
+mod context;
+mod failure;
+mod home;
+mod hook;
+mod host;
+mod keys;
+mod output;
+mod prompt;
+mod serve;
+mod ssh;
+mod ssh_config;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::domain::names::{PersonName, RoleName, TargetName};
+use crate::domain::refusal::Code;
+use failure::Failure;
+use output::Format;
+
+/// Access when it is needed, for as long as it is needed.
+#[derive(Debug, Parser)]
+#[command(name = "jit-broker", version, max_term_width = 120, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Globals {
+    /// How the answer is written
+    #[arg(short, long, value_enum, global = true, default_value = "auto", env = "JIT_BROKER_OUTPUT")]
+    pub output: Format,
+}
+
+impl Globals {
+    /// True when programs read the answer.
+    pub fn json(&self) -> bool {
+        matches!(self.output, Format::Json | Format::Jsonl)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Signs in, and tells who one is
+    #[command(subcommand)]
+    Auth(auth::AuthVerb),
+    /// What there is, and what one may have of it
+    Ls {
+        /// Only this target
+        target: Option<TargetName>,
+    },
+    /// What policy says, and the nearest thing that would be granted
+    Why {
+        /// The target
+        target: TargetName,
+        /// The role on it
+        #[arg(long)]
+        role: Option<RoleName>,
+        /// For how long
+        #[arg(long = "for", allow_hyphen_values = true)]
+        for_: Option<String>,
+        /// For somebody else; operators and auditors
+        #[arg(long = "as")]
+        about: Option<PersonName>,
+    },
+    /// Asks for access
+    Request(ask::Wish),
+    /// Asks for access where there is none, waits, and leaves the credential ready
+    Login(ask::Wish),
+    /// Waits for the answer to a request
+    Wait {
+        /// Its id, a prefix, or its two words
+        id: String,
+        /// At most so long
+        #[arg(long)]
+        timeout: Option<String>,
+    },
+    /// A request or a grant
+    Show {
+        /// Its id, a prefix, or a request's two words
+        id: String,
+    },
+    /// Takes a request back
+    Withdraw {
+        /// Its id, a prefix, or its two words
+        id: String,
+    },
+    /// What one has, and what is pending
+    Status,
+    /// Gives access back
+    Release {
+        /// The grant
+        id: Option<String>,
+        /// Everything
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+    },
+    /// Becomes ssh, with a certificate
+    Ssh(ssh::SshArgs),
+    /// Makes plain ssh, scp, sftp, rsync and git work
+    SshConfig(ssh_config::SshConfigArgs),
+    /// An OpenSSH certificate for one's own key
+    Cert(ssh::CertArgs),
+    /// Run by ssh
+    #[command(hide = true)]
+    Hook(hook::HookArgs),
+    /// What waits for one's answer
+    Pending {
+        /// Everybody's; operators and auditors
+        #[arg(long)]
+        all: bool,
+    },
+    /// Answers one request after the other
+    Review,
+    /// Agrees to a request
+    Approve(answer::ApproveArgs),
+    /// Says no to a request
+    Deny {
+        /// Its id, a prefix, or its two words
+        id: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Ends access, and shows each proof
+    Revoke {
+        #[command(flatten)]
+        which: answer::Which,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Reads and verifies the log
+    #[command(subcommand)]
+    Audit(audit::AuditVerb),
+    /// Plans, signs and adopts people.toml, targets.toml and policy.toml
+    Apply {
+        /// The folder
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// Only the plan
+        #[arg(long)]
+        dry_run: bool,
+        /// Without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// People
+    #[command(subcommand)]
+    Person(admin::PersonVerb),
+    /// Keys of people
+    #[command(subcommand)]
+    Key(admin::KeyVerb),
+    /// Targets
+    #[command(subcommand)]
+    Target(admin::TargetVerb),
+    /// Rules
+    #[command(subcommand)]
+    Policy(admin::PolicyVerb),
+    /// The authority's public keys and its revocation list
+    #[command(subcommand)]
+    Ca(serve::CaVerb),
+    /// A target's own sshd
+    #[command(subcommand)]
+    Host(host::HostVerb),
+    /// Makes a broker that refuses everything
+    Init(serve::InitArgs),
+    /// Runs the broker
+    Serve(serve::ConfigArgs),
+    /// Everything that serve would refuse
+    Check(serve::ConfigArgs),
+    /// Runs the signer as a process of its own
+    Signer(serve::ConfigArgs),
+    /// A throw-away broker on loopback, with people and a real sshd
+    Dev(serve::DevArgs),
+    /// What a code means
+    Explain {
+        /// Such as JB2003
+        code: String,
+    },
+}
+
+/// Runs the command line; the exit status is that of cli.md.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    // The hook with a certificate that holds is the hot path: no runtime, no network.
+    if let Verb::Hook(args) = &cli.verb
+        && args.cached()
+    {
+        return ExitCode::SUCCESS;
+    }
+    let globals = cli.globals;
+    match start(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(globals.json()),
+    }
+}
+
+fn start(cli: Cli) -> Result<ExitCode, Failure> {
+    if let Verb::Explain { code } = &cli.verb {
+        return explain(code);
+    }
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    if let Verb::Signer(args) = &cli.verb {
+        return args.signer();
+    }
+    let serves = matches!(cli.verb, Verb::Serve(_) | Verb::Dev(_));
+    let mut builder = if serves {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder.enable_all().build().map_err(|e| Failure::local("the runtime", e))?;
+    runtime.block_on(run(cli))
+}
+
+async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let globals = &cli.globals;
+    match &cli.verb {
+        Verb::Auth(verb) => verb.run(globals).await,
+        Verb::Ls { target } => ask::ls(target.as_ref(), globals).await,
+        Verb::Why { target, role, for_, about } => {
+            ask::why(target, role.as_ref(), for_.as_deref(), about.as_ref(), globals).await
+        }
+        Verb::Request(wish) => ask::request(wish, false, globals).await,
+        Verb::Login(wish) => ask::request(wish, true, globals).await,
+        Verb::Wait { id, timeout } => answer::wait(id, timeout.as_deref(), globals).await,
+        Verb::Show { id } => answer::show(id, globals).await,
+        Verb::Withdraw { id } => answer::withdraw(id, globals).await,
+        Verb::Status => ask::status(globals).await,
+        Verb::Release { id, all } => answer::release(id.as_deref(), *all, globals).await,
+        Verb::Ssh(args) => args.run(globals).await,
+        Verb::SshConfig(args) => args.run(globals).await,
+        Verb::Cert(args) => args.run(globals).await,
+        Verb::Hook(args) => args.run(globals).await,
+        Verb::Pending { all } => answer::pending(*all, globals).await,
+        Verb::Review => answer::review().await,
+        Verb::Approve(args) => answer::approve(args, globals).await,
+        Verb::Deny { id, reason } => answer::deny(id, reason.as_deref(), globals).await,
+        Verb::Revoke { which, reason } => answer::revoke(which, reason.as_deref(), globals).await,
+        Verb::Audit(verb) => verb.run(globals).await,
+        Verb::Apply { dir, dry_run, yes } => admin::apply(dir, *dry_run, *yes, globals).await,
+        Verb::Person(verb) => verb.run(globals).await,
+        Verb::Key(verb) => verb.run(globals).await,
+        Verb::Target(verb) => verb.run(globals).await,
+        Verb::Policy(verb) => verb.run(globals).await,
+        Verb::Ca(verb) => verb.run(globals).await,
+        Verb::Host(verb) => verb.run(globals).await,
+        Verb::Init(args) => args.run(globals).await,
+        Verb::Serve(args) => args.serve().await,
+        Verb::Check(args) => args.check().await,
+        Verb::Dev(args) => args.run().await,
+        Verb::Signer(_) | Verb::Explain { .. } => Err(Failure::new(Code::BUG, "This verb was dispatched before.")),
+    }
+}
+
+fn explain(code: &str) -> Result<ExitCode, Failure> {
+    let code: Code = code.parse().map_err(|_| Failure::new(Code::MISSING, "There is no such code."))?;
+    let entry = code.entry();
+    println!("{code}: {}\n\n{}\n", entry.title, entry.explain);
+    entry.next.iter().for_each(|next| println!("next: {next}"));
+    println!("exit status {}", entry.exit);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command line as clap sees it, for help pages and their snapshots.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}

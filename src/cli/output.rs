@@ -1,0 +1,99 @@
+//! Answers on stdout: a table for people, tab-separated text or JSON for programs.
+
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::failure::Failure;
+use crate::domain::span::show_span;
+use crate::domain::text::shown;
+
+/// How answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table on a terminal, tab-separated otherwise.
+    Auto,
+    /// A table.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Jsonl,
+    /// Only names or ids.
+    Name,
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|e| Failure::local("the answer", e))
+}
+
+/// Writes a list: whole as JSON, else the rows; the first column is the name.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn list<T: Serialize>(
+    format: Format,
+    kind: &str,
+    items: &[T],
+    head: &[&str],
+    row: impl Fn(&T) -> Vec<String>,
+) -> Result<(), Failure> {
+    match format {
+        Format::Json => {
+            let doc =
+                serde_json::json!({ "schema": format!("jit-broker/{kind}-list/v1"), "items": items, "next": null });
+            println!("{}", json(&doc)?);
+        }
+        Format::Jsonl => {
+            for item in items {
+                println!("{}", json(item)?);
+            }
+        }
+        Format::Name => {
+            items.iter().filter_map(|i| row(i).into_iter().next()).for_each(|name| println!("{}", shown(&name)))
+        }
+        Format::Table => table(head, items.iter().map(row)),
+        Format::Auto if std::io::stdout().is_terminal() => table(head, items.iter().map(row)),
+        Format::Auto => {
+            for item in items {
+                let cells: Vec<String> = row(item).iter().map(|cell| shown(cell)).collect();
+                println!("{}", cells.join("\t"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(head.iter().map(|h| h.to_uppercase()));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| shown(cell)));
+    }
+    println!("{table}");
+}
+
+/// Writes one document: as JSON, its name, or as lines that `text` makes.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn one<T: Serialize>(
+    format: Format,
+    item: &T,
+    name: &str,
+    text: impl FnOnce(&T) -> Vec<String>,
+) -> Result<(), Failure> {
+    match format {
+        Format::Json | Format::Jsonl => println!("{}", json(item)?),
+        Format::Name => println!("{}", shown(name)),
+        Format::Auto | Format::Table => text(item).iter().for_each(|line| println!("{}", shown(line))),
+    }
+    Ok(())
+}
+
+/// A duration in seconds, as people write it.
+pub fn span(s: i64) -> String {
+    u64::try_from(s).ok().filter(|s| *s > 0).map_or_else(|| "0s".to_owned(), show_span)
+}

@@ -1,0 +1,135 @@
+//! The story of `make demo`: what people type and what they see, on both sides, with this very program and real ssh.
+
+use std::process::{Command, Output};
+
+use super::dev::{TARGET, World};
+use crate::domain::refusal::{Code, Refusal};
+
+fn failed(what: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::LOCAL_IO, format!("The story stopped: {what}."))
+}
+
+/// Runs a command line of one of the people, as they would in a shell of their own.
+async fn typed(world: &World, who: &str, line: &str) -> Result<Output, Refusal> {
+    let program = std::env::current_exe().map_err(failed)?;
+    let folder = program.parent().map(|p| p.display().to_string()).unwrap_or_default();
+    let home = world.dir.join(who);
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(line).env("HOME", &home).env("JIT_BROKER_HOME", home.join("jit")).env("PATH", path);
+    command.env_remove("SSH_AUTH_SOCK").env("JIT_BROKER_NO_INPUT", "1").stdin(std::process::Stdio::null());
+    tokio::task::spawn_blocking(move || command.output()).await.map_err(failed)?.map_err(failed)
+}
+
+async fn show(world: &World, who: &str, line: &str) -> Result<Output, Refusal> {
+    println!("\n{who}$ {line}");
+    let out = typed(world, who, line).await?;
+    print!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    Ok(out)
+}
+
+async fn must(world: &World, who: &str, line: &str) -> Result<String, Refusal> {
+    let out = show(world, who, line).await?;
+    if out.status.success() {
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    } else {
+        Err(failed(format!("{line} ended with {}", out.status)))
+    }
+}
+
+/// Signs the people in and installs the ssh hook for them.
+///
+/// # Errors
+/// What did not work.
+pub async fn introduce(world: &World) -> Result<(), Refusal> {
+    for who in ["root-admin", "alice", "bob"] {
+        let url = world.daemon.broker.public_url();
+        let login = format!("jit-broker auth login --server {url} --ca-file ../server-ca.pem --ssh-key id_ed25519");
+        let home = world.dir.join(who);
+        let out = typed(world, who, &format!("cd '{}' && {login}", home.display())).await?;
+        if !out.status.success() {
+            return Err(failed(String::from_utf8_lossy(&out.stderr)));
+        }
+    }
+    for who in ["alice", "bob"] {
+        let out = typed(world, who, "jit-broker ssh-config --install").await?;
+        if !out.status.success() {
+            return Err(failed(String::from_utf8_lossy(&out.stderr)));
+        }
+    }
+    Ok(())
+}
+
+fn ssh(world: &World, who: &str) -> String {
+    format!("ssh -F '{}'", world.dir.join(who).join(".ssh/config").display())
+}
+
+/// Plays it.
+///
+/// # Errors
+/// The step that did not go as it must.
+pub async fn play(world: &World) -> Result<(), Refusal> {
+    let ssh = ssh(world, "alice");
+    println!("A broker, a host {TARGET} with a real sshd, and two people. Nobody has access.");
+    must(world, "alice", "jit-broker ls").await?;
+    let refused = show(world, "alice", &format!("{ssh} {TARGET} id -un")).await?;
+    if refused.status.success() {
+        return Err(failed("ssh must be refused before anything is granted"));
+    }
+    must(world, "alice", "jit-broker request web-07 --for 30m --reason 'hotfix for OPS-1' --no-wait").await?;
+    let code = must(world, "bob", "jit-broker pending").await?;
+    let code = code.split('\t').nth(4).unwrap_or_default().to_owned();
+    must(world, "bob", &format!("jit-broker approve {code}")).await?;
+    must(world, "alice", &format!("{ssh} {TARGET} 'id -un; echo on $SSH_CONNECTION'")).await?;
+    must(
+        world,
+        "alice",
+        &format!(
+            "scp -q -F '{}' {TARGET}:/etc/hostname /dev/null && echo copied",
+            world.dir.join("alice/.ssh/config").display()
+        ),
+    )
+    .await?;
+    must(world, "alice", "jit-broker status").await?;
+    let certificate = format!("jit/run/ssh/{TARGET}/{}-cert.pub", world.login);
+    must(
+        world,
+        "alice",
+        &format!("cp \"$HOME/{certificate}\" \"$HOME/kept-cert.pub\"; ssh-keygen -L -f \"$HOME/kept-cert.pub\""),
+    )
+    .await?;
+    let ended = show(world, "bob", "jit-broker revoke --person alice --reason 'the demo is over'").await?;
+    if !ended.status.success() {
+        return Err(failed("the end was not proven"));
+    }
+    println!("\nAlice kept a copy of her certificate, which would have been valid for half an hour more:");
+    let kept = format!(
+        "ssh -F none -i \"$HOME/jit/run/ssh/{TARGET}/key\" -o CertificateFile=\"$HOME/kept-cert.pub\" -o IdentitiesOnly=yes -o BatchMode=yes \
+         -o HostKeyAlias={TARGET} -o UserKnownHostsFile=\"$HOME/jit/config/known_hosts\" -p {} {}@127.0.0.1 id -un",
+        world.ssh_port, world.login
+    );
+    if show(world, "alice", &kept).await?.status.success() {
+        return Err(failed("a revoked certificate opened the host"));
+    }
+    must(world, "bob", "jit-broker audit tail -n 12").await?;
+    must(world, "bob", "jit-broker audit verify").await?;
+    println!("\nBy hand: jit-broker dev starts the same world and keeps it.");
+    Ok(())
+}
+
+/// Says what to type.
+pub fn by_hand(world: &World) {
+    let home = |who: &str| world.dir.join(who).join("jit").display().to_string();
+    println!("A broker at {}, and {TARGET} with a real sshd. In two terminals:", world.daemon.broker.public_url());
+    for who in ["alice", "bob"] {
+        println!("\n  # {who}\n  export JIT_BROKER_HOME={}", home(who));
+        match who {
+            "alice" => println!(
+                "  jit-broker request {TARGET} --for 10m --reason 'trying it out'\n  {} {TARGET}",
+                ssh(world, who)
+            ),
+            _ => println!("  jit-broker review"),
+        }
+    }
+    println!("\nCtrl-C ends it and removes everything.");
+}
