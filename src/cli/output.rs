@@ -67,7 +67,7 @@ pub fn list<T: Serialize>(
 
 fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(head.iter().map(|h| h.to_uppercase()));
     for row in rows {
         table.add_row(row.iter().map(|cell| shown(cell)));

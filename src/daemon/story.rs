@@ -85,7 +85,7 @@ pub async fn play(world: &World) -> Result<(), Refusal> {
         world,
         "alice",
         &format!(
-            "scp -q -F '{}' {TARGET}:/etc/hostname /dev/null && echo copied",
+            "scp -q -F '{}' {TARGET}:/etc/hostname \"$HOME/copy\" && echo copied",
             world.dir.join("alice/.ssh/config").display()
         ),
     )
