@@ -1,6 +1,9 @@
 //! The one integration binary: the built program against real ssh and sshd.
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
+mod hook;
 mod house;
 mod story;
 mod trust;
+mod world;

@@ -1,0 +1,80 @@
+//! Every refusal has a code, a sentence, the next command, and the exit status of the contract.
+
+use crate::world::World;
+
+#[test]
+fn refusals_of_the_requester() {
+    let world = World::start();
+    let long = "x".repeat(1 << 20);
+    std::fs::write(world.dir.join("alice/long"), long).unwrap();
+    let cases = [
+        ("request web-07 --for 0s --reason 'hotfix OPS'", 2, "JB1003"),
+        ("request web-07 --for -5m --reason 'hotfix OPS'", 2, "JB1003"),
+        ("request web-07 --for 18446744073709551616s --reason 'hotfix OPS'", 2, "JB1003"),
+        ("request web-07 --for 2h --reason 'hotfix OPS' --no-wait", 5, "JB2003"),
+        ("request web-07 --for 5m --reason short --no-wait", 5, "JB2004"),
+        ("request web-07 --for 5m --no-wait", 5, "JB2004"),
+        ("request web-07 --for 5m --reason \"$(printf 'hotfix\\033[2Jxx')\" --no-wait", 2, "JB1002"),
+        ("request web-07 --for 5m --reason \"$(printf 'hotfix \\342\\200\\256 gnp')\" --no-wait", 2, "JB1002"),
+        ("request web-99 --for 5m --reason 'hotfix OPS' --no-wait", 8, "JB1008"),
+        ("show req_0000", 8, "JB1008"),
+        ("release", 2, "JB1007"),
+        ("audit export", 5, "JB2012"),
+        ("explain JB9999", 8, "JB1008"),
+    ];
+    for (line, exit, code) in cases {
+        let done = world.run("alice", &format!("jit-broker {line}"));
+        assert_eq!(done.code, Some(exit), "{line}: {}", done.err);
+        assert!(done.err.contains(code), "{line}: {}", done.err);
+        assert!(!done.err.contains('\x1b') && !done.err.contains('\u{202e}'), "{line}: {}", done.err);
+    }
+    let error = world.run("alice", "jit-broker -o json request web-07 --for 2h --reason 'hotfix OPS' --no-wait");
+    let doc: serde_json::Value = serde_json::from_str(error.err.lines().last().unwrap()).unwrap();
+    assert_eq!(doc["schema"], "jit-broker/error/v1");
+    assert_eq!(doc["code"], "JB2003");
+    assert!(doc["hint"].as_str().unwrap().contains("jit-broker request web-07"), "{doc}");
+}
+
+#[test]
+fn refusals_of_the_operator() {
+    let world = World::start();
+    let own = world.dir.join("broker/jit-broker.toml");
+    let text = std::fs::read_to_string(&own).unwrap();
+    let broken = world.dir.join("broken.toml");
+    std::fs::write(&broken, text.replace("public_url", "public_ulr")).unwrap();
+    let done = world.run("root-admin", &format!("jit-broker check --config {}", broken.display()));
+    assert_eq!(done.code, Some(78), "{}", done.err);
+    assert!(done.err.contains("did you mean public_url?") && done.err.contains("broken.toml:"), "{}", done.err);
+    // A second daemon: the port is taken; on another port the ledger is held.
+    let done = world.run("root-admin", &format!("jit-broker serve --config {}", own.display()));
+    assert_eq!((done.code, done.err.contains("JB8002")), (Some(78), true), "{}", done.err);
+    let other = world.dir.join("broker/other.toml");
+    let moved = text.lines().map(|l| if l.starts_with("listen") { "listen = \"127.0.0.1:0\"" } else { l });
+    std::fs::write(&other, moved.collect::<Vec<_>>().join("\n")).unwrap();
+    let done = world.run("root-admin", &format!("jit-broker serve --config {}", other.display()));
+    assert_eq!((done.code, done.err.contains("JB6002")), (Some(78), true), "{}", done.err);
+    // `init` never overwrites, and open keys stop the start.
+    let line = format!("jit-broker init --dir {}/broker --admin me --key id_ed25519.pub", world.dir.display());
+    assert_eq!(world.run("root-admin", &line).code, Some(78));
+    world.run("root-admin", "chmod 644 ../broker/state/ca/ssh_user").ok();
+    let done = world.run("root-admin", &format!("jit-broker check --config {}", own.display()));
+    assert_eq!((done.code, done.err.contains("chmod 600") || done.err.contains("mode 600")), (Some(78), true), "{}", done.err);
+}
+
+#[test]
+fn a_key_that_nobody_knows_gets_no_session() {
+    let world = World::start();
+    let url = world.run("alice", "sed -n 's/.*\"server\": \"\\(.*\\)\",/\\1/p' jit/config/context.json").ok();
+    let line = format!(
+        "ssh-keygen -q -t ed25519 -N '' -f k && JIT_BROKER_HOME=$PWD/x jit-broker auth login --server {} --ca-file ../server-ca.pem --ssh-key k",
+        url.trim()
+    );
+    let done = world.run("alice", &line);
+    assert_eq!(done.code, Some(4), "{}", done.err);
+    let line = format!("JIT_BROKER_HOME=$PWD/y jit-broker auth login --server {} --fingerprint SHA256:AAAA --ssh-key id_ed25519", url.trim());
+    let done = world.run("alice", &line);
+    assert_eq!((done.code, done.err.contains("JB7003")), (Some(9), true), "{}", done.err);
+    let line = format!("JIT_BROKER_HOME=$PWD/z jit-broker auth login --server {} --ssh-key id_ed25519", url.trim());
+    let done = world.run("alice", &line);
+    assert_eq!((done.code, done.err.contains("first use")), (Some(2), true), "{}", done.err);
+}
