@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod doors;
+mod help;
 mod hook;
 mod house;
 mod story;

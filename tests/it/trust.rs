@@ -20,23 +20,23 @@ use jit_broker::domain::text::Words;
 use jit_broker::settings::Settings;
 use jit_broker::signer::{Leaf, Order, Signer};
 
-struct World {
+pub(crate) struct World {
     _dir: tempfile::TempDir,
-    settings: Settings,
-    clock: Arc<Simulated>,
-    daemon: Daemon,
-    install: InstallId,
-    admin: Somebody,
-    alice: Somebody,
-    bob: Somebody,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Arc<Simulated>,
+    pub(crate) daemon: Daemon,
+    pub(crate) install: InstallId,
+    pub(crate) admin: Somebody,
+    pub(crate) alice: Somebody,
+    pub(crate) bob: Somebody,
 }
 
-fn words(text: &str) -> Words {
+pub(crate) fn words(text: &str) -> Words {
     Words { salt: "0".repeat(32), reason: Some(text.to_owned()), ticket: None }
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("trust").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let clock = Simulated::at(1_800_000_000);
         let [admin, alice, bob] = ["root-admin", "alice", "bob"].map(|n| Somebody::make(dir.path(), n).unwrap());
@@ -56,15 +56,15 @@ impl World {
         Self { _dir: dir, settings, clock, daemon, install, admin, alice, bob }
     }
 
-    fn broker(&self) -> &Broker {
+    pub(crate) fn broker(&self) -> &Broker {
         &self.daemon.broker
     }
 
-    fn sign(&self, who: &Somebody, words: Option<&Words>, deed: Deed) -> SignedAct {
+    pub(crate) fn sign(&self, who: &Somebody, words: Option<&Words>, deed: Deed) -> SignedAct {
         who.sign(self.install, self.broker().now(), words.map(Words::commitment), deed).unwrap()
     }
 
-    async fn ask(&self, for_s: u64) -> Result<RequestId, Refusal> {
+    pub(crate) async fn ask(&self, for_s: u64) -> Result<RequestId, Refusal> {
         let text = words("hotfix for OPS-1");
         let deed = Deed::Request {
             by: self.alice.name(),
@@ -78,37 +78,37 @@ impl World {
         self.broker().act(signed, Some(&text), None).await.map(|_| id)
     }
 
-    async fn terms(&self, id: RequestId) -> (jit_broker::domain::digest::Digest, Terms) {
+    pub(crate) async fn terms(&self, id: RequestId) -> (jit_broker::domain::digest::Digest, Terms) {
         let memory = self.broker().memory().await;
         let request = memory.state.requests.get(&id).unwrap();
         (request.digest, request.standing_terms())
     }
 
-    async fn approve(&self, who: &Somebody, id: RequestId, change: impl FnOnce(&mut Terms)) -> Result<(), Refusal> {
+    pub(crate) async fn approve(&self, who: &Somebody, id: RequestId, change: impl FnOnce(&mut Terms)) -> Result<(), Refusal> {
         let (request_digest, mut terms) = self.terms(id).await;
         change(&mut terms);
         let deed = Deed::Approve { by: who.name(), request: id, request_digest, terms };
         self.broker().act(self.sign(who, None, deed), None, None).await.map(drop)
     }
 
-    async fn grant(&self, id: RequestId) -> GrantId {
+    pub(crate) async fn grant(&self, id: RequestId) -> GrantId {
         match self.broker().memory().await.state.requests.get(&id).unwrap().state {
             RequestState::Approved { grant: Some(grant) } => grant,
             ref other => panic!("{other:?}"),
         }
     }
 
-    async fn open(&self, for_s: u64) -> GrantId {
+    pub(crate) async fn open(&self, for_s: u64) -> GrantId {
         let id = self.ask(for_s).await.unwrap();
         self.approve(&self.bob, id, |_| {}).await.unwrap();
         self.grant(id).await
     }
 
-    async fn issue(&self, grant: GrantId) -> Result<String, Refusal> {
+    pub(crate) async fn issue(&self, grant: GrantId) -> Result<String, Refusal> {
         self.broker().issue(&self.alice.name(), grant, &self.alice.key()).await
     }
 
-    async fn state(&self, grant: GrantId) -> GrantState {
+    pub(crate) async fn state(&self, grant: GrantId) -> GrantState {
         self.broker().memory().await.state.grants.get(&grant).unwrap().state.clone()
     }
 }
