@@ -74,7 +74,7 @@ async fn every_door_for_every_caller() {
     let late = token("alice");
     world.clock.advance(3600);
     assert_eq!(status(&api, "GET", "/v1/me", "", Some(&late)).await, StatusCode::UNAUTHORIZED);
-    world.daemon.stop().await;
+    world.stop().await;
 }
 
 #[test]
@@ -104,5 +104,5 @@ async fn hostile_bodies_are_refused_before_they_are_kept() {
         let shown: String = body.chars().take(40).collect();
         assert_eq!(status(&api, "POST", "/v1/acts", &body, None).await.as_u16(), wanted, "{shown}");
     }
-    world.daemon.stop().await;
+    world.stop().await;
 }

@@ -6,6 +6,7 @@ mod doors;
 mod help;
 mod hook;
 mod house;
+mod model;
 mod story;
 mod trust;
 mod world;

@@ -24,7 +24,7 @@ pub(crate) struct World {
     _dir: tempfile::TempDir,
     pub(crate) settings: Settings,
     pub(crate) clock: Arc<Simulated>,
-    pub(crate) daemon: Daemon,
+    pub(crate) daemon: Option<Daemon>,
     pub(crate) install: InstallId,
     pub(crate) admin: Somebody,
     pub(crate) alice: Somebody,
@@ -53,11 +53,15 @@ impl World {
         let text = bundle(&alice.key(), &bob.key(), "deploy", 22);
         let install = made.genesis.install;
         adopt(&daemon.broker, &admin, install, &text).await.unwrap();
-        Self { _dir: dir, settings, clock, daemon, install, admin, alice, bob }
+        Self { _dir: dir, settings, clock, daemon: Some(daemon), install, admin, alice, bob }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.daemon.unwrap().stop().await;
     }
 
     pub(crate) fn broker(&self) -> &Broker {
-        &self.daemon.broker
+        &self.daemon.as_ref().unwrap().broker
     }
 
     pub(crate) fn sign(&self, who: &Somebody, words: Option<&Words>, deed: Deed) -> SignedAct {
@@ -123,7 +127,7 @@ async fn nobody_approves_their_own_and_everybody_counts_once() {
     let (one, two) = tokio::join!(world.approve(&world.bob, id, |_| {}), world.approve(&world.bob, id, |_| {}));
     assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
     assert_eq!(world.broker().memory().await.state.grants.len(), 1);
-    world.daemon.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +153,7 @@ async fn the_window_is_in_the_certificate_and_ends_by_the_boot_clock() {
     world.clock.advance(91);
     round(world.broker()).await.unwrap();
     assert!(matches!(world.state(grant).await, GrantState::Ended { .. }));
-    world.daemon.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +169,7 @@ async fn approving_can_only_make_it_less() {
     let opened = memory.state.grants.get(&grant).unwrap();
     assert_eq!(opened.ends_at - opened.starts_at, 60);
     drop(memory);
-    world.daemon.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +183,7 @@ async fn a_bundle_changed_between_ask_and_approval_voids_what_no_longer_holds() 
     let state = memory.state.requests.get(&id).unwrap().state.clone();
     assert!(matches!(&state, RequestState::Invalidated { refusal } if refusal.code == Code::STALE_TERMS), "{state:?}");
     drop(memory);
-    world.daemon.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,7 +200,7 @@ async fn an_approver_who_lost_the_right_does_not_count_at_first_use() {
     adopt(world.broker(), &world.admin, world.install, &BundleText { files }).await.unwrap();
     assert_eq!(world.issue(grant).await.unwrap_err().code, Code::REJUDGED);
     assert!(matches!(world.state(grant).await, GrantState::Cancelled { .. }));
-    world.daemon.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,7 +216,7 @@ async fn a_disabled_person_loses_what_they_hold_at_once() {
     let memory = world.broker().memory().await;
     assert!(memory.state.krl.serials.contains(&1), "the serial is on the published list");
     drop(memory);
-    world.daemon.stop().await;
+    world.stop().await;
 }
 
 /// The leaves of a stopped world, to be shown to a signer that lies are told to.
@@ -284,13 +288,13 @@ async fn a_daemon_that_lies_gets_no_signature() {
     let mut forked = fresh_gate(&world, "honest.json");
     let fork = edited(0, "\"seq\":0", "\"seq\":0 ");
     assert_eq!(forked.order(Order::Checkpoint { from: 0, leaves: fork }).unwrap_err().code, Code::LOG_LIES);
-    world.daemon.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_older_ledger_is_refused_by_the_signer() {
-    let world = World::start().await;
-    world.daemon.stop().await;
+    let mut world = World::start().await;
+    world.daemon.take().unwrap().stop().await;
     let files = ["db", "db-wal"].map(|e| world.settings.ledger.with_extension(e));
     let old: Vec<Option<Vec<u8>>> = files.iter().map(|f| std::fs::read(f).ok()).collect();
     let daemon = Daemon::start(&world.settings, world.clock.clone()).await.unwrap();
@@ -316,5 +320,5 @@ async fn a_second_daemon_on_the_ledger_is_refused() {
         Err(refusal) => assert_eq!(refusal.code, Code::LEDGER_HELD),
         Ok(_) => panic!("two daemons on one ledger"),
     }
-    world.daemon.stop().await;
+    world.stop().await;
 }
