@@ -246,7 +246,7 @@ async fn a_random_walk_keeps_every_promise() {
     println!("{steps} steps from seed {seed}: {serials} certificates, {finals} requests decided, {} grants", reference.grants.len());
     assert!(serials * 60 > steps && finals * 20 > steps, "the walk went somewhere: {serials} certificates, {finals} requests");
     let (settings, install) = (world.settings.clone(), world.install);
-    world.stop().await;
+    world.daemon.take().unwrap().stop().await;
     // What is on disk verifies, whatever happened on the way.
     let key = jit_broker::signer::keys::Keys::load(&settings.ca_dir).unwrap().log_public();
     let origin = jit_broker::signer::gate::origin_of(&install.to_string());
