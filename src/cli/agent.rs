@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use jit_ca::key::PublicKey;
@@ -38,7 +39,10 @@ fn put(out: &mut Vec<u8>, value: &[u8]) {
 impl Agent {
     /// Connects to `SSH_AUTH_SOCK`; none when there is no agent.
     pub fn connect() -> Option<Self> {
-        let path = std::env::var_os("SSH_AUTH_SOCK").filter(|p| !p.is_empty())?;
+        Self::at(Path::new(&std::env::var_os("SSH_AUTH_SOCK").filter(|p| !p.is_empty())?))
+    }
+
+    fn at(path: &Path) -> Option<Self> {
         let stream = UnixStream::connect(path).ok()?;
         // A touch or a confirmation may take a person a while.
         stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
@@ -87,3 +91,6 @@ impl Agent {
         take(&mut rest).map(<[u8]>::to_vec).ok_or_else(refused)
     }
 }
+
+#[cfg(test)]
+mod tests;

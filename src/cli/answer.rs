@@ -9,15 +9,14 @@ use super::ask::{me, print_grant, print_request, words};
 use super::client::Client;
 use super::failure::Failure;
 use super::home::Home;
-use super::{Globals, output, prompt, ssh};
-use crate::domain::act::{Act, Deed, Selector, Terms};
-use crate::domain::digest::{Digest, read_canonical};
+use super::{Globals, output, prompt, ssh, terms};
+use crate::domain::act::{Deed, Selector};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::Code;
 use crate::domain::span::parse_span;
 use crate::domain::text::shown;
-use crate::wire::{GrantDoc, List, RequestDoc, TargetDoc};
+use crate::wire::{BundleDoc, GrantDoc, List, RequestDoc};
 
 /// How long `revoke` and `release` watch the proofs come in.
 const WATCH: Duration = Duration::from_secs(5);
@@ -35,16 +34,12 @@ pub async fn find_request(client: &mut Client, text: &str) -> Result<RequestDoc,
         let list: List<RequestDoc> = client.get(&format!("/v1/requests?scope={scope}")).await?;
         all.extend(list.items);
     }
-    let mut fitting: Vec<RequestDoc> =
-        all.into_iter().filter(|r| r.id.to_string().starts_with(text) || r.code == text).collect();
-    fitting.dedup_by_key(|r| r.id);
-    match (fitting.pop(), fitting.is_empty()) {
-        (Some(one), true) => Ok(one),
-        (Some(_), false) => Err(Failure::new(Code::AMBIGUOUS, format!("{} fits several requests.", shown(text)))),
-        (None, _) => {
-            Err(Failure::new(Code::MISSING, format!("There is no request {}, or you may not know of it.", shown(text))))
-        }
-    }
+    all.sort_by_key(|r| r.id);
+    all.dedup_by_key(|r| r.id);
+    let fitting = all.into_iter().filter(|r| r.id.to_string().starts_with(text) || r.code == text);
+    let id = only(fitting.map(|r| r.id), "request", text)?;
+    // The list may be older than an answer that came since.
+    client.get(&format!("/v1/requests/{id}")).await
 }
 
 /// Finds a grant by a unique prefix of its id.
@@ -61,13 +56,16 @@ pub async fn find_grant(client: &mut Client, text: &str) -> Result<GrantDoc, Fai
     }
     all.items.sort_by_key(|g| g.id);
     all.items.dedup_by_key(|g| g.id);
-    let mut fitting: Vec<GrantDoc> = all.items.into_iter().filter(|g| g.id.to_string().starts_with(text)).collect();
-    match (fitting.pop(), fitting.is_empty()) {
-        (Some(one), true) => Ok(one),
-        (Some(_), false) => Err(Failure::new(Code::AMBIGUOUS, format!("{} fits several grants.", shown(text)))),
-        (None, _) => {
-            Err(Failure::new(Code::MISSING, format!("There is no grant {}, or you may not know of it.", shown(text))))
-        }
+    only(all.items.into_iter().filter(|g| g.id.to_string().starts_with(text)), "grant", text)
+}
+
+/// The one thing that a text fits.
+fn only<T>(mut fitting: impl Iterator<Item = T>, what: &str, text: &str) -> Result<T, Failure> {
+    let text = shown(text);
+    match (fitting.next(), fitting.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(_), Some(_)) => Err(Failure::new(Code::AMBIGUOUS, format!("{text} fits more than one {what}."))),
+        (None, _) => Err(Failure::new(Code::MISSING, format!("There is no {what} {text}, or you may not know of it."))),
     }
 }
 
@@ -87,34 +85,7 @@ pub struct ApproveArgs {
     note: Option<String>,
 }
 
-/// The terms that an approver signs, out of the requester's own signed act: what the broker shows beside it must agree with it.
-fn terms(doc: &RequestDoc) -> Result<Terms, Failure> {
-    let differs = |what: &str| {
-        Failure::new(
-            Code::STALE_TERMS,
-            format!("The broker shows another {what} than the requester signed. Do not approve this."),
-        )
-    };
-    let act = doc.act.as_deref().ok_or_else(|| differs("act"))?;
-    if Digest::of(act.as_bytes()) != doc.digest || RequestId::of_digest(&doc.digest) != doc.id {
-        return Err(differs("act"));
-    }
-    let act: Act = read_canonical(act.as_bytes()).map_err(|_| differs("act"))?;
-    match &act.deed {
-        Deed::Request { by, target, for_s, .. } => {
-            if *by != doc.requester || *target != doc.target || *target != doc.terms.target {
-                return Err(differs("person or target"));
-            }
-            if for_s.is_some_and(|s| doc.for_s > s) {
-                return Err(differs("duration"));
-            }
-        }
-        Deed::Apply { by, bundle, .. } if *by == doc.requester && *bundle == doc.terms.target_digest => {}
-        _ => return Err(differs("act")),
-    }
-    Ok(doc.terms.clone())
-}
-
+/// Signs an approval of what the requester signed, or of less; the broker's word alone is never signed.
 async fn approve_doc(
     client: &mut Client,
     doc: &RequestDoc,
@@ -122,19 +93,10 @@ async fn approve_doc(
     role: Option<&RoleName>,
     note: Option<&str>,
 ) -> Result<RequestDoc, Failure> {
-    let mut terms = terms(doc)?;
-    if let Some(s) = for_s {
-        terms.for_s = s;
-    }
-    if let Some(name) = role {
-        let all: List<TargetDoc> = client.get("/v1/targets").await?;
-        let target = all.items.iter().find(|t| t.name == doc.target);
-        let role = target.and_then(|t| t.roles.iter().find(|r| r.name == *name));
-        let role = role.ok_or_else(|| {
-            Failure::new(Code::NO_ROLE, format!("{} has no role {name} that you can see.", doc.target))
-        })?;
-        (terms.role, terms.logins, terms.allow) = (role.name.clone(), role.logins.clone(), role.allow.clone());
-    }
+    let bundle: BundleDoc = client.get("/v1/bundle").await?;
+    let targets = terms::targets(&bundle)?;
+    let standing = terms::verified(doc, client.context()?.about.install, &targets)?;
+    let terms = terms::narrowed(standing, for_s, role, &targets)?;
     let deed = Deed::Approve { by: me(client)?, request: doc.id, request_digest: doc.digest, terms };
     client.act(deed, words(note, None)?, None).await?;
     client.get(&format!("/v1/requests/{}", doc.id)).await

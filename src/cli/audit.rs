@@ -1,5 +1,7 @@
 //! The auditor's verbs.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,11 +87,9 @@ impl AuditVerb {
             }
             Self::Export { to } => {
                 let mut client = Client::remembered(&Home::find()?)?;
-                let bytes = client.get_bytes("/v1/audit/export").await?;
                 match to {
-                    Some(path) => crate::signer::keys::replace(path, &bytes, 0o600)?,
-                    None => std::io::Write::write_all(&mut std::io::stdout(), &bytes)
-                        .map_err(|e| Failure::local("stdout", e))?,
+                    Some(path) => fetch(&mut client, path).await?,
+                    None => client.copy("/v1/audit/export", &mut std::io::stdout().lock()).await?,
                 }
                 Ok(ExitCode::SUCCESS)
             }
@@ -98,6 +98,23 @@ impl AuditVerb {
             }
         }
     }
+}
+
+/// Fetches the export into a private file, which is there only when it is whole.
+async fn fetch(client: &mut Client, path: &Path) -> Result<(), Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    let broken = |e: std::io::Error| Failure::local(path.display(), e);
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(broken)?;
+    let mut out = std::io::BufWriter::new(file);
+    let copied = client.copy("/v1/audit/export", &mut out).await;
+    let kept =
+        copied.and_then(|()| out.get_ref().sync_all().and_then(|()| std::fs::rename(&part, path)).map_err(broken));
+    if kept.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    kept
 }
 
 /// Escapes a text for a query (RFC 3986 section 2.1).
@@ -170,9 +187,9 @@ async fn verify(
         }
         None => {
             let mut client = Client::remembered(&home)?;
-            let bytes = client.get_bytes("/v1/audit/export").await?;
-            fetched = home.state.join("verify.jsonl");
-            super::home::write_private(&fetched, &bytes)?;
+            fetched = home.state.join(format!("verify-{}.jsonl", std::process::id()));
+            super::home::private_folder(&home.state)?;
+            fetch(&mut client, &fetched).await?;
             let about = &client.context()?.about;
             (fetched.clone(), about.origin.clone(), about.log_key.clone())
         }

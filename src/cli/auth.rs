@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::client::{Client, Trust};
-use super::context::Context;
+use super::context::{Context, consistent};
 use super::failure::Failure;
 use super::home::Home;
 use super::keys::Signing;
@@ -60,8 +60,17 @@ impl AuthVerb {
             Self::Status => {}
             Self::Logout => {
                 let mut client = Client::remembered(&home)?;
-                let _: Outcome = client.post("/v1/logout", &serde_json::json!({})).await?;
+                let mut context = client.context()?.clone();
+                // Without a person nothing renews itself. A session that is over already is no reason to keep its file.
+                client.forget_person();
+                let ended = client.post::<_, Outcome>("/v1/logout", &serde_json::json!({})).await;
                 let _ = std::fs::remove_file(home.run.join("session"));
+                context.person = None;
+                context.save(&home)?;
+                match ended {
+                    Err(failure) if failure.0.code != Code::NOT_SIGNED_IN => return Err(failure),
+                    _ => {}
+                }
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -96,13 +105,15 @@ async fn login(
     name: Option<&PersonName>,
     key: Option<String>,
 ) -> Result<(), Failure> {
-    let known = Context::load(home).ok();
+    let known = match Context::load(home) {
+        Err(failure) if failure.0.code == Code::NOT_SIGNED_IN => None,
+        other => Some(other?),
+    };
     let server =
         server.map(|s| s.trim_end_matches('/').to_owned()).or_else(|| known.as_ref().map(|c| c.server.clone()));
     let server =
         server.ok_or_else(|| Failure::new(Code::USAGE, "Which broker? Say it with --server https://HOST[:PORT]."))?;
-    let known = known.filter(|c| c.server == server);
-    let trust = match (trust, &known) {
+    let trust = match (trust, known.as_ref().filter(|c| c.server == server)) {
         (Some(trust), _) => trust,
         (None, Some(context)) => Trust::Pem(context.about.server_ca_pem.clone()),
         (None, None) => {
@@ -112,16 +123,19 @@ async fn login(
             ));
         }
     };
-    let mut client = Client::first(home.clone(), server.clone(), trust);
-    let about: About = client.get("/v1/about").await?;
+    let mut client = Client::first(home.clone(), server.clone(), trust.clone());
+    let mut about: About = client.get("/v1/about").await?;
+    consistent(&about)?;
     if let Some(context) = &known
         && (context.about.install != about.install || context.about.log_key != about.log_key)
     {
-        return Err(Failure::new(
-            Code::ROLLED_BACK,
-            "That is another installation than the one that is remembered here.",
-        ));
+        // SECURITY: the remembered checkpoint is what shows a rolled-back log; no sign-in may replace it.
+        let mut failure =
+            Failure::new(Code::ROLLED_BACK, "That is another installation than the one that is remembered here.");
+        failure.0.hint = Some("For a second broker: jit-broker --context NAME auth login …".to_owned());
+        return Err(failure);
     }
+    about.server_ca_pem = trust.pinned(&about.server_ca_pem)?;
     let signing = Signing::choose(key.as_deref().or(known.as_ref().and_then(|c| c.key.as_deref())))?;
     let remembered = match (&key, &signing) {
         (Some(path), Signing::File(..)) => path.clone(),
@@ -129,13 +143,24 @@ async fn login(
         (_, Signing::Agent(key)) => key.0.fingerprint(),
     };
     let mut context = Context { server, about, person: None, key: Some(remembered) };
+    if known.is_none() && home.state.join("checkpoint").exists() {
+        aside(home)?;
+    }
     client.adopt(context.clone());
-    let session = client.sign_in(Some(&signing)).await?;
+    let session = client.open_session(&signing).await?;
+    // Nothing of a sign-in as somebody else is kept.
     if name.is_some_and(|name| *name != session.person) {
         return Err(Failure::new(Code::UNKNOWN_KEY, format!("That key is {}'s.", session.person)));
     }
     context.person = Some(session.person);
-    context.save(home)
+    context.save(home)?;
+    client.keep_session(&session.token)
+}
+
+/// Puts aside the checkpoint of a first sign-in that failed: no broker is pinned that it could speak of.
+fn aside(home: &Home) -> Result<(), Failure> {
+    let (from, to) = (home.state.join("checkpoint"), home.state.join("checkpoint.before"));
+    std::fs::rename(&from, &to).map_err(|e| Failure::local(from.display(), e))
 }
 
 fn usual_key() -> String {

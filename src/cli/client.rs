@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::SendRequest;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -15,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
 
-use super::context::Context;
+use super::context::{Context, same_address};
 use super::failure::Failure;
 use super::home::{Home, read_private, write_private};
 use super::keys::Signing;
@@ -24,13 +25,13 @@ use crate::domain::bundle::BundleText;
 use crate::domain::refusal::Code;
 use crate::domain::text::Words;
 use crate::settings::url_host;
-use crate::wire::{ActPost, Challenge, ErrorDoc, Outcome};
+use crate::wire::{ActPost, Challenge, ErrorDoc, Outcome, SessionDoc};
 
 /// How long connecting, and an answer, may take. Long polls ask for at most 30 s.
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(45);
 /// The largest answer, in bytes.
-const MAX_ANSWER: usize = 256 << 20;
+const MAX_ANSWER: usize = 64 << 20;
 
 /// What is believed of the server.
 #[derive(Debug, Clone)]
@@ -49,6 +50,7 @@ pub struct Client {
     context: Option<Context>,
     token: Option<String>,
     sender: Option<SendRequest<Full<Bytes>>>,
+    renewing: bool,
 }
 
 fn unreachable(server: &str, why: impl std::fmt::Display) -> Failure {
@@ -58,7 +60,7 @@ fn unreachable(server: &str, why: impl std::fmt::Display) -> Failure {
 impl Client {
     /// A client before the first sign-in.
     pub fn first(home: Home, server: String, trust: Trust) -> Self {
-        Self { home, server, trust, context: None, token: None, sender: None }
+        Self { home, server, trust, context: None, token: None, sender: None, renewing: false }
     }
 
     /// The client of the remembered broker.
@@ -75,6 +77,7 @@ impl Client {
             context: Some(context),
             token,
             sender: None,
+            renewing: false,
         })
     }
 
@@ -96,6 +99,13 @@ impl Client {
         self.context = Some(context);
     }
 
+    /// Forgets who is signed in, so that nothing renews itself.
+    pub fn forget_person(&mut self) {
+        if let Some(context) = &mut self.context {
+            context.person = None;
+        }
+    }
+
     /// Keeps a session's token.
     ///
     /// # Errors
@@ -113,68 +123,79 @@ impl Client {
         self.sender.as_mut().ok_or_else(|| Failure::new(Code::BUG, "There is no connection."))
     }
 
-    async fn once(&mut self, method: &str, path: &str, body: Option<&[u8]>) -> Result<(u16, Vec<u8>), Failure> {
-        let (host, _) = url_host(&self.server).unwrap_or_default();
+    async fn send(&mut self, request: &Asked<'_>, seen: Option<u64>) -> Result<Response<Incoming>, Failure> {
+        let server = self.server.clone();
+        let late = || unreachable(&server, "no answer in time");
+        let reused = self.sender.as_ref().is_some_and(|s| !s.is_closed());
+        let made = request.build(&server, seen, self.token.as_deref())?;
+        let sending = self.connection().await?.send_request(made);
+        match tokio::time::timeout(ANSWER, sending).await.map_err(|_| late())? {
+            Ok(response) => Ok(response),
+            // The broker closes idle connections, for instance while a person reads a prompt. Sending twice is safe: acts are
+            // idempotent (decisions.md 4), and so is issuing (22).
+            Err(_) if reused => {
+                self.sender = None;
+                let made = request.build(&server, seen, self.token.as_deref())?;
+                let sending = self.connection().await?.send_request(made);
+                let answer = tokio::time::timeout(ANSWER, sending).await.map_err(|_| late())?;
+                answer.map_err(|e| unreachable(&server, e))
+            }
+            Err(e) => Err(unreachable(&server, e)),
+        }
+    }
+
+    /// Sends a request, and checks the checkpoint that comes with the answer before anything of the answer is read.
+    async fn once(&mut self, request: &Asked<'_>) -> Result<Response<Incoming>, Failure> {
         let seen = match &self.context {
-            Some(context) => Some(context.seen(&self.home)?.map_or(0, |(size, _, _)| size)),
+            Some(context) => context.seen(&self.home)?.map(|(size, root, _)| (size, root)),
             None => None,
         };
-        let mut request = hyper::Request::builder().method(method).uri(path).header("host", host);
-        if let Some(size) = seen {
-            request = request.header("jit-seen", size);
-        }
-        if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        if body.is_some() {
-            request = request.header("content-type", "application/json");
-        }
-        let request = request
-            .body(Full::new(Bytes::copy_from_slice(body.unwrap_or_default())))
-            .map_err(|e| Failure::local("the request", e))?;
-        let server = self.server.clone();
-        let sending = self.connection().await?.send_request(request);
-        let response = tokio::time::timeout(ANSWER, sending)
-            .await
-            .map_err(|_| unreachable(&server, "no answer in time"))?
-            .map_err(|e| unreachable(&server, e))?;
+        let size = self.context.is_some().then_some(seen.map_or(0, |(size, _)| size));
+        let response = self.send(request, size).await?;
         let header = |name: &str| {
             let value = response.headers().get(name)?.to_str().ok()?;
             data_encoding::BASE64.decode(value.as_bytes()).ok()
         };
-        let note = header("jit-checkpoint").and_then(|n| String::from_utf8(n).ok());
-        let proof = header("jit-proof").unwrap_or_default();
-        let (hashes, _) = proof.as_chunks::<32>();
         if let Some(context) = &self.context {
-            context.witness(&self.home, note.as_deref(), hashes)?;
+            let note = header("jit-checkpoint").and_then(|n| String::from_utf8(n).ok());
+            let proof = header("jit-proof").unwrap_or_default();
+            let (hashes, rest) = proof.as_chunks::<32>();
+            let hashes = if rest.is_empty() { hashes } else { &[] };
+            context.witness(&self.home, seen, note.as_deref(), hashes)?;
         }
-        let status = response.status().as_u16();
-        let body = tokio::time::timeout(ANSWER, Limited::new(response.into_body(), MAX_ANSWER).collect())
-            .await
-            .map_err(|_| unreachable(&server, "no answer in time"))?
-            .map_err(|e| unreachable(&server, e))?;
-        Ok((status, body.to_bytes().to_vec()))
+        Ok(response)
     }
 
-    async fn call(&mut self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
-        let mut renewed = false;
+    async fn answered(&mut self, request: &Asked<'_>) -> Result<Response<Incoming>, Failure> {
         loop {
-            let (status, bytes) = self.once(method, path, body).await?;
+            let response = self.once(request).await?;
+            let status = response.status().as_u16();
             if status < 300 {
-                return Ok(bytes);
+                return Ok(response);
             }
+            let bytes = read_all(&self.server, response).await?;
             let doc: ErrorDoc = serde_json::from_slice(&bytes).map_err(|_| {
                 Failure::new(Code::UNREACHABLE, format!("The server answered {status}, and not like a broker."))
             })?;
-            // An ended sign-in renews itself where the key allows it (decisions.md 32).
-            if doc.code == Code::NOT_SIGNED_IN && !renewed && self.context.as_ref().is_some_and(|c| c.key.is_some()) {
-                renewed = true;
+            // An ended sign-in renews itself where the key signs without asking anybody.
+            let remembered = self.context.as_ref().filter(|c| c.person.is_some()).and_then(|c| c.key.clone());
+            if doc.code == Code::NOT_SIGNED_IN
+                && !self.renewing
+                && let Some(key) = remembered
+                && let Ok(signing) = Signing::silent(&key)
+            {
                 self.token = None;
-                Box::pin(self.sign_in(None)).await?;
+                self.renewing = true;
+                Box::pin(self.sign_in(&signing)).await?;
                 continue;
             }
             return Err(doc.into());
         }
+    }
+
+    async fn call(&mut self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
+        let response = self.answered(&Asked { method, path, body }).await?;
+        read_all(&self.server, response).await
     }
 
     /// Reads a document.
@@ -186,12 +207,22 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|e| Failure::local("the broker's answer", e))
     }
 
-    /// Reads bytes.
+    /// Passes an answer on while it arrives, however large it is; each piece must arrive in time.
     ///
     /// # Errors
-    /// As [`Client::get`].
-    pub async fn get_bytes(&mut self, path: &str) -> Result<Vec<u8>, Failure> {
-        self.call("GET", path, None).await
+    /// As [`Client::get`], or when the writer refuses.
+    pub async fn copy(&mut self, path: &str, out: &mut dyn std::io::Write) -> Result<(), Failure> {
+        let mut body = self.answered(&Asked { method: "GET", path, body: None }).await?.into_body();
+        let server = &self.server;
+        loop {
+            let frame = tokio::time::timeout(ANSWER, body.frame()).await;
+            let Some(frame) = frame.map_err(|_| unreachable(server, "no answer in time"))? else { break };
+            let frame = frame.map_err(|e| unreachable(server, e))?;
+            if let Some(piece) = frame.data_ref() {
+                out.write_all(piece).map_err(|e| Failure::local("the export", e))?;
+            }
+        }
+        out.flush().map_err(|e| Failure::local("the export", e))
     }
 
     /// Sends a document.
@@ -244,27 +275,60 @@ impl Client {
         self.post("/v1/acts", &post).await
     }
 
-    /// Signs in, with a key that the caller chose or the remembered one.
+    /// Opens a session; nothing of it is kept.
     ///
     /// # Errors
-    /// [`Code::NO_KEY`], or what the broker says.
-    pub async fn sign_in(&mut self, signing: Option<&Signing>) -> Result<crate::wire::SessionDoc, Failure> {
+    /// [`Code::NO_KEY`], [`Code::UNTRUSTED_SERVER`], or what the broker says.
+    pub async fn open_session(&mut self, signing: &Signing) -> Result<SessionDoc, Failure> {
         let context = self.context()?.clone();
-        let chosen;
-        let signing = match signing {
-            Some(signing) => signing,
-            None => {
-                chosen = Signing::choose(context.key.as_deref())?;
-                &chosen
-            }
-        };
+        // SECURITY: a broker that names another broker's address could pass the signature on to it.
+        same_address(&context.server, &context.about.public_url)?;
         let challenge: Challenge = self.post("/v1/challenge", &serde_json::json!({})).await?;
         let deed = Deed::Login { public_url: context.about.public_url.clone(), challenge: challenge.challenge };
         let outcome = self.act_with(signing, &context, deed, None, None).await?;
-        let session = outcome.session.ok_or_else(|| Failure::new(Code::BUG, "The broker opened no session."))?;
-        self.keep_session(&session.token)?;
-        Ok(session)
+        outcome.session.ok_or_else(|| Failure::new(Code::BUG, "The broker opened no session."))
     }
+
+    /// Signs in again as the same person.
+    async fn sign_in(&mut self, signing: &Signing) -> Result<(), Failure> {
+        let session = self.open_session(signing).await?;
+        if self.context()?.person.as_ref().is_some_and(|person| *person != session.person) {
+            return Err(Failure::new(Code::UNKNOWN_KEY, format!("That key is {}'s.", session.person)));
+        }
+        self.keep_session(&session.token)
+    }
+}
+
+/// A request before it is sent.
+struct Asked<'a> {
+    method: &'a str,
+    path: &'a str,
+    body: Option<&'a [u8]>,
+}
+
+impl Asked<'_> {
+    fn build(&self, server: &str, seen: Option<u64>, token: Option<&str>) -> Result<Request<Full<Bytes>>, Failure> {
+        // The authority as it was typed, with its port and brackets (RFC 9112 section 3.2).
+        let host = server.strip_prefix("https://").unwrap_or(server);
+        let mut request = Request::builder().method(self.method).uri(self.path).header("host", host);
+        if let Some(size) = seen {
+            request = request.header("jit-seen", size);
+        }
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if self.body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let body = Full::new(Bytes::copy_from_slice(self.body.unwrap_or_default()));
+        request.body(body).map_err(|e| Failure::local("the request", e))
+    }
+}
+
+async fn read_all(server: &str, response: Response<Incoming>) -> Result<Vec<u8>, Failure> {
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect();
+    let body = tokio::time::timeout(ANSWER, body).await.map_err(|_| unreachable(server, "no answer in time"))?;
+    Ok(body.map_err(|e| unreachable(server, e))?.to_bytes().to_vec())
 }
 
 async fn connect(server: &str, trust: &Trust) -> Result<SendRequest<Full<Bytes>>, Failure> {
@@ -312,6 +376,34 @@ fn tls(trust: &Trust) -> Result<rustls::ClientConfig, Failure> {
     }
 }
 
+/// `SHA256:` and the unpadded base64 of a certificate's SHA-256.
+fn fingerprint(cert: &CertificateDer<'_>) -> String {
+    let digest = crate::domain::digest::Digest::of(cert);
+    format!("SHA256:{}", data_encoding::BASE64_NOPAD.encode(digest.as_bytes()))
+}
+
+impl Trust {
+    /// The authority that is pinned from now on: the one that was given, or the shown one if it has the given fingerprint.
+    ///
+    /// # Errors
+    /// [`Code::UNTRUSTED_SERVER`] when what the broker shows is another one.
+    pub fn pinned(&self, shown_pem: &str) -> Result<String, Failure> {
+        match self {
+            Self::Pem(pem) => Ok(pem.clone()),
+            Self::Fingerprint(wanted) => {
+                let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(shown_pem.as_bytes()).collect();
+                match certs.unwrap_or_default().as_slice() {
+                    [one] if fingerprint(one) == *wanted => Ok(shown_pem.to_owned()),
+                    _ => Err(Failure::new(
+                        Code::UNTRUSTED_SERVER,
+                        "The authority that the broker names is not the one with that fingerprint.",
+                    )),
+                }
+            }
+        }
+    }
+}
+
 /// SECURITY: the authority is in the chain that the server shows, has the fingerprint that was given out of band, and signed the leaf for
 /// this very name. Nothing is trusted on first use.
 #[derive(Debug)]
@@ -329,10 +421,6 @@ impl ServerCertVerifier for ByFingerprint {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let fingerprint = |cert: &CertificateDer<'_>| {
-            let digest = crate::domain::digest::Digest::of(cert);
-            format!("SHA256:{}", data_encoding::BASE64_NOPAD.encode(digest.as_bytes()))
-        };
         let authority = chain.iter().find(|cert| fingerprint(cert) == self.wanted);
         let authority = authority.ok_or_else(|| rustls::Error::General("the fingerprint is another one".to_owned()))?;
         let mut roots = RootCertStore::empty();

@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
-use super::home::{Home, read_private, write_private};
-use crate::domain::key::Key;
+use super::home::{Home, lock, private_folder, read_private, write_private};
 use crate::domain::names::PersonName;
 use crate::domain::refusal::Code;
-use crate::ledger::note::SignedNote;
+use crate::ledger::note::{Checkpoint, SignedNote};
 use crate::ledger::tree::{Hash, verify_consistency};
+use crate::settings::url_host;
+use crate::signer::gate::origin_of;
 use crate::wire::About;
 
 /// The remembered broker.
@@ -45,57 +46,61 @@ impl Context {
         write_private(&home.config.join("context.json"), &text)
     }
 
-    fn log_bytes(&self) -> [u8; 32] {
-        key_bytes(&self.about.log_key)
-    }
-
     /// The newest checkpoint that this client has seen.
     ///
     /// # Errors
     /// When it is damaged: it is the witness, so it is not simply forgotten.
     pub fn seen(&self, home: &Home) -> Result<Option<(u64, Hash, String)>, Failure> {
         let Some(text) = read_private(&home.state.join("checkpoint"))? else { return Ok(None) };
-        let note = SignedNote::open(&text, &self.about.origin, &self.log_bytes())
+        let note = SignedNote::open(&text, &self.about.origin, &log_bytes(&self.about)?)
             .map_err(|e| Failure::new(Code::ROLLED_BACK, format!("The remembered checkpoint is damaged: {e}.")))?;
         Ok(Some((note.size, note.root, text)))
     }
 
-    /// Demands that the broker's log only grew since this client last looked (security.md 5.4).
+    /// Demands that the broker's log only grew since `sent`, the checkpoint that the request named (security.md 5.4).
     ///
     /// # Errors
     /// [`Code::ROLLED_BACK`], with both notes saved.
-    pub fn witness(&self, home: &Home, note: Option<&str>, proof: &[Hash]) -> Result<(), Failure> {
-        let seen = self.seen(home)?;
+    pub fn witness(
+        &self,
+        home: &Home,
+        sent: Option<(u64, Hash)>,
+        note: Option<&str>,
+        proof: &[Hash],
+    ) -> Result<(), Failure> {
         let Some(text) = note else {
-            return match seen {
-                None => Ok(()),
-                Some((size, _, _)) => {
-                    Err(self.alarm(home, None, format!("it showed no checkpoint; {size} entries were seen before")))
-                }
-            };
+            let size = sent.map_or(0, |(size, _)| size);
+            return Err(self.alarm(home, None, format!("it showed no checkpoint; {size} entries were seen before")));
         };
-        let new = SignedNote::open(text, &self.about.origin, &self.log_bytes())
+        let new = SignedNote::open(text, &self.about.origin, &log_bytes(&self.about)?)
             .map_err(|e| self.alarm(home, Some(text), e.to_string()))?;
-        if let Some((size, root, _)) = seen {
+        if let Some((size, root)) = sent {
             if new.size < size {
-                return Err(self.alarm(
-                    home,
-                    Some(text),
-                    format!("it shows {} entries; {size} were seen before", new.size),
-                ));
+                let what = format!("it shows {} entries; {size} were seen before", new.size);
+                return Err(self.alarm(home, Some(text), what));
             }
             if verify_consistency(size, root, new.size, new.root, proof).is_err() {
-                return Err(self.alarm(
-                    home,
-                    Some(text),
-                    format!("its log is another one than the {size} entries seen before"),
-                ));
-            }
-            if new.size == size {
-                return Ok(());
+                let what = format!("its log is another one than the {size} entries seen before");
+                return Err(self.alarm(home, Some(text), what));
             }
         }
-        write_private(&home.state.join("checkpoint"), text.as_bytes())
+        self.remember(home, sent, &new, text)
+    }
+
+    /// Stores the newer checkpoint, unless another run of this program stored one while this one waited for its answer.
+    fn remember(&self, home: &Home, sent: Option<(u64, Hash)>, new: &Checkpoint, text: &str) -> Result<(), Failure> {
+        private_folder(&home.state)?;
+        let _lock = lock(&home.state.join("checkpoint.lock"))?;
+        match self.seen(home)?.map(|(size, root, _)| (size, root)) {
+            Some((size, root)) if size == new.size && root != new.root => {
+                Err(self.alarm(home, Some(text), format!("it shows two logs of {size} entries")))
+            }
+            // INVARIANT: what is remembered was proven from what was remembered before; without a proof from the other run's
+            // checkpoint to this one, theirs stays, and the next request asks for the proof from there.
+            now if now != sent => Ok(()),
+            Some((size, _)) if size == new.size => Ok(()),
+            _ => write_private(&home.state.join("checkpoint"), text.as_bytes()),
+        }
     }
 
     fn alarm(&self, home: &Home, note: Option<&str>, what: String) -> Failure {
@@ -110,7 +115,54 @@ impl Context {
     }
 }
 
-/// The 32 bytes of an Ed25519 key; zeros, which verify nothing, for another kind.
-pub fn key_bytes(key: &Key) -> [u8; 32] {
-    key.0.ed25519_bytes().unwrap_or_default()
+/// The 32 bytes of the log's key.
+///
+/// # Errors
+/// [`Code::UNTRUSTED_SERVER`] for a key of another kind: there is no stand-in that verifies nothing.
+fn log_bytes(about: &About) -> Result<[u8; 32], Failure> {
+    let bytes = about.log_key.0.ed25519_bytes();
+    bytes.ok_or_else(|| Failure::new(Code::UNTRUSTED_SERVER, "The broker's log key is not an Ed25519 key."))
 }
+
+/// Demands that what a broker says of itself holds together, before it is pinned.
+///
+/// # Errors
+/// [`Code::UNTRUSTED_SERVER`].
+pub fn consistent(about: &About) -> Result<(), Failure> {
+    log_bytes(about)?;
+    if about.origin != origin_of(&about.install.to_string()) {
+        return Err(Failure::new(Code::UNTRUSTED_SERVER, "The broker's log is named after another installation."));
+    }
+    if [&about.ssh_user, &about.ssh_host].contains(&&about.log_key) || about.ssh_user == about.ssh_host {
+        return Err(Failure::new(Code::UNTRUSTED_SERVER, "The broker uses one key for two purposes."));
+    }
+    Ok(())
+}
+
+/// Demands that the address in sign-ins is the one that this client dials, or that it dials this very machine.
+///
+/// # Errors
+/// [`Code::UNTRUSTED_SERVER`]: a broker that has others sign for somebody else's address could pass the sign-in on to it.
+pub fn same_address(server: &str, public_url: &str) -> Result<(), Failure> {
+    let (dialled, named) = (url_host(server), url_host(public_url));
+    let same = dialled.is_some() && dialled.as_ref().map(lower) == named.as_ref().map(lower);
+    let here = dialled.is_some_and(|(host, _)| {
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    });
+    if same || here {
+        return Ok(());
+    }
+    let mut failure = Failure::new(
+        Code::UNTRUSTED_SERVER,
+        format!("{server} wants a sign-in for {public_url}, which is another address."),
+    );
+    failure.0.hint = Some(format!("jit-broker auth login --server {public_url}"));
+    Err(failure)
+}
+
+fn lower((host, port): &(String, u16)) -> (String, u16) {
+    (host.to_ascii_lowercase(), *port)
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::broker::view::error_doc;
 use crate::domain::refusal::{Code, Refusal};
-use crate::domain::text::shown;
+use crate::domain::text::{shown, shown_json};
 use crate::wire::ErrorDoc;
 
 /// Why a command did not do its work.
@@ -36,18 +36,25 @@ impl Failure {
 
     /// Prints the failure and gives its exit status.
     pub fn report(&self, json: bool) -> ExitCode {
-        if json {
-            eprintln!("{}", serde_json::to_string(&error_doc(&self.0)).unwrap_or_default());
-        } else {
-            let text: Vec<String> = self.0.message.lines().map(shown).collect();
-            eprintln!("{}: {}", self.0.code, text.join("\n  "));
-            if let Some(rule) = &self.0.rule {
-                eprintln!("  rule: {rule}");
-            }
-            if let Some(hint) = &self.0.hint {
-                eprintln!("  next: {}", shown(hint));
-            }
-        }
+        eprintln!("{}", if json { self.json() } else { self.text() });
         ExitCode::from(self.0.code.entry().exit)
+    }
+
+    /// One line of JSON.
+    pub(super) fn json(&self) -> String {
+        shown_json(&serde_json::to_string(&error_doc(&self.0)).unwrap_or_default())
+    }
+
+    /// Lines for people; nothing in them moves a cursor or turns the text around.
+    pub(super) fn text(&self) -> String {
+        let message: Vec<String> = self.0.message.lines().map(shown).collect();
+        let mut text = format!("{}: {}", self.0.code, message.join("\n  "));
+        if let Some(rule) = &self.0.rule {
+            text += &format!("\n  rule: {rule}");
+        }
+        if let Some(hint) = &self.0.hint {
+            text += &format!("\n  next: {}", shown(hint));
+        }
+        text
     }
 }

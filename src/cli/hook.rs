@@ -2,40 +2,54 @@
 //!
 //! Its stdin and stdout are /dev/null; stderr and /dev/tty reach the person. A status other than 0 makes ssh go on without the certificate.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::ffi::OsString;
+use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use super::ask::{me, outcome, target, wait_for, waits_for, words};
+use super::ask::{me, outcome, target, wait_for, words};
 use super::client::Client;
 use super::failure::Failure;
-use super::home::{Home, private_folder};
+use super::home::Home;
 use super::{Globals, output, prompt, ssh};
 use crate::domain::act::Deed;
+use crate::domain::key::Key;
 use crate::domain::names::{LoginName, TargetName};
 use crate::domain::refusal::Code;
-use crate::wire::{GrantDoc, RoleDoc, TargetDoc};
+use crate::wire::{GrantDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
 
 /// A certificate must hold so long to be used again, in seconds.
 const MARGIN_S: i64 = 5;
+/// How many ancestors are looked at for the ssh that runs this.
+const ANCESTORS: usize = 16;
+/// ssh's options that take a value (ssh(1)).
+const VALUED: &str = "BbcDEeFIiJLlmOoPpQRSWw";
 
 /// `jit-broker hook`
 #[derive(Debug, Args)]
 pub struct HookArgs {
-    /// `%n`: the host as it was typed
-    host: String,
-    /// `%r`: the remote user
-    user: String,
+    #[command(subcommand)]
+    by: By,
+}
+
+#[derive(Debug, Subcommand)]
+enum By {
+    /// Run by ssh
+    Ssh {
+        /// `%n`: the host as it was typed
+        host: OsString,
+        /// `%r`: the remote user
+        user: OsString,
+    },
 }
 
 impl HookArgs {
     /// True when the certificate that is there holds: nothing else needs to be looked at.
     pub fn cached(&self) -> bool {
-        Home::find().is_ok_and(|home| holds(&home, &self.host, &self.user))
+        let Ok((name, login)) = self.names() else { return false };
+        Home::find().is_ok_and(|home| holds(&home, &name, &login, crate::clock::wall_s()))
     }
 
     /// Makes sure that there is a certificate.
@@ -43,114 +57,127 @@ impl HookArgs {
     /// # Errors
     /// With a sentence and the command to type.
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
-        // SECURITY (T147): names with odd characters end here, before they become a path or a request.
-        let name = TargetName::new(&self.host).map_err(|e| Failure::new(Code::BAD_NAME, format!("{e}.")))?;
-        let login = LoginName::new(&self.user).map_err(|e| Failure::new(Code::BAD_NAME, format!("{e}.")))?;
+        let (name, login) = self.names()?;
         let home = Home::find()?;
-        private_folder(&home.run)?;
-        let _lock = lock(&home.run.join("hook.lock"))?;
-        if holds(&home, &self.host, &self.user) {
+        let key = ssh::client_key(&home, &name)?;
+        // Runs for the same target wait for one another, so that four ssh ask once; a question about one target holds up no other.
+        let _asking = ssh::lock(&ssh::folder(&home, name.as_str()).join("ask.lock"))?;
+        if holds(&home, &name, &login, crate::clock::wall_s()) {
             return Ok(ExitCode::SUCCESS);
         }
-        let _ = std::fs::remove_file(ssh::certificate(&home, name.as_str(), login.as_str()));
+        // ssh would offer an expired certificate all the same, and be refused for it.
+        let _ = fs::remove_file(ssh::certificate(&home, name.as_str(), login.as_str()));
         let mut client = Client::remembered(&home)?;
         let doc = target(&mut client, &name).await?;
         let role = role_of(&doc, &login)?;
-        let grant = match role.grant_id {
-            Some(id) => client.get::<GrantDoc>(&format!("/v1/grants/{id}")).await?,
-            None => ask(&mut client, &doc, role, globals).await?,
+        let (grant, asked) = match role.grant_id {
+            Some(id) => (client.get::<GrantDoc>(&format!("/v1/grants/{id}")).await?, false),
+            None => (ask(&mut client, &doc, role, key, globals).await?, true),
         };
         let credential = ssh::ensure(&mut client, &grant).await?;
-        eprintln!(
-            "jit-broker: {} on {name} until {} ({} left)",
-            grant.role,
-            credential.valid_before,
-            output::span(grant.left_s)
-        );
+        if asked {
+            let left = output::span(grant.left_s);
+            eprintln!("jit-broker: {} on {name} until {} ({left} left)", grant.role, credential.valid_before);
+        }
         Ok(ExitCode::SUCCESS)
     }
-}
 
-fn holds(home: &Home, target: &str, login: &str) -> bool {
-    if TargetName::new(target).is_err() || LoginName::new(login).is_err() {
-        return false;
+    /// SECURITY (T147): names with odd bytes end here, before they become a path or a request.
+    fn names(&self) -> Result<(TargetName, LoginName), Failure> {
+        let By::Ssh { host, user } = &self.by;
+        let odd = |e| Failure::new(Code::BAD_NAME, format!("{e}."));
+        let text = |word: &OsString| word.to_str().unwrap_or("\u{fffd}").to_owned();
+        Ok((TargetName::new(text(host)).map_err(odd)?, LoginName::new(text(user)).map_err(odd)?))
     }
-    let Ok(text) = std::fs::read_to_string(ssh::certificate(home, target, login)) else { return false };
-    let end = jit_ca::ssh::read(text.trim()).ok().and_then(|facts| i64::try_from(facts.valid_before).ok());
-    end.is_some_and(|end| crate::clock::wall_s() + MARGIN_S < end)
 }
 
-/// Parallel runs wait for one another, so that four ssh cause one issue.
-fn lock(path: &Path) -> Result<std::fs::File, Failure> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|e| Failure::local(path.display(), e))?;
-    file.lock().map_err(|e| Failure::local(path.display(), e))?;
-    Ok(file)
+/// True when the certificate of a login holds for long enough, and is for the key that lies beside it.
+pub(super) fn holds(home: &Home, target: &TargetName, login: &LoginName, now: i64) -> bool {
+    let folder = ssh::folder(home, target.as_str());
+    let Ok(text) = fs::read_to_string(ssh::certificate(home, target.as_str(), login.as_str())) else { return false };
+    let Ok(facts) = jit_ca::ssh::read(text.trim_end()) else { return false };
+    let ours = fs::read_to_string(folder.join("key.pub"))
+        .is_ok_and(|line| jit_ca::key::PublicKey::parse(line.trim_end()).is_ok_and(|key| key == facts.key));
+    let end = i64::try_from(facts.valid_before).unwrap_or(i64::MAX);
+    ours && folder.join("key").is_file() && now.saturating_add(MARGIN_S) <= end
 }
 
-fn role_of<'a>(doc: &'a TargetDoc, login: &LoginName) -> Result<&'a RoleDoc, Failure> {
-    let fitting: Vec<&RoleDoc> = doc.roles.iter().filter(|r| r.logins.contains(login)).collect();
-    let first = |word: &str| fitting.iter().copied().find(|r| r.verdict == word);
-    let possible: Vec<&RoleDoc> = fitting.iter().copied().filter(|r| r.verdict != "never").collect();
-    if let Some(role) = first("active").or_else(|| first("automatic")) {
+/// The role that opens a login: the one that is open, else one that is automatic, else the only one that may be asked for.
+///
+/// # Errors
+/// [`Code::NO_RULE`] when there is none, [`Code::USAGE`] when a person must choose.
+pub(super) fn role_of<'a>(doc: &'a TargetDoc, login: &LoginName) -> Result<&'a RoleDoc, Failure> {
+    let possible = || doc.roles.iter().filter(|r| r.logins.contains(login) && r.verdict != "never");
+    let live = possible().find(|r| r.grant_id.is_some());
+    if let Some(role) = live.or_else(|| possible().find(|r| r.verdict == "automatic")) {
         return Ok(role);
     }
-    match possible.as_slice() {
+    match possible().collect::<Vec<_>>().as_slice() {
         [one] => Ok(one),
         [] => {
-            let roles: Vec<String> = doc.roles.iter().map(|r| r.name.to_string()).collect();
-            let mut failure = Failure::new(
-                Code::NO_RULE,
-                format!("No role on {} that you may have opens {login}; roles: {}.", doc.name, roles.join(", ")),
-            );
-            failure.0.hint = Some(format!("jit-broker ls {}", doc.name));
-            Err(failure)
+            let logins: Vec<String> = doc
+                .roles
+                .iter()
+                .filter(|r| r.verdict != "never")
+                .flat_map(|r| &r.logins)
+                .map(ToString::to_string)
+                .collect();
+            let known =
+                if logins.is_empty() { String::new() } else { format!("; you may ask for {}", logins.join(", ")) };
+            let message = format!("No role on {} that you may have opens {login}{known}.", doc.name);
+            Err(hinted(Failure::new(Code::NO_RULE, message), format!("jit-broker ls {}", doc.name)))
         }
         [one, ..] => {
-            let mut failure = Failure::new(Code::USAGE, format!("Several roles on {} open {login}.", doc.name));
-            failure.0.hint = Some(command(doc, one));
-            Err(failure)
+            let names: Vec<String> = possible().map(|r| r.name.to_string()).collect();
+            let message =
+                format!("The roles {} on {} open {login}. Say which with --role.", names.join(", "), doc.name);
+            Err(hinted(Failure::new(Code::USAGE, message), command(doc, one)))
         }
     }
+}
+
+fn hinted(mut failure: Failure, hint: String) -> Failure {
+    failure.0.hint = Some(hint);
+    failure
 }
 
 fn command(doc: &TargetDoc, role: &RoleDoc) -> String {
     format!("jit-broker login {} --role {} --reason \"…\"", doc.name, role.name)
 }
 
-async fn ask(client: &mut Client, doc: &TargetDoc, role: &RoleDoc, globals: &Globals) -> Result<GrantDoc, Failure> {
-    let silent = quiet();
-    let reason = match role.verdict.as_str() {
-        "automatic" if silent => None,
-        _ if silent => {
-            let mut failure = Failure::new(
-                Code::USAGE,
-                format!("You have no access to {} now, and nobody can be asked here.", doc.name),
-            );
-            failure.0.hint = Some(command(doc, role));
-            return Err(failure);
+/// Asks for access and waits for the answer, where somebody is there to be asked.
+async fn ask(
+    client: &mut Client,
+    doc: &TargetDoc,
+    role: &RoleDoc,
+    key: Key,
+    globals: &Globals,
+) -> Result<GrantDoc, Failure> {
+    let silent = silenced();
+    let mine: List<RequestDoc> = client.get("/v1/requests?scope=mine").await?;
+    let open = mine.items.into_iter().find(|r| r.state == "pending" && r.target == doc.name && r.role == role.name);
+    let request = match open {
+        Some(request) if silent => return outcome(client, &request).await,
+        Some(request) => request,
+        None if silent => {
+            let message = format!("You have no access to {} now, and nobody can be asked here.", doc.name);
+            return Err(hinted(Failure::new(Code::USAGE, message), command(doc, role)));
         }
-        _ => Some(
-            prompt::on_terminal(&format!("Reason for {} on {}: ", role.name, doc.name), "--reason \"…\"").map_err(
-                |mut failure| {
-                    failure.0.hint = Some(command(doc, role));
-                    failure
-                },
-            )?,
-        ),
+        None => {
+            let reason = reason(client, doc, role).await?;
+            let by = me(client)?;
+            let deed = Deed::Request { by, target: doc.name.clone(), role: role.name.clone(), for_s: None, key };
+            let made = client.act(deed, words(reason.as_deref(), None)?, None).await?;
+            match (made.request, made.grants.into_iter().next()) {
+                (Some(request), _) => request,
+                (None, Some(grant)) => return Ok(grant),
+                (None, None) => return Err(Failure::new(Code::BUG, "The broker answered without a request.")),
+            }
+        }
     };
-    let key = ssh::client_key(client.home(), &doc.name)?;
-    let deed = Deed::Request { by: me(client)?, target: doc.name.clone(), role: role.name.clone(), for_s: None, key };
-    let made = client.act(deed, words(reason.as_deref().filter(|r| !r.is_empty()), None)?, None).await?;
-    if let Some(grant) = made.grants.into_iter().next() {
-        return Ok(grant);
-    }
-    let request = made.request.ok_or_else(|| Failure::new(Code::BUG, "The broker answered without a request."))?;
     if request.state == "pending" {
         eprintln!(
-            "jit-broker: {} waits for {} (Ctrl-C stops waiting; jit-broker withdraw {})",
-            request.code,
-            waits_for(&request),
+            "jit-broker: Ctrl-C stops waiting, the request stays; jit-broker withdraw {} takes it back.",
             request.id
         );
     }
@@ -158,24 +185,77 @@ async fn ask(client: &mut Client, doc: &TargetDoc, role: &RoleDoc, globals: &Glo
     outcome(client, &answered).await
 }
 
-/// True when ssh only prints its configuration, or must not ask: its own arguments say so.
-fn quiet() -> bool {
-    if std::env::var_os("JIT_BROKER_NO_INPUT").is_some() || std::env::var_os("CI").is_some() {
-        return true;
+/// Asks the person why; not where policy is content without.
+async fn reason(client: &mut Client, doc: &TargetDoc, role: &RoleDoc) -> Result<Option<String>, Failure> {
+    let why: WhyDoc = client.get(&format!("/v1/why?target={}&role={}", doc.name, role.name)).await?;
+    if role.verdict == "automatic" && why.min_reason_chars.unwrap_or(0) == 0 {
+        return Ok(None);
     }
+    let question = format!("jit-broker: reason for {} on {}: ", role.name, doc.name);
+    let answer =
+        prompt::on_terminal(&question, "--reason \"…\"").map_err(|failure| hinted(failure, command(doc, role)))?;
+    Ok(Some(answer).filter(|text| !text.trim().is_empty()))
+}
+
+/// True when nobody is to be asked: no terminal, the environment says so, or the ssh that runs this does.
+fn silenced() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    set("JIT_BROKER_NO_INPUT")
+        || set("CI")
+        || fs::OpenOptions::new().read(true).open("/dev/tty").is_err()
+        || ancestors_are_silent()
+}
+
+/// Looks at the command lines of the processes above: ssh, and with ProxyJump the ssh above it.
+fn ancestors_are_silent() -> bool {
     let mut pid = rustix::process::getppid().map(|p| p.as_raw_nonzero().get());
-    for _ in 0..3 {
-        let Some(parent) = pid else { break };
-        let line = std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default();
-        let args: Vec<String> = line.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
-        let program = args.first().map(|a| a.rsplit('/').next().unwrap_or_default().to_owned()).unwrap_or_default();
-        if program == "ssh" {
-            return args
-                .iter()
-                .any(|a| a == "-G" || a.to_ascii_lowercase().replace([' ', '='], "").contains("batchmodeyes"));
+    for _ in 0..ANCESTORS {
+        let Some(parent) = pid.filter(|pid| *pid > 1) else { break };
+        let line = fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default();
+        let words: Vec<String> = line.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+        if asks_nobody(&words) {
+            return true;
         }
-        let stat = std::fs::read_to_string(format!("/proc/{parent}/status")).unwrap_or_default();
-        pid = stat.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok());
+        let status = fs::read_to_string(format!("/proc/{parent}/status")).unwrap_or_default();
+        pid = status.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok());
     }
     false
+}
+
+/// True for a command line of ssh that only prints its configuration (`-G`), or must not ask (`BatchMode`). The remote command is not read.
+pub(super) fn asks_nobody(words: &[String]) -> bool {
+    let mut words = words.iter();
+    if !words.next().is_some_and(|program| program.rsplit('/').next() == Some("ssh")) {
+        return false;
+    }
+    let mut host = false;
+    while let Some(word) = words.next() {
+        match word.strip_prefix('-') {
+            Some("-") => return false,
+            None | Some("") if host => return false,
+            None | Some("") => host = true,
+            Some(letters) => {
+                for (at, letter) in letters.char_indices() {
+                    if letter == 'G' {
+                        return true;
+                    }
+                    if VALUED.contains(letter) {
+                        let rest = letters.get(at + letter.len_utf8()..).filter(|rest| !rest.is_empty());
+                        let value = rest.or_else(|| words.next().map(String::as_str)).unwrap_or_default();
+                        if letter == 'o' && batch(value) {
+                            return true;
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    false
+}
+
+fn batch(option: &str) -> bool {
+    let mut parts = option.split(|c: char| c == '=' || c == '"' || c.is_whitespace()).filter(|part| !part.is_empty());
+    parts.next().is_some_and(|key| key.eq_ignore_ascii_case("batchmode"))
+        && parts.next().is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "yes" | "true"))
 }

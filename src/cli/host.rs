@@ -1,34 +1,41 @@
 //! `host`: what a target's own sshd needs, and what keeps its revocation list fresh.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use jit_ca::key::PrivateKey;
+use jit_ca::key::{KeyKind, PrivateKey};
+use jit_ca::krl::Krl;
+use jit_ca::ssh::CertKind;
 
 use super::ask::{me, target};
 use super::client::{Client, Trust};
+use super::context::Context;
 use super::failure::Failure;
 use super::home::{Home, read_private};
 use super::{Globals, keys};
 use crate::domain::act::{Deed, HOST_NAMESPACE, KRL_NAMESPACE, SignedAct};
 use crate::domain::digest::canonical;
 use crate::domain::event::HostWord;
+use crate::domain::key::Key;
 use crate::domain::names::TargetName;
 use crate::domain::refusal::Code;
-use crate::wire::{About, KrlDoc, Outcome};
+use crate::domain::span::parse_span;
+use crate::wire::{About, KrlDoc, Outcome, TargetDoc};
 
 /// `jit-broker host …`
 #[derive(Debug, Subcommand)]
 pub enum HostVerb {
-    /// Certifies a host's key, and prints what to put where on the host
+    /// Certifies a host's key, and prints what to type on the host
     Enroll {
         /// The target
         target: TargetName,
         /// The host's public key: a copy of /etc/ssh/ssh_host_ed25519_key.pub
         #[arg(long, value_name = "PUB")]
         key: PathBuf,
-        /// Prints the steps (nothing is done over ssh in this version)
+        /// Prints the steps; this version does nothing over ssh, so that it always does
         #[arg(long)]
         print: bool,
     },
@@ -37,29 +44,44 @@ pub enum HostVerb {
 }
 
 /// What `host run` needs to know.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// https://HOST[:PORT]
-    #[arg(long)]
-    server: String,
-    /// The PEM file of the server's authority
-    #[arg(long)]
-    ca_file: PathBuf,
+    #[arg(long, env = "JIT_BROKER_SERVER")]
+    pub server: String,
+    /// The PEM file of the server's authority; default: server_ca.pem in the folder
+    #[arg(long, env = "JIT_BROKER_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
     /// This host's name as a target
-    #[arg(long)]
-    target: TargetName,
+    #[arg(long, env = "JIT_BROKER_TARGET")]
+    pub target: TargetName,
     /// This host's private key
     #[arg(long, default_value = "/etc/ssh/ssh_host_ed25519_key")]
-    host_key: PathBuf,
-    /// The file that TrustedUserCAKeys names
-    #[arg(long, default_value = "/etc/ssh/jit-broker/user_ca.pub")]
-    trusted: PathBuf,
-    /// The file that RevokedKeys names
-    #[arg(long, default_value = "/etc/ssh/jit-broker/krl")]
-    krl: PathBuf,
-    /// Once, and not every five seconds
+    pub host_key: PathBuf,
+    /// Where the broker's files are on this host
+    #[arg(long, default_value = "/etc/ssh/jit-broker")]
+    pub dir: PathBuf,
+    /// The file that TrustedUserCAKeys names; default: user_ca.pub in the folder
     #[arg(long)]
-    once: bool,
+    pub trusted: Option<PathBuf>,
+    /// The file that RevokedKeys names; default: krl in the folder
+    #[arg(long)]
+    pub krl: Option<PathBuf>,
+    /// Remembers the newest list, should the list itself get lost; default: krl.version in the folder
+    #[arg(long)]
+    pub state: Option<PathBuf>,
+    /// Once, for a timer
+    #[arg(long, conflicts_with = "every")]
+    pub once: bool,
+    /// How often
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub every: String,
+}
+
+impl RunArgs {
+    fn file(&self, named: Option<&PathBuf>, name: &str) -> PathBuf {
+        named.cloned().unwrap_or_else(|| self.dir.join(name))
+    }
 }
 
 impl HostVerb {
@@ -69,108 +91,183 @@ impl HostVerb {
     /// As the broker says, or [`Code::ROLLED_BACK`] for an older list.
     pub async fn run(&self, _: &Globals) -> Result<ExitCode, Failure> {
         match self {
-            Self::Enroll { target, key, .. } => enroll(target, &keys::public(key)?).await?,
-            Self::Run(args) => loop {
-                let result = args.once().await;
-                if args.once {
-                    eprintln!("list {} is installed and confirmed", result?);
-                    break;
+            Self::Enroll { target, key, .. } => print!("{}", enroll(target, &keys::public(key)?).await?),
+            Self::Run(args) if args.once => eprintln!("list {} is installed and confirmed", run_once(args).await?),
+            Self::Run(args) => {
+                let pause = Duration::from_secs(parse_span(&args.every)?);
+                let mut told = None;
+                loop {
+                    match run_once(args).await {
+                        Ok(version) if told == Some(version) => {}
+                        Ok(version) => {
+                            eprintln!("list {version} is installed and confirmed");
+                            told = Some(version);
+                        }
+                        Err(failure) => drop(failure.report(false)),
+                    }
+                    tokio::time::sleep(pause).await;
                 }
-                if let Err(failure) = result {
-                    failure.report(false);
-                }
-                tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-            },
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-async fn enroll(name: &TargetName, key: &crate::domain::key::Key) -> Result<(), Failure> {
-    let mut client = Client::remembered(&Home::find()?)?;
-    let deed = Deed::EnrollHost { by: me(&client)?, target: name.clone(), key: key.clone() };
-    let outcome: Outcome = client.act(deed, None, None).await?;
-    let certificate =
-        outcome.host.ok_or_else(|| Failure::new(Code::BUG, "The broker sent no certificate."))?.certificate;
-    let doc = target(&mut client, name).await?;
-    let krl: KrlDoc = client.get("/v1/krl").await?;
-    let context = client.context()?;
-    println!(
-        "# Run as root on {name}. The list comes before the directive that names it: sshd refuses everybody without it."
-    );
-    println!("install -d -m 755 /etc/ssh/jit-broker /etc/ssh/jit-broker/principals");
-    println!("cat > /etc/ssh/jit-broker/user_ca.pub <<'EOF'\n{}\nEOF", context.about.ssh_user);
-    println!("cat > /etc/ssh/jit-broker/server-ca.pem <<'EOF'\n{}EOF", context.about.server_ca_pem);
-    println!("base64 -d > /etc/ssh/jit-broker/krl.new <<'EOF'\n{}\nEOF", krl.krl);
-    println!("mv /etc/ssh/jit-broker/krl.new /etc/ssh/jit-broker/krl");
-    println!("cat > /etc/ssh/ssh_host_ed25519_key-cert.pub <<'EOF'\n{certificate}\nEOF");
-    let mut logins: Vec<_> = doc.roles.iter().flat_map(|r| &r.logins).collect();
-    logins.sort();
-    logins.dedup();
-    for login in logins {
-        println!("echo '{name}/{login}' > /etc/ssh/jit-broker/principals/{login}");
+/// Fetches, checks, installs and confirms the revocation list once; gives its version.
+///
+/// # Errors
+/// [`Code::ROLLED_BACK`] for a list that is older than the newest one seen here, [`Code::BAD_SIGNATURE`], or that the broker cannot be
+/// reached; what is installed stays then.
+pub async fn run_once(args: &RunArgs) -> Result<u64, Failure> {
+    let ca_file = args.file(args.ca_file.as_ref(), "server_ca.pem");
+    let pem = fs::read_to_string(&ca_file).map_err(|e| Failure::local(ca_file.display(), e))?;
+    let trusted = authorities(&args.file(args.trusted.as_ref(), "user_ca.pub"))?;
+    // A system service has no HOME, and this client keeps nothing.
+    let home = Home { config: args.dir.clone(), state: args.dir.clone(), run: args.dir.clone() };
+    let mut client = Client::first(home, args.server.clone(), Trust::Pem(pem));
+    let doc: KrlDoc = client.get("/v1/krl").await?;
+    let (bytes, list) = verified(&doc, &trusted)?;
+    let krl = args.file(args.krl.as_ref(), "krl");
+    install(&bytes, &list, &krl, &args.file(args.state.as_ref(), "krl.version"))?;
+    confirm(&mut client, args, list.version).await?;
+    Ok(list.version)
+}
+
+/// Reads a file that `TrustedUserCAKeys` names: one key a line, two while an authority is being replaced.
+fn authorities(path: &Path) -> Result<Vec<Key>, Failure> {
+    let text = fs::read_to_string(path).map_err(|e| Failure::local(path.display(), e))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let keys: Result<Vec<Key>, _> = lines.map(|line| jit_ca::key::PublicKey::parse(line).map(Key)).collect();
+    keys.map_err(|e| Failure::new(Code::BAD_KEY, format!("{}: {e}.", path.display())))
+}
+
+/// Checks that an authority of ours signed the list, that it is a whole one, and that it is the one that the document names.
+pub(super) fn verified(doc: &KrlDoc, trusted: &[Key]) -> Result<(Vec<u8>, Krl), Failure> {
+    let bad =
+        |what: String| Failure::new(Code::BAD_SIGNATURE, format!("The revocation list is not the broker's: {what}."));
+    let bytes = data_encoding::BASE64.decode(doc.krl.as_bytes()).map_err(|e| bad(e.to_string()))?;
+    let signer = jit_ca::sshsig::verify(KRL_NAMESPACE, &bytes, &doc.signature).map_err(|e| bad(e.to_string()))?.key;
+    let list = Krl::decode(&bytes).map_err(|e| bad(e.to_string()))?;
+    if !trusted.iter().any(|key| key.0 == signer) || list.ca != signer {
+        return Err(bad("another key signed it".to_owned()));
     }
-    println!(
-        "cat > /etc/ssh/sshd_config.d/60-jit-broker.conf <<'EOF'\nTrustedUserCAKeys /etc/ssh/jit-broker/user_ca.pub\n\
-         AuthorizedPrincipalsFile /etc/ssh/jit-broker/principals/%u\nRevokedKeys /etc/ssh/jit-broker/krl\n\
-         HostKey /etc/ssh/ssh_host_ed25519_key\nHostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub\nEOF"
-    );
-    println!("sshd -t && systemctl reload ssh");
-    println!("# Keeps the list fresh and confirms it; put it under systemd (config/target-host/).");
-    println!(
-        "jit-broker host run --server {} --ca-file /etc/ssh/jit-broker/server-ca.pem --target {name}",
-        context.server
-    );
+    if list.version != doc.version {
+        return Err(bad("its version is another one".to_owned()));
+    }
+    Ok((bytes, list))
+}
+
+/// Puts a checked list where sshd reads it at every login, in one step.
+///
+/// SECURITY (T65): sshd takes an older list without a word, and an empty file revokes nothing (facts.md 3). So versions are compared here,
+/// also with the newest one ever seen, and a damaged file is replaced even when the version is no news.
+pub(super) fn install(bytes: &[u8], list: &Krl, krl: &Path, state: &Path) -> Result<(), Failure> {
+    let there = fs::read(krl).unwrap_or_default();
+    let installed = Krl::decode(&there).map_or(0, |list| list.version);
+    let seen = fs::read_to_string(state).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let newest = installed.max(seen);
+    if list.version < newest {
+        let message = format!(
+            "The broker offers revocation list {}, but {newest} was here already. It was not taken.",
+            list.version
+        );
+        return Err(Failure::new(Code::ROLLED_BACK, message));
+    }
+    if there != bytes {
+        crate::signer::keys::replace(krl, bytes, 0o644)?;
+    }
+    if seen != list.version {
+        crate::signer::keys::replace(state, format!("{}\n", list.version).as_bytes(), 0o644)?;
+    }
     Ok(())
 }
 
-impl RunArgs {
-    /// Fetches, checks, installs and confirms the revocation list once; gives its version.
-    ///
-    /// # Errors
-    /// [`Code::ROLLED_BACK`] for a list that is older than the installed one; [`Code::BAD_SIGNATURE`].
-    pub async fn once(&self) -> Result<u64, Failure> {
-        let pem = std::fs::read_to_string(&self.ca_file).map_err(|e| Failure::local(self.ca_file.display(), e))?;
-        let mut client = Client::first(Home::find()?, self.server.clone(), Trust::Pem(pem));
-        let doc: KrlDoc = client.get("/v1/krl").await?;
-        let bytes = data_encoding::BASE64.decode(doc.krl.as_bytes()).map_err(|e| Failure::local("the list", e))?;
-        let trusted = keys::public(&self.trusted)?;
-        let bad = |what: String| {
-            Failure::new(Code::BAD_SIGNATURE, format!("The revocation list is not the broker's: {what}."))
-        };
-        let verified = jit_ca::sshsig::verify(KRL_NAMESPACE, &bytes, &doc.signature).map_err(|e| bad(e.to_string()))?;
-        let list = jit_ca::krl::Krl::decode(&bytes).map_err(|e| bad(e.to_string()))?;
-        if verified.key != trusted.0 || list.ca != trusted.0 || list.version != doc.version {
-            return Err(bad("another key signed it".to_owned()));
-        }
-        // SECURITY (T65): sshd compares no versions, so this does.
-        let installed =
-            std::fs::read(&self.krl).ok().and_then(|b| jit_ca::krl::Krl::decode(&b).ok()).map_or(0, |k| k.version);
-        if list.version < installed {
-            return Err(Failure::new(
-                Code::ROLLED_BACK,
-                format!("The broker offers list {}, and {installed} is installed here.", list.version),
-            ));
-        }
-        if list.version > installed {
-            crate::signer::keys::replace(&self.krl, &bytes, 0o644)?;
-        }
-        self.confirm(&mut client, list.version).await?;
-        Ok(list.version)
-    }
+async fn confirm(client: &mut Client, args: &RunArgs, version: u64) -> Result<(), Failure> {
+    let path = &args.host_key;
+    let text =
+        read_private(path)?.ok_or_else(|| Failure::new(Code::NO_KEY, format!("{} is not there.", path.display())))?;
+    let bad = |e: jit_ca::key::KeyError| Failure::new(Code::BAD_KEY, format!("{}: {e}.", path.display()));
+    let key = PrivateKey::from_openssh(&text, None).map_err(bad)?;
+    let about: About = client.get("/v1/about").await?;
+    let at = crate::clock::wall_s();
+    let word = HostWord { install: about.install, target: args.target.clone(), krl_version: version, at };
+    let failed = |e: &dyn std::fmt::Display| Failure::local("the confirmation", e);
+    let bytes = canonical(&word).map_err(|e| failed(&e))?;
+    let signature = jit_ca::sshsig::sign(&key, HOST_NAMESPACE, &bytes).map_err(|e| failed(&e))?;
+    let act = String::from_utf8(bytes).map_err(|e| failed(&e))?;
+    let _: Outcome = client.post("/v1/hosts/confirm", &SignedAct { act, signature }).await?;
+    Ok(())
+}
 
-    async fn confirm(&self, client: &mut Client, version: u64) -> Result<(), Failure> {
-        let text = read_private(&self.host_key)?.unwrap_or_default();
-        let bad = |e: jit_ca::key::KeyError| Failure::new(Code::BAD_KEY, format!("{}: {e}.", self.host_key.display()));
-        let key = PrivateKey::from_openssh(&text, None).map_err(bad)?;
-        let about: About = client.get("/v1/about").await?;
-        let at = crate::clock::wall_s();
-        let word = HostWord { install: about.install, target: self.target.clone(), krl_version: version, at };
-        let bytes = canonical(&word).map_err(|e| Failure::local("the confirmation", e))?;
-        let signature =
-            jit_ca::sshsig::sign(&key, HOST_NAMESPACE, &bytes).map_err(|e| Failure::local("the confirmation", e))?;
-        let act = String::from_utf8(bytes).map_err(|e| Failure::local("the confirmation", e))?;
-        let _: Outcome = client.post("/v1/hosts/confirm", &SignedAct { act, signature }).await?;
-        Ok(())
+async fn enroll(name: &TargetName, key: &Key) -> Result<String, Failure> {
+    if key.0.kind() != KeyKind::Ed25519 {
+        return Err(Failure::new(Code::BAD_KEY, "The steps are for the host's Ed25519 key: ssh_host_ed25519_key.pub."));
     }
+    let mut client = Client::remembered(&Home::find()?)?;
+    let doc = target(&mut client, name).await?;
+    let deed = Deed::EnrollHost { by: me(&client)?, target: name.clone(), key: key.clone() };
+    let outcome: Outcome = client.act(deed, None, None).await?;
+    let host = outcome.host.ok_or_else(|| Failure::new(Code::BUG, "The broker sent no certificate."))?;
+    let krl: KrlDoc = client.get("/v1/krl").await?;
+    steps(client.context()?, &doc, key, &host.certificate, &krl)
+}
+
+/// The steps on the host, as a script for a person to read and root to run.
+///
+/// SECURITY: root will paste this, so nothing from the server goes in before it was parsed: no line of it can end a here-document.
+pub(super) fn steps(
+    context: &Context,
+    doc: &TargetDoc,
+    key: &Key,
+    certificate: &str,
+    krl: &KrlDoc,
+) -> Result<String, Failure> {
+    let name = &doc.name;
+    let lint = |what: &str| Failure::new(Code::LINT, format!("The broker's answer is not what was asked for: {what}."));
+    let facts = jit_ca::ssh::read(certificate).map_err(|e| lint(&e.to_string()))?;
+    let for_us = facts.principals.iter().any(|p| p == name.as_str());
+    if facts.kind != CertKind::Host || facts.key != key.0 || facts.ca != context.about.ssh_host.0 || !for_us {
+        return Err(lint("the certificate is not for this host"));
+    }
+    verified(krl, std::slice::from_ref(&context.about.ssh_user))?;
+    let pem = context.about.server_ca_pem.trim_end();
+    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=- \r\n".contains(&b));
+    if !plain(pem) || !context.server.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(lint("the server's authority or address cannot be one"));
+    }
+    let mut logins: Vec<_> = doc.roles.iter().flat_map(|r| &r.logins).collect();
+    logins.sort();
+    logins.dedup();
+    let principals: String =
+        logins.iter().map(|login| format!("echo '{name}/{login}' > $dir/principals/{login}\n")).collect();
+    let file = |path: &str, text: &str| format!("cat > {path} <<'_END_'\n{}\n_END_\n", text.trim_end());
+    let units = "/etc/systemd/system/jit-broker-host";
+    let environment = format!(
+        "JIT_BROKER_SERVER={}\nJIT_BROKER_CA_FILE=/etc/ssh/jit-broker/server_ca.pem\nJIT_BROKER_TARGET={name}",
+        context.server
+    );
+    let parts = [
+        format!("# Run as root on {name}; jit-broker itself goes to /usr/local/bin first.\nset -eu\numask 022\n"),
+        "dir=/etc/ssh/jit-broker\nmkdir -p $dir/principals /etc/jit-broker\n\n".to_owned(),
+        "# Who is believed: the authority of user certificates, and that of the broker's own address.\n".to_owned(),
+        file("$dir/user_ca.pub", &context.about.ssh_user.to_string()),
+        file("$dir/server_ca.pem", pem),
+        "\n# Which certificate opens which account: one that names this host and the account.\n".to_owned(),
+        principals,
+        "\n# The revocation list, before the directive that names it: without the file sshd refuses every public key.\n".to_owned(),
+        format!("base64 -d > $dir/krl.new <<'_END_'\n{}\n_END_\nmv $dir/krl.new $dir/krl\n", krl.krl),
+        "\n# The host's own certificate, so that clients need not trust on first use.\n".to_owned(),
+        file("$dir/ssh_host_ed25519_key-cert.pub", certificate),
+        "\n# sshd. On distributions without sshd_config.d put these lines into sshd_config, above every Match.\n".to_owned(),
+        file("/etc/ssh/sshd_config.d/60-jit-broker.conf", include_str!("../../config/target-host/60-jit-broker.conf")),
+        "sshd -t\nsystemctl reload ssh || systemctl reload sshd\n".to_owned(),
+        "\n# Keeps the list fresh and confirms it.\n".to_owned(),
+        file("/etc/jit-broker/host.env", &environment),
+        file(&format!("{units}.service"), include_str!("../../config/target-host/jit-broker-host.service")),
+        file(&format!("{units}.timer"), include_str!("../../config/target-host/jit-broker-host.timer")),
+        "systemctl daemon-reload\nsystemctl enable --now jit-broker-host.timer\n".to_owned(),
+        "# Without systemd, in root's crontab:\n".to_owned(),
+        format!("#   * * * * * /usr/local/bin/jit-broker host run --once --server {} --target {name}\n", context.server),
+    ];
+    Ok(parts.concat())
 }

@@ -36,6 +36,23 @@ impl Signing {
         }
     }
 
+    /// The remembered key, if it signs without asking anybody: in the agent, or a file without a passphrase.
+    ///
+    /// # Errors
+    /// [`Code::NO_KEY`], [`Code::BAD_KEY`].
+    pub fn silent(named: &str) -> Result<Self, Failure> {
+        if named.starts_with("SHA256:") {
+            return Self::choose(Some(named));
+        }
+        let path = Path::new(named);
+        let text = read_private(path)?;
+        let text = text.ok_or_else(|| Failure::new(Code::NO_KEY, format!("{} is not there.", path.display())))?;
+        let private = PrivateKey::from_openssh(&text, None)
+            .map_err(|e| Failure::new(Code::BAD_KEY, format!("{}: {e}.", path.display())))?;
+        let public = Key(private.public().clone());
+        Ok(Self::File(Box::new(private), public))
+    }
+
     fn in_agent(fits: impl Fn(&Key) -> bool) -> Option<Self> {
         Agent::connect()?.keys().into_iter().find(|k| fits(k)).map(Self::Agent)
     }

@@ -20,6 +20,7 @@ mod prompt;
 mod serve;
 mod ssh;
 mod ssh_config;
+mod terms;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,12 @@ use output::Format;
 struct Cli {
     #[command(flatten)]
     globals: Globals,
+    /// Asks nothing; fails, and names the flag that would have answered
+    #[arg(long, global = true)]
+    no_input: bool,
+    /// One of several brokers, each with its own sign-in and credentials
+    #[arg(long, global = true, value_name = "NAME", env = "JIT_BROKER_CONTEXT")]
+    context: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -206,6 +213,12 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    if cli.no_input {
+        prompt::forbid();
+    }
+    if let Some(Err(failure)) = cli.context.as_deref().filter(|c| !c.is_empty()).map(home::choose) {
+        return failure.report(cli.globals.json());
+    }
     // The hook with a certificate that holds is the hot path: no runtime, no network.
     if let Verb::Hook(args) = &cli.verb
         && args.cached()
@@ -290,3 +303,6 @@ fn explain(code: &str) -> Result<ExitCode, Failure> {
 pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use crate::domain::span::show_span;
-use crate::domain::text::shown;
+use crate::domain::text::{shown, shown_json};
 
 /// How answers are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|e| Failure::local("the answer", e))
+    serde_json::to_string(value).map(|json| shown_json(&json)).map_err(|e| Failure::local("the answer", e))
 }
 
 /// Writes a list: whole as JSON, else the rows; the first column is the name.

@@ -2,19 +2,29 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::failure::Failure;
 use crate::domain::refusal::Code;
 
+/// Set by `--no-input`.
+static FORBIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Makes every question of this run fail, and name the flag that would have answered it.
+pub fn forbid() {
+    FORBIDDEN.store(true, Ordering::Relaxed);
+}
+
+fn forbidden() -> bool {
+    let silenced = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    FORBIDDEN.load(Ordering::Relaxed) || silenced("CI") || silenced("JIT_BROKER_NO_INPUT")
+}
+
 /// True when somebody may be asked: both ends are a terminal, and nothing says otherwise.
 pub fn possible() -> bool {
-    let silenced = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-    std::io::stdin().is_terminal()
-        && std::io::stderr().is_terminal()
-        && !silenced("CI")
-        && !silenced("JIT_BROKER_NO_INPUT")
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !forbidden()
 }
 
 fn nobody(flag: &str) -> Failure {
@@ -39,6 +49,9 @@ fn line(terminal: &File) -> Result<String, Failure> {
 /// # Errors
 /// [`Code::USAGE`] without a terminal.
 pub fn on_terminal(question: &str, flag: &str) -> Result<String, Failure> {
+    if forbidden() {
+        return Err(nobody(flag));
+    }
     let mut terminal = terminal().map_err(|_| nobody(flag))?;
     let _ = terminal.write_all(question.as_bytes());
     line(&terminal)
@@ -69,7 +82,7 @@ pub fn confirm(question: &str, flag: &str) -> Result<bool, Failure> {
 /// # Errors
 /// As [`ask`].
 pub fn secret(question: &str, flag: &str) -> Result<zeroize::Zeroizing<String>, Failure> {
-    if std::env::var_os("JIT_BROKER_NO_INPUT").is_some() {
+    if forbidden() {
         return Err(nobody(flag));
     }
     let mut terminal = terminal().map_err(|_| nobody(flag))?;

@@ -1,22 +1,31 @@
-//! SSH credentials on this machine: a key for each target that stays, and certificates that rotate.
+//! SSH credentials on this machine: one key for each target that stays, and a certificate for each login that rotates.
+//!
+//! The paths never change between grants: `ssh/<target>/key`, `key.pub` and `<login>-cert.pub` in the run folder.
 
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use clap::Args;
+use clap::{Args, Parser};
 use jit_ca::key::PrivateKey;
+use jit_ca::ssh::{CertKind, CertificateFacts};
 
 use super::ask::{Wish, granted};
 use super::client::Client;
 use super::failure::Failure;
 use super::home::{Home, private_folder, read_private, write_private};
-use super::{Globals, keys};
+use super::{Globals, hook, keys, ssh_config};
 use crate::domain::act::Deed;
 use crate::domain::key::Key;
-use crate::domain::names::TargetName;
+use crate::domain::names::{LoginName, RoleName, TargetName};
 use crate::domain::refusal::Code;
 use crate::wire::{CredentialDoc, CredentialPost, GrantDoc};
+
+/// How long before its issue a certificate may begin, in seconds (decisions.md 21).
+const BACKDATED_S: i64 = 60;
 
 /// Where the files of a target are; the paths never change between grants.
 pub fn folder(home: &Home, target: &str) -> PathBuf {
@@ -28,22 +37,40 @@ pub fn certificate(home: &Home, target: &str, login: &str) -> PathBuf {
     folder(home, target).join(format!("{login}-cert.pub"))
 }
 
-/// The key pair of a target; made once, so that only certificates rotate.
+/// Locks a file, and waits while another process holds it. The lock ends with the handle.
+///
+/// # Errors
+/// When the file cannot be made.
+pub fn lock(path: &Path) -> Result<File, Failure> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.map_err(|e| Failure::local(path.display(), e))?;
+    file.lock().map_err(|e| Failure::local(path.display(), e))?;
+    Ok(file)
+}
+
+/// Makes a target's folder and locks it against other writers. Held for as long as files are written, never while anybody is asked.
+fn writing(home: &Home, target: &str) -> Result<File, Failure> {
+    private_folder(&home.run)?;
+    private_folder(&home.run.join("ssh"))?;
+    private_folder(&folder(home, target))?;
+    lock(&folder(home, target).join("write.lock"))
+}
+
+/// The key pair of a target; made once, so that only certificates rotate (a pair cannot be swapped atomically).
 ///
 /// # Errors
 /// When the folder is open to others or cannot be written.
 pub fn client_key(home: &Home, target: &TargetName) -> Result<Key, Failure> {
+    let _writing = writing(home, target.as_str())?;
     let folder = folder(home, target.as_str());
-    private_folder(&home.run)?;
-    private_folder(&folder)?;
     let path = folder.join("key");
     let bad = |e: jit_ca::key::KeyError| Failure::new(Code::BAD_KEY, format!("{}: {e}.", path.display()));
     if let Some(text) = read_private(&path)? {
         return Ok(Key(PrivateKey::from_openssh(&text, None).map_err(bad)?.public().clone()));
     }
-    let mut seed = [0; 32];
-    crate::clock::fill(&mut seed);
-    let private = PrivateKey::from_seed(seed);
+    let mut seed = zeroize::Zeroizing::new([0; 32]);
+    crate::clock::fill(&mut *seed);
+    let private = PrivateKey::from_seed(*seed);
     let key = Key(private.public().clone());
     write_private(&folder.join("key.pub"), format!("{key} jit-broker {target}\n").as_bytes())?;
     write_private(&path, private.to_openssh(&format!("jit-broker {target}")).map_err(bad)?.as_bytes())?;
@@ -61,14 +88,38 @@ pub async fn fetch(client: &mut Client, grant: &GrantDoc, key: &Key) -> Result<C
     }
     let path = format!("/v1/grants/{}/credential", grant.id);
     let doc: CredentialDoc = client.post(&path, &CredentialPost { key: key.clone() }).await?;
-    let facts = jit_ca::ssh::read(&doc.certificate).map_err(|e| Failure::new(Code::LINT, format!("{e}.")))?;
-    let ours = facts.key == key.0 && facts.ca == client.context()?.about.ssh_user.0;
-    let end: Option<i64> = grant.ends_at.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second);
-    let inside = i64::try_from(facts.valid_before).ok().zip(end).is_some_and(|(before, end)| before <= end);
-    if !ours || !inside {
-        return Err(Failure::new(Code::LINT, "The certificate is for another key, of another authority, or too long."));
+    let lint =
+        |what: String| Failure::new(Code::LINT, format!("The broker's certificate is not what was granted: {what}."));
+    let facts = jit_ca::ssh::read(&doc.certificate).map_err(|e| lint(e.to_string()))?;
+    match wrong(&facts, grant, key, &client.context()?.about.ssh_user) {
+        Some(what) => Err(lint(what.to_owned())),
+        None => Ok(doc),
     }
-    Ok(doc)
+}
+
+/// What is wrong with a certificate under a grant; none when it is exactly what was granted.
+///
+/// SECURITY: the broker's answer is not believed. A certificate of another authority, key, account or time is never written to disk.
+pub(super) fn wrong(facts: &CertificateFacts, grant: &GrantDoc, key: &Key, authority: &Key) -> Option<&'static str> {
+    let second = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second);
+    let (Some(starts_at), Some(ends_at)) = (second(&grant.starts_at), second(&grant.ends_at)) else {
+        return Some("the grant's window cannot be read");
+    };
+    let (after, before) = (i64::try_from(facts.valid_after), i64::try_from(facts.valid_before));
+    let granted: Vec<String> = grant.logins.iter().map(|login| format!("{}/{login}", grant.target)).collect();
+    if facts.kind != CertKind::User {
+        Some("it is not for a user")
+    } else if facts.ca != authority.0 {
+        Some("another authority signed it")
+    } else if facts.key != key.0 {
+        Some("it is for another key")
+    } else if facts.principals.is_empty() || !facts.principals.iter().all(|p| granted.contains(p)) {
+        Some("it names other accounts")
+    } else if !before.is_ok_and(|s| s <= ends_at) || !after.is_ok_and(|s| s >= starts_at - BACKDATED_S) {
+        Some("its time is not within the grant's")
+    } else {
+        None
+    }
 }
 
 /// Leaves the certificate of a grant where ssh finds it.
@@ -79,6 +130,7 @@ pub async fn ensure(client: &mut Client, grant: &GrantDoc) -> Result<CredentialD
     let home = client.home().clone();
     let key = client_key(&home, &grant.target)?;
     let doc = fetch(client, grant, &key).await?;
+    let _writing = writing(&home, grant.target.as_str())?;
     for login in &grant.logins {
         let path = certificate(&home, grant.target.as_str(), login.as_str());
         write_private(&path, format!("{}\n", doc.certificate).as_bytes())?;
@@ -88,9 +140,9 @@ pub async fn ensure(client: &mut Client, grant: &GrantDoc) -> Result<CredentialD
 
 /// Removes the certificates of a target: they are worthless, and should not be offered.
 pub fn forget(home: &Home, target: &str) {
-    for entry in std::fs::read_dir(folder(home, target)).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(folder(home, target)).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().ends_with("-cert.pub") {
-            let _ = std::fs::remove_file(entry.path());
+            let _ = fs::remove_file(entry.path());
         }
     }
 }
@@ -103,7 +155,7 @@ pub struct CertArgs {
     /// A public key of one's own; default: the key that this program keeps for the target
     #[arg(long, value_name = "PUB")]
     key: Option<PathBuf>,
-    /// Where the certificate goes; `-` is stdout
+    /// Where the certificate goes; `-` is stdout. With --key the default is beside the key, where ssh looks
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -124,34 +176,76 @@ impl CertArgs {
         let grant = granted(&mut client, &self.wish, &target, &key, globals).await?;
         let doc =
             if own.is_some() { fetch(&mut client, &grant, &key).await? } else { ensure(&mut client, &grant).await? };
-        let default = self.key.as_ref().map(|k| k.with_extension("").display().to_string() + "-cert.pub");
-        match self.out.as_ref().map(|o| o.display().to_string()).or(default) {
+        match self.out.clone().or_else(|| self.key.as_deref().map(beside)) {
             None => super::output::one(globals.output, &doc, &doc.certificate, |d| vec![d.certificate.clone()])?,
-            Some(path) if path == "-" => println!("{}", doc.certificate),
+            Some(path) if path.as_os_str() == "-" => println!("{}", doc.certificate),
             Some(path) => {
-                crate::signer::keys::replace(path.as_ref(), format!("{}\n", doc.certificate).as_bytes(), 0o600)?;
-                eprintln!("{path}: {} until {}", doc.principals.join(", "), doc.valid_before);
+                crate::signer::keys::replace(&path, format!("{}\n", doc.certificate).as_bytes(), 0o600)?;
+                eprintln!("{}: {} until {}", path.display(), doc.principals.join(", "), doc.valid_before);
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
+/// Where ssh looks for the certificate of a key: `id.pub` and `id` both give `id-cert.pub`.
+fn beside(key: &Path) -> PathBuf {
+    let stem = if key.extension().is_some_and(|e| e == "pub") { key.with_extension("") } else { key.to_owned() };
+    let mut path = stem.into_os_string();
+    path.push("-cert.pub");
+    path.into()
+}
+
+/// What may be said about the request that `ssh` sends where there is no grant.
+#[derive(Debug, Clone, Args)]
+struct Asking {
+    /// The role on the target; may be left out where there is one
+    #[arg(long)]
+    role: Option<RoleName>,
+    /// For how long: 30m, 2h, PT2H30M
+    #[arg(long = "for", value_name = "DURATION")]
+    for_: Option<String>,
+    /// Why; those who approve read it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// The ticket it is for
+    #[arg(long, value_name = "ID")]
+    ticket: Option<String>,
+}
+
 /// `jit-broker ssh`
 #[derive(Debug, Args)]
 pub struct SshArgs {
     #[command(flatten)]
+    asking: Asking,
+    /// [LOGIN@]TARGET, and then what ssh gets: its options, and a command
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_names = ["TARGET", "SSH ARGS"])]
+    words: Vec<OsString>,
+}
+
+/// What stands after TARGET. ssh has no long options, so those that come first are ours.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true, name = "jit-broker ssh TARGET")]
+struct Late {
+    #[command(flatten)]
+    asking: Asking,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+/// A whole `ssh` command line, read.
+#[derive(Debug)]
+pub(super) struct Call {
+    login: Option<LoginName>,
     wish: Wish,
-    /// What ssh gets after the host
-    #[arg(last = true)]
-    args: Vec<String>,
+    args: Vec<OsString>,
 }
 
 impl SshArgs {
     /// Gets a certificate and becomes ssh.
     ///
     /// # Errors
-    /// With exit status 125 before ssh runs.
+    /// None: a failure before ssh runs is printed here, and the exit status is 125.
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self.prepare(globals).await {
             Ok(mut command) => {
@@ -167,33 +261,82 @@ impl SshArgs {
     }
 
     async fn prepare(&self, globals: &Globals) -> Result<Command, Failure> {
+        let mut call = self.call()?;
         let mut client = Client::remembered(&Home::find()?)?;
-        let target = self.wish.one()?.clone();
-        let key = client_key(client.home(), &target)?;
-        let grant = granted(&mut client, &self.wish, &target, &key, globals).await?;
-        ensure(&mut client, &grant).await?;
+        let target = call.wish.one()?.clone();
         let doc = super::ask::target(&mut client, &target).await?;
-        let home = client.home().clone();
-        let login = grant.logins.first().ok_or_else(|| Failure::new(Code::BUG, "The grant has no login."))?;
-        let known = home.run.join("known_hosts");
-        write_private(&known, format!("{}\n", doc.known_hosts).as_bytes())?;
-        let mut command = Command::new("ssh");
-        command.arg("-o").arg(format!("HostKeyAlias={target}"));
-        command.arg("-o").arg(format!("UserKnownHostsFile=\"{}\"", known.display()));
-        command.args(["-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes", "-o", "ControlPersist=no"]);
-        command
-            .arg("-o")
-            .arg(format!("CertificateFile=\"{}\"", certificate(&home, target.as_str(), login.as_str()).display()));
-        command.arg("-i").arg(folder(&home, target.as_str()).join("key"));
-        // SECURITY (T147): `--` ends the options, so that no name from the server becomes one.
-        command
-            .arg("-p")
-            .arg(doc.port.to_string())
-            .arg("-l")
-            .arg(login.as_str())
-            .arg("--")
-            .arg(&doc.host)
-            .args(&self.args);
-        Ok(command)
+        ssh_config::check(&doc)?;
+        if let (Some(login), None) = (&call.login, &call.wish.role) {
+            call.wish.role = Some(hook::role_of(&doc, login)?.name.clone());
+        }
+        let key = client_key(client.home(), &target)?;
+        let grant = granted(&mut client, &call.wish, &target, &key, globals).await?;
+        ensure(&mut client, &grant).await?;
+        let login = call.login.as_ref().or(grant.logins.first());
+        let login = login.ok_or_else(|| Failure::new(Code::BUG, "The grant has no login."))?;
+        if !grant.logins.contains(login) {
+            let message = format!("The role {} on {target} does not open {login}.", grant.role);
+            return Err(Failure::new(Code::NO_ROLE, message));
+        }
+        command(client.home(), &doc, login, &call.args)
+    }
+
+    pub(super) fn call(&self) -> Result<Call, Failure> {
+        let usage = |what: String| Failure::new(Code::USAGE, what);
+        let (first, rest) = self.words.split_first().ok_or_else(|| usage("Say which target.".to_owned()))?;
+        let first = first.to_str().unwrap_or("\u{fffd}");
+        let (login, target) = first.rsplit_once('@').map_or((None, first), |(login, target)| (Some(login), target));
+        let login = login.map(LoginName::new).transpose().map_err(|e| usage(format!("{e}.")))?;
+        let target = TargetName::new(target).map_err(|e| usage(format!("{e}.")))?;
+        let late = Late::try_parse_from(rest).map_err(|e| usage(e.to_string()))?;
+        let (early, later) = (self.asking.clone(), late.asking);
+        let wish = Wish {
+            targets: vec![target],
+            role: later.role.or(early.role),
+            for_: later.for_.or(early.for_),
+            reason: later.reason.or(early.reason),
+            ticket: later.ticket.or(early.ticket),
+            no_wait: false,
+            wait: None,
+            dry_run: false,
+        };
+        Ok(Call { login, wish, args: late.args })
     }
 }
+
+/// The ssh command for a target whose certificate is there. The person's own configuration still counts where this says nothing.
+///
+/// # Errors
+/// When a path cannot be said in ssh's own configuration language.
+fn command(
+    home: &Home,
+    doc: &crate::wire::TargetDoc,
+    login: &LoginName,
+    args: &[OsString],
+) -> Result<Command, Failure> {
+    let name = doc.name.as_str();
+    let known = folder(home, name).join("known_hosts");
+    write_private(&known, format!("{}\n", doc.known_hosts).as_bytes())?;
+    let mut command = Command::new("ssh");
+    // SECURITY (T147): what the server sent stands behind a key word, after a check of its bytes; the one bare word is a TargetName,
+    // which cannot begin with '-'. A `--` here would take the person's own options after TARGET for the remote command.
+    for option in [
+        format!("HostName={}", doc.host),
+        format!("Port={}", doc.port),
+        format!("User={login}"),
+        format!("HostKeyAlias={name}"),
+        format!("UserKnownHostsFile={}", ssh_config::quoted(&known)?),
+        format!("IdentityFile={}", ssh_config::quoted(&folder(home, name).join("key"))?),
+        format!("CertificateFile={}", ssh_config::quoted(&certificate(home, name, login.as_str()))?),
+        "IdentitiesOnly=yes".to_owned(),
+        "StrictHostKeyChecking=yes".to_owned(),
+        "ControlPersist=no".to_owned(),
+    ] {
+        command.arg("-o").arg(option);
+    }
+    command.arg(name).args(args);
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,11 @@
 //! `ssh-config`: what makes plain `ssh TARGET`, scp, sftp, rsync and git work.
+//!
+//! One file of ours, and one `Include` line at the top of the person's own; no other line is touched.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,22 +15,28 @@ use super::Globals;
 use super::client::Client;
 use super::failure::Failure;
 use super::home::{Home, write_private};
+use crate::domain::names::LoginName;
 use crate::domain::refusal::Code;
 use crate::wire::{List, TargetDoc};
 
+/// What decides where the hook finds its folders: written into the file, so that ssh and hook agree wherever ssh is started from.
+const FOLDERS: [&str; 4] = ["JIT_BROKER_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+
 /// `jit-broker ssh-config`
 #[derive(Debug, Args)]
-#[group(multiple = false)]
 pub struct SshConfigArgs {
     /// Prints it (the default)
-    #[arg(long)]
+    #[arg(long, group = "what")]
     print: bool,
     /// Writes it, and has ~/.ssh/config include it
-    #[arg(long)]
+    #[arg(long, group = "what")]
     install: bool,
     /// Takes it out again
-    #[arg(long)]
+    #[arg(long, group = "what")]
     remove: bool,
+    /// The person's own configuration of ssh; default: ~/.ssh/config
+    #[arg(long, value_name = "FILE")]
+    ssh_config: Option<PathBuf>,
 }
 
 impl SshConfigArgs {
@@ -37,23 +47,25 @@ impl SshConfigArgs {
     pub async fn run(&self, _: &Globals) -> Result<ExitCode, Failure> {
         let home = Home::find()?;
         let ours = home.config.join("ssh_config");
-        let user = user_config()?;
+        let user = || self.ssh_config.clone().map_or_else(user_config, Ok);
         if self.remove {
-            edit(&user, &ours, Edit::Remove)?;
-            let _ = fs::remove_file(&ours);
+            edit(&user()?, &ours, Edit::Remove)?;
+            for file in [&ours, &home.config.join("known_hosts")] {
+                let _ = fs::remove_file(file);
+            }
+            eprintln!("{} is as it was without jit-broker.", user()?.display());
             return Ok(ExitCode::SUCCESS);
         }
         let mut client = Client::remembered(&home)?;
-        let targets: List<TargetDoc> = client.get("/v1/targets").await?;
-        let known: String = targets.items.iter().map(|t| format!("{}\n", t.known_hosts)).collect();
-        let text = text(&home, &targets.items)?;
+        let mut targets: List<TargetDoc> = client.get("/v1/targets").await?;
+        targets.items.retain(|t| t.kind == "ssh" && t.mode == "direct");
+        let program = std::env::current_exe().map_err(|e| Failure::local("this program", e))?;
+        let text = text(&home, &targets.items, &program, &folders())?;
         if !self.install {
             print!("{text}");
             return Ok(ExitCode::SUCCESS);
         }
-        write_private(&home.config.join("known_hosts"), known.as_bytes())?;
-        write_private(&ours, text.as_bytes())?;
-        edit(&user, &ours, Edit::Install)?;
+        install(&home, &targets.items, &text, &user()?)?;
         eprintln!("{} targets: plain ssh works for them. Run this again when targets were added.", targets.items.len());
         Ok(ExitCode::SUCCESS)
     }
@@ -64,78 +76,156 @@ fn user_config() -> Result<PathBuf, Failure> {
     Ok(PathBuf::from(home).join(".ssh/config"))
 }
 
-/// The configuration: what is static first, so that a failing hook ends in "permission denied" and not in a DNS error (facts.md 5).
-fn text(home: &Home, targets: &[TargetDoc]) -> Result<String, Failure> {
-    let program = std::env::current_exe().map_err(|e| Failure::local("this program", e))?;
-    let environment =
-        std::env::var("JIT_BROKER_HOME").map(|h| format!("JIT_BROKER_HOME={} ", shell(&h))).unwrap_or_default();
+fn folders() -> Vec<(&'static str, PathBuf)> {
+    let set = |name| Some((name, PathBuf::from(std::env::var_os(name).filter(|v| !v.is_empty())?)));
+    match set("JIT_BROKER_HOME") {
+        Some(one) => vec![one],
+        None => FOLDERS.into_iter().filter_map(set).collect(),
+    }
+}
+
+/// Writes our files, and then the line that includes them.
+pub(super) fn install(home: &Home, targets: &[TargetDoc], text: &str, user: &Path) -> Result<(), Failure> {
+    let known: String = targets.iter().map(|t| format!("{}\n", t.known_hosts)).collect();
+    let ours = home.config.join("ssh_config");
+    write_private(&home.config.join("known_hosts"), known.as_bytes())?;
+    write_private(&ours, text.as_bytes())?;
+    edit(user, &ours, Edit::Install)
+}
+
+/// Refuses a target whose address or host key could say more in ssh's configuration than an address and a host key.
+///
+/// SECURITY (T147): both come from the server, and a line end in one would be a `ProxyCommand` of its choice.
+///
+/// # Errors
+/// [`Code::BAD_NAME`].
+pub fn check(doc: &TargetDoc) -> Result<(), Failure> {
+    let address = !doc.host.is_empty()
+        && doc.host.len() <= 253
+        && !doc.host.starts_with('-')
+        && doc.host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-' | b'_'));
+    let line = doc.known_hosts.bytes().all(|b| (b' '..=b'~').contains(&b));
+    let known = doc.known_hosts.trim_start_matches("@cert-authority ").split(' ').next() == Some(doc.name.as_str());
+    if address && line && known && doc.port != 0 {
+        return Ok(());
+    }
+    let message = format!("The broker gives an address or a host key for {} that cannot be one.", doc.name);
+    Err(Failure::new(Code::BAD_NAME, message))
+}
+
+/// Quotes a path for ssh's configuration.
+///
+/// Paths with quotes, backslashes, `%`, `$` or wildcards are refused: versions of OpenSSH read these differently, and a shell reads the
+/// hook's line once more.
+///
+/// # Errors
+/// [`Code::LOCAL_IO`], naming the path.
+pub fn quoted(path: &Path) -> Result<String, Failure> {
+    word(path).map(|word| format!("\"{word}\""))
+}
+
+fn word(path: &Path) -> Result<String, Failure> {
+    let path = std::path::absolute(path).map_err(|e| Failure::local(path.display(), e))?;
+    match path.to_str() {
+        Some(text) if !text.chars().any(|c| c.is_control() || "\"'\\%$`*?[]{}".contains(c)) => Ok(text.to_owned()),
+        _ => Err(Failure::local(
+            path.display(),
+            "this path cannot be written into ssh's configuration; set JIT_BROKER_HOME",
+        )),
+    }
+}
+
+/// The configuration. What is static stands first: a failing hook then ends in "permission denied" and not in a DNS error, and `%r` is
+/// the remote user when the hook is called (facts.md 5).
+pub(super) fn text(
+    home: &Home,
+    targets: &[TargetDoc],
+    program: &Path,
+    folders: &[(&str, PathBuf)],
+) -> Result<String, Failure> {
+    let known = quoted(&home.config.join("known_hosts"))?;
     let mut out = String::from("# Written by jit-broker ssh-config; changes are lost.\n");
     for target in targets {
-        let mut logins: Vec<_> = target.roles.iter().filter(|r| r.verdict != "never").flat_map(|r| &r.logins).collect();
-        logins.sort();
-        logins.dedup();
-        let _ = writeln!(out, "Match originalhost {}", target.name);
-        let _ = writeln!(out, "  HostName {}\n  Port {}\n  HostKeyAlias {}", target.host, target.port, target.name);
-        if let [login] = logins.as_slice() {
+        check(target)?;
+        let _ = write!(
+            out,
+            "\nMatch originalhost {name}\n  HostName {}\n  Port {}\n  HostKeyAlias {name}\n  UserKnownHostsFile {known}\n  \
+             StrictHostKeyChecking yes\n  ControlPersist no\n",
+            target.host,
+            target.port,
+            name = target.name
+        );
+        if let Some(login) = only_login(target) {
             let _ = writeln!(out, "  User {login}");
         }
-        let _ = writeln!(
-            out,
-            "  UserKnownHostsFile \"{}\"\n  StrictHostKeyChecking yes\n  ControlPersist no",
-            home.config.join("known_hosts").display()
-        );
     }
     if !targets.is_empty() {
         let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).collect();
-        let hook = format!("{environment}{} hook '%n' '%r'", shell(&program.display().to_string()));
-        let _ = writeln!(out, "Match originalhost {} exec \"{hook}\"", names.join(","));
-        let files = home.run.join("ssh");
-        let _ = writeln!(
+        let mut hook = String::new();
+        for (name, folder) in folders {
+            let _ = write!(hook, "{}{name}='{}' ", if hook.is_empty() { "env " } else { "" }, word(folder)?);
+        }
+        let _ = write!(hook, "'{}' hook ssh -- '%n' '%r'", word(program)?);
+        let files = word(&home.run.join("ssh"))?;
+        let _ = write!(
             out,
-            "  IdentityFile \"{0}/%n/key\"\n  CertificateFile \"{0}/%n/%r-cert.pub\"\n  IdentitiesOnly yes",
-            files.display()
+            "\nMatch originalhost {} exec \"{hook}\"\n  IdentityFile \"{files}/%n/key\"\n  \
+             CertificateFile \"{files}/%n/%r-cert.pub\"\n  IdentitiesOnly yes\n",
+            names.join(",")
         );
     }
-    out.push_str("Match all\n");
     Ok(out)
 }
 
-/// Quotes a word for the shell that ssh runs the hook with, inside the double quotes of ssh_config.
-fn shell(word: &str) -> String {
-    format!("'{}'", word.replace('%', "%%").replace('\'', "'\\''").replace('"', "\\\""))
+fn only_login(target: &TargetDoc) -> Option<&LoginName> {
+    let mut logins: Vec<_> = target.roles.iter().filter(|r| r.verdict != "never").flat_map(|r| &r.logins).collect();
+    logins.sort();
+    logins.dedup();
+    match logins.as_slice() {
+        [login] => Some(login),
+        _ => None,
+    }
 }
 
-enum Edit {
+/// What happens to the `Include` line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Edit {
+    /// It stands first.
     Install,
+    /// It is gone.
     Remove,
 }
 
-/// Puts the `Include` line first in the user's own file, or takes it out; no other line is touched.
-fn edit(user: &Path, ours: &Path, what: Edit) -> Result<(), Failure> {
-    let path = fs::canonicalize(user).unwrap_or_else(|_| user.to_owned());
-    let old = fs::read_to_string(&path).unwrap_or_default();
-    let line = format!("Include \"{}\"", ours.display());
-    let rest: Vec<&str> = old.lines().filter(|l| *l != line).collect();
-    let mut new = match what {
-        Edit::Install => format!("{line}\n"),
-        Edit::Remove => String::new(),
+/// Puts the `Include` line first in the person's own file, or takes it out. Every other byte stays, and so do mode and symbolic link.
+///
+/// # Errors
+/// When the file cannot be read or replaced; then nothing changed.
+pub(super) fn edit(user: &Path, ours: &Path, what: Edit) -> Result<(), Failure> {
+    let failed = |e: io::Error| Failure::local(user.display(), e);
+    let link = fs::symlink_metadata(user).is_ok_and(|meta| meta.is_symlink());
+    let path = if link { fs::canonicalize(user).map_err(failed)? } else { user.to_owned() };
+    // Anything but "not there" stops here: an unreadable file must not be taken for an empty one and replaced.
+    let old = match fs::read(&path) {
+        Ok(bytes) => Some(bytes),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(failed(e)),
     };
-    rest.iter().for_each(|l| {
-        new.push_str(l);
-        new.push('\n');
-    });
-    if new == old {
+    let line = format!("Include {}\n", quoted(ours)?);
+    let mut new = if what == Edit::Install { line.clone().into_bytes() } else { Vec::new() };
+    for other in old.as_deref().unwrap_or_default().split_inclusive(|b| *b == b'\n') {
+        if other != line.as_bytes() {
+            new.extend_from_slice(other);
+        }
+    }
+    if old.as_deref().unwrap_or_default() == new {
         return Ok(());
     }
-    if let Some(folder) = path.parent() {
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|e| Failure::local(folder.display(), e))?;
+    if new.is_empty() && !link {
+        return fs::remove_file(&path).map_err(failed);
     }
-    let mode =
-        fs::metadata(&path).map(|m| std::os::unix::fs::PermissionsExt::mode(&m.permissions()) & 0o777).unwrap_or(0o600);
-    Ok(crate::signer::keys::replace(&path, new.as_bytes(), mode)?)
+    if let Some(folder) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    }
+    let mode = fs::metadata(&path).map_or(0o600, |meta| meta.permissions().mode() & 0o777);
+    Ok(crate::signer::keys::replace(&path, &new, mode)?)
 }

@@ -38,6 +38,20 @@ pub fn deceptive(c: char) -> bool {
             | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a | 0xe0000..=0xe0fff)
 }
 
+/// Escapes the same characters in a JSON document, as JSON does (RFC 8259 section 7): it means the same, and harms no terminal.
+pub fn shown_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        if deceptive(c) {
+            c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// The personal text of an act, kept beside the log and bound to it by a salted commitment (decisions.md 15).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,6 +137,14 @@ mod tests {
         assert!(!safe.chars().any(deceptive), "{safe:?}");
         assert!(safe.contains("\\x1b") && safe.contains("\\u{202e}"));
         assert_eq!(shown("Überprüfung für OPS-1 – 漢字"), "Überprüfung für OPS-1 – 漢字");
+    }
+
+    #[test]
+    fn a_json_document_keeps_its_meaning_and_moves_no_cursor() {
+        let hostile = "a\x1b[2Jb\u{202e}c\u{9b}d\u{1d173}\r\n\u{7f}";
+        let safe = shown_json(&serde_json::to_string(hostile).unwrap());
+        assert!(!safe.chars().any(deceptive), "{safe:?}");
+        assert_eq!(serde_json::from_str::<String>(&safe).unwrap(), hostile);
     }
 
     #[test]

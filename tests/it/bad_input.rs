@@ -58,7 +58,12 @@ fn refusals_of_the_operator() {
     assert_eq!(world.run("root-admin", &line).code, Some(78));
     world.run("root-admin", "chmod 644 ../broker/state/ca/ssh_user").ok();
     let done = world.run("root-admin", &format!("jit-broker check --config {}", own.display()));
-    assert_eq!((done.code, done.err.contains("chmod 600") || done.err.contains("mode 600")), (Some(78), true), "{}", done.err);
+    assert_eq!(
+        (done.code, done.err.contains("chmod 600") || done.err.contains("mode 600")),
+        (Some(78), true),
+        "{}",
+        done.err
+    );
 }
 
 #[test]
@@ -71,7 +76,10 @@ fn a_key_that_nobody_knows_gets_no_session() {
     );
     let done = world.run("alice", &line);
     assert_eq!(done.code, Some(4), "{}", done.err);
-    let line = format!("JIT_BROKER_HOME=$PWD/y jit-broker auth login --server {} --fingerprint SHA256:AAAA --ssh-key id_ed25519", url.trim());
+    let line = format!(
+        "JIT_BROKER_HOME=$PWD/y jit-broker auth login --server {} --fingerprint SHA256:AAAA --ssh-key id_ed25519",
+        url.trim()
+    );
     let done = world.run("alice", &line);
     assert_eq!((done.code, done.err.contains("JB7003")), (Some(9), true), "{}", done.err);
     let line = format!("JIT_BROKER_HOME=$PWD/z jit-broker auth login --server {} --ssh-key id_ed25519", url.trim());

@@ -33,7 +33,7 @@ fn without_a_grant_the_command_to_type_is_named_and_other_hosts_are_untouched() 
     assert_eq!(world.count("request.submitted"), 0);
     // Odd names never get as far as a path or a request.
     for odd in ["'web-07;id' root", "../x root", "web-07 '$(id)'", "web-07 -oX"] {
-        let done = world.run("alice", &format!("jit-broker hook -- {odd}"));
+        let done = world.run("alice", &format!("jit-broker hook ssh -- {odd}"));
         assert_eq!(done.code, Some(2), "{odd}: {}", done.err);
     }
 }

@@ -57,11 +57,13 @@ fn imports_point_down_only() {
 
 #[test]
 fn the_pure_core_touches_nothing_outside() {
-    let banned = ["tokio", "sqlx", "russh", "axum", "std::net::Tcp", "std::fs", "SystemTime", "Instant::now", "aws_lc_rs"];
+    let banned =
+        ["tokio", "sqlx", "russh", "axum", "std::net::Tcp", "std::fs", "SystemTime", "Instant::now", "aws_lc_rs"];
     let mut wrong = Vec::new();
     for path in sources(&root().join("src/domain")).into_iter().filter(|p| !is_test(p)) {
         let text = code(&path);
-        for word in banned.iter().filter(|w| text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(**w))) {
+        for word in banned.iter().filter(|w| text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(**w)))
+        {
             wrong.push(format!("{} mentions {word}", path.display()));
         }
     }

@@ -94,7 +94,8 @@ async fn step(world: &mut World, reference: &mut Reference, dice: &mut Dice) {
                 let (_, terms) = world.terms(id).await;
                 let ends_at = now + i64::try_from(terms.for_s).unwrap();
                 let claim_by = (now + 1800).min(ends_at);
-                let expected = Expected { ends_at, claim_by, claimed: false, over: false, certificates: BTreeMap::new() };
+                let expected =
+                    Expected { ends_at, claim_by, claimed: false, over: false, certificates: BTreeMap::new() };
                 reference.grants.insert(grant, expected);
             }
         }
@@ -243,8 +244,14 @@ async fn a_random_walk_keeps_every_promise() {
         check(&world, &mut reference).await;
     }
     let (serials, finals) = (reference.serials.len(), reference.finals.len());
-    println!("{steps} steps from seed {seed}: {serials} certificates, {finals} requests decided, {} grants", reference.grants.len());
-    assert!(serials * 60 > steps && finals * 20 > steps, "the walk went somewhere: {serials} certificates, {finals} requests");
+    println!(
+        "{steps} steps from seed {seed}: {serials} certificates, {finals} requests decided, {} grants",
+        reference.grants.len()
+    );
+    assert!(
+        serials * 60 > steps && finals * 20 > steps,
+        "the walk went somewhere: {serials} certificates, {finals} requests"
+    );
     let (settings, install) = (world.settings.clone(), world.install);
     world.daemon.take().unwrap().stop().await;
     // What is on disk verifies, whatever happened on the way.

@@ -88,7 +88,12 @@ impl World {
         (request.digest, request.standing_terms())
     }
 
-    pub(crate) async fn approve(&self, who: &Somebody, id: RequestId, change: impl FnOnce(&mut Terms)) -> Result<(), Refusal> {
+    pub(crate) async fn approve(
+        &self,
+        who: &Somebody,
+        id: RequestId,
+        change: impl FnOnce(&mut Terms),
+    ) -> Result<(), Refusal> {
         let (request_digest, mut terms) = self.terms(id).await;
         change(&mut terms);
         let deed = Deed::Approve { by: who.name(), request: id, request_digest, terms };

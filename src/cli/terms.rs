@@ -1,0 +1,149 @@
+//! What an approver signs: read out of the requester's own signed act and the bundle's text, never taken from the broker's word.
+//!
+//! True here: the terms that leave [`verified`] are for the person, the target and (at most) the role and the time that the requester
+//! signed, with exactly the logins that the bundle gives that role. Everything else is refused before a signature is made.
+//! Never here: I/O, or a signature. Start with [`verified`].
+
+use crate::domain::act::{Act, Deed, SignedAct, Terms};
+use crate::domain::bundle::{Bundle, BundleText};
+use crate::domain::digest::Digest;
+use crate::domain::ids::{InstallId, RequestId};
+use crate::domain::names::RoleName;
+use crate::domain::refusal::Code;
+use crate::domain::target::{Target, Targets};
+use crate::wire::{BundleDoc, RequestDoc};
+
+use super::failure::Failure;
+
+fn differs(what: &str) -> Failure {
+    Failure::new(
+        Code::STALE_TERMS,
+        format!(
+            "The broker shows another {what} than the requester signed, or than the bundle has. Do not approve this."
+        ),
+    )
+}
+
+/// The targets of the adopted bundle, out of its text.
+///
+/// # Errors
+/// [`Code::STALE_TERMS`] when the text is not what its digest says, or no bundle.
+pub(super) fn targets(doc: &BundleDoc) -> Result<Targets, Failure> {
+    let whole = BundleText { files: doc.files.clone() };
+    if whole.digest() != doc.digest {
+        return Err(differs("bundle"));
+    }
+    // People and rules may name administrators of [trust] that an approver cannot know; the targets stand by themselves.
+    let files = whole.files.into_iter().filter(|(name, _)| name.starts_with("targets")).collect();
+    Ok(Bundle::parse(&BundleText { files }, &[]).map_err(|_| differs("bundle"))?.targets)
+}
+
+/// The act that made a request: its digest is the shown one, and the request's id.
+fn act_of(doc: &RequestDoc, install: InstallId) -> Result<Act, Failure> {
+    let text = doc.act.clone().ok_or_else(|| differs("act"))?;
+    let signed = SignedAct { act: text, signature: String::new() };
+    if signed.digest() != doc.digest || RequestId::of_digest(&doc.digest) != doc.id {
+        return Err(differs("act"));
+    }
+    let act = signed.read().map_err(|_| differs("act"))?;
+    if act.install != install || act.deed.by() != Some(&doc.requester) {
+        return Err(differs("installation or person"));
+    }
+    Ok(act)
+}
+
+/// The terms that stand, once the requester's act and the bundle bear them out.
+///
+/// # Errors
+/// [`Code::STALE_TERMS`] names what does not agree.
+pub(super) fn verified(doc: &RequestDoc, install: InstallId, targets: &Targets) -> Result<Terms, Failure> {
+    let act = act_of(doc, install)?;
+    let terms = &doc.terms;
+    // What is shown is what is signed.
+    if doc.target != terms.target || doc.role != terms.role || doc.for_s != terms.for_s {
+        return Err(differs("target, role or duration"));
+    }
+    match &act.deed {
+        Deed::Request { target, role, for_s, .. } => {
+            let found = targets.get(target).filter(|_| *target == terms.target).ok_or_else(|| differs("target"))?;
+            if found.digest() != terms.target_digest {
+                return Err(differs("address or host key"));
+            }
+            if for_s.is_some_and(|asked| terms.for_s > asked) || terms.for_s == 0 {
+                return Err(differs("duration"));
+            }
+            if !reaches(found, &terms.role, role) {
+                return Err(differs("role"));
+            }
+            opens_exactly(found, terms)?;
+        }
+        Deed::Apply { bundle, .. } => bundle_terms(terms, *bundle)?,
+        _ => return Err(differs("act")),
+    }
+    Ok(terms.clone())
+}
+
+fn bundle_terms(terms: &Terms, bundle: Digest) -> Result<(), Failure> {
+    let same =
+        terms.target.as_str() == "broker/policy" && terms.role.as_str() == "apply" && terms.target_digest == bundle;
+    if same && terms.logins.is_empty() && terms.allow.is_empty() { Ok(()) } else { Err(differs("bundle")) }
+}
+
+fn opens_exactly(target: &Target, terms: &Terms) -> Result<(), Failure> {
+    let role = target.roles.get(&terms.role).ok_or_else(|| differs("role"))?;
+    let same = role.logins == terms.logins && role.allow.iter().eq(terms.allow.iter());
+    if same { Ok(()) } else { Err(differs("list of logins")) }
+}
+
+/// True when `role` is the asked one, or what earlier approvers may have made of it, one narrower role after the other.
+fn reaches(target: &Target, role: &RoleName, asked: &RoleName) -> bool {
+    let (mut seen, mut open) = (vec![role], vec![role]);
+    while let Some(name) = open.pop() {
+        if name == asked {
+            return target.roles.contains_key(asked);
+        }
+        for wider in target.roles.get(name).iter().flat_map(|r| &r.narrower_than) {
+            if !seen.contains(&wider) {
+                seen.push(wider);
+                open.push(wider);
+            }
+        }
+    }
+    false
+}
+
+/// The terms with less of it, as an approver wants them.
+///
+/// # Errors
+/// [`Code::NOT_NARROWER`] for more, [`Code::NO_ROLE`] for a role that the target does not have.
+pub(super) fn narrowed(
+    mut terms: Terms,
+    for_s: Option<u64>,
+    role: Option<&RoleName>,
+    targets: &Targets,
+) -> Result<Terms, Failure> {
+    if let Some(s) = for_s {
+        if s > terms.for_s {
+            return Err(Failure::new(Code::NOT_NARROWER, "Approving can shorten what was asked, not lengthen it."));
+        }
+        terms.for_s = s;
+    }
+    if let Some(name) = role.filter(|name| **name != terms.role) {
+        let found = targets.get(&terms.target).and_then(|t| t.roles.get(name));
+        let found =
+            found.ok_or_else(|| Failure::new(Code::NO_ROLE, format!("{} has no role {name}.", terms.target)))?;
+        if !found.narrower_than.contains(&terms.role) {
+            return Err(Failure::new(
+                Code::NOT_NARROWER,
+                format!("{name} is not declared narrower than {}.", terms.role),
+            ));
+        }
+        terms.role = name.clone();
+        terms.logins = found.logins.clone();
+        terms.allow = found.allow.iter().copied().collect();
+    }
+    Ok(terms)
+}
+
+#[cfg(test)]
+mod tests;
