@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use jit_ca::key::{CaKey, PrivateKey};
-use jit_ca::x509::{CaCert, ServerCaSpec, X509Key, make_server_ca};
+use jit_ca::x509::{CaCert, CaSpec, X509Key, make_ca};
 
 use crate::domain::key::Key;
 use crate::domain::refusal::{Code, Refusal};
@@ -121,13 +121,13 @@ impl Keys {
         }
         let bug = |e: String| Refusal::new(Code::BUG, format!("The server CA could not be made: {e}."));
         let key = X509Key::generate().map_err(|e| bug(e.to_string()))?;
-        let spec = ServerCaSpec {
+        let spec = CaSpec {
             name: "jit-broker server CA".to_owned(),
             serial: crate::clock::random16(),
             not_before: now - 3600,
             not_after: now + SERVER_CA_S,
         };
-        let cert = make_server_ca(&key, &spec).map_err(|e| bug(e.to_string()))?;
+        let cert = make_ca(&key, &spec).map_err(|e| bug(e.to_string()))?;
         write_new(&dir.join("x509_server"), key.to_pkcs8_pem().as_bytes())?;
         write_new(&dir.join("x509_server.crt"), cert.pem().as_bytes())?;
         Self::load(dir)
