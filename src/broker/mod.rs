@@ -191,7 +191,7 @@ impl Broker {
         }
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);
-        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce) };
+        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: None };
         let done = self.command(command, Vec::new()).await?;
         for event in &done.events {
             if let Event::GrantCancelled { refusal, .. } = event {

@@ -370,7 +370,7 @@ fn known_hosts(state: &State, target: &Target) -> String {
     match (&target.host, &state.genesis) {
         (HostIdentity::Key(key), _) => format!("{} {key}", target.name),
         (HostIdentity::BrokerCa, Some(genesis)) => format!("@cert-authority {} {}", target.name, genesis.ssh_host),
-        (HostIdentity::BrokerCa, None) => String::new(),
+        (HostIdentity::BrokerCa, None) | (HostIdentity::Tls, _) => String::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::bundle::Bundle;
 use super::digest::Digest;
 use super::event::{Boot, Entry, Event, Genesis};
-use super::grant::{Credential, Grant, GrantState, SKEW_S};
+use super::grant::{Credential, CredentialKind, Grant, GrantState, SKEW_S};
 use super::ids::{ActId, GrantId, RequestId};
 use super::key::Key;
 use super::names::{PersonName, TargetName};
@@ -81,10 +81,12 @@ pub struct State {
     pub krl: PublishedKrl,
     /// Revoked serials with the end of their certificates.
     pub revoked: BTreeMap<u64, i64>,
-    /// The last serial of the user CA and of the host CA.
+    /// The last serial of the user CA.
     pub last_serial: u64,
     /// The last serial of the host CA.
     pub last_host_serial: u64,
+    /// The last serial of the client CA.
+    pub last_client_serial: u64,
     /// When an operator last confirmed the clock, and in which boot.
     pub clock_confirmed: Option<(i64, Boot)>,
     /// Acts seen lately, so that sending one twice does nothing twice.
@@ -166,7 +168,7 @@ impl State {
         self.krl = PublishedKrl { version, at, serials: serials.iter().copied().collect() };
         self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
         for id in &self.open_grants {
-            let Some(grant) = self.grants.get_mut(id) else { continue };
+            let Some(grant) = self.grants.get_mut(id).filter(|grant| grant.account.is_none()) else { continue };
             if let GrantState::Ending { krl_version: wanted @ None, at: ended_at, .. } = &mut grant.state {
                 let ended_at = *ended_at;
                 let all = grant.credentials.iter().filter(|c| ended_at < c.valid_before + SKEW_S);
@@ -242,6 +244,8 @@ impl State {
                         claim_by: *claim_by,
                         credential_s: *credential_s,
                         credentials: Vec::new(),
+                        account: None,
+                        account_made: false,
                         state: GrantState::Ready,
                     },
                 );
@@ -251,11 +255,42 @@ impl State {
                     grant.keys.push(key.clone());
                 }
             }
-            Event::CredentialIssued { grant, serial, key, valid_after, valid_before, nonce, tbs_sha256 } => {
-                self.last_serial = self.last_serial.max(*serial);
+            Event::AccountPlanned { grant, account, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.state = GrantState::Active;
+                    (grant.account, grant.account_made) = (Some((**account).clone()), false);
+                }
+            }
+            Event::AccountMade { grant, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.account_made = true;
+                }
+            }
+            Event::AccountResidue { grant, left, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant)
+                    && let Some((cause, at)) = grant.removing()
+                {
+                    grant.state = GrantState::Residue { cause, at, left: left.clone() };
+                }
+            }
+            Event::CredentialIssued {
+                credential: kind,
+                grant,
+                serial,
+                key,
+                valid_after,
+                valid_before,
+                nonce,
+                tbs_sha256,
+            } => {
+                match kind {
+                    CredentialKind::SshUser => self.last_serial = self.last_serial.max(*serial),
+                    CredentialKind::X509Client => self.last_client_serial = self.last_client_serial.max(*serial),
+                }
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.state = GrantState::Active;
                     grant.credentials.push(Credential {
+                        kind: *kind,
                         serial: *serial,
                         key: key.clone(),
                         valid_after: *valid_after,
@@ -273,8 +308,9 @@ impl State {
                     }
                 }
             }
-            Event::GrantEnded { grant, cause, proofs } => {
-                self.finish(grant, GrantState::Ended { cause: *cause, at, proofs: proofs.clone() });
+            Event::GrantEnded { grant, cause, proofs, kept } => {
+                let (cause, proofs, kept) = (*cause, proofs.clone(), kept.clone());
+                self.finish(grant, GrantState::Ended { cause, at, proofs, kept });
             }
             Event::GrantLapsed { grant } => self.finish(grant, GrantState::Lapsed),
             Event::GrantCancelled { grant, refusal } => {
@@ -365,7 +401,7 @@ impl State {
     /// True when a grant that is ending can be shown to have ended: its host confirmed the list that names its serials.
     pub fn has_provable(&self, now: i64) -> bool {
         self.open_grants.iter().filter_map(|id| self.grants.get(id)).any(|grant| match grant.state {
-            GrantState::Ending { krl_version: Some(version), .. } => {
+            GrantState::Ending { krl_version: Some(version), .. } if grant.account.is_none() => {
                 now >= grant.latest_end()
                     || self.hosts.get(&grant.terms.target).is_some_and(|host| host.krl_version >= version)
             }
@@ -379,6 +415,8 @@ impl State {
         let grants = self.open_grants.iter().filter_map(|id| self.grants.get(id)).map(|grant| match grant.state {
             GrantState::Ready => grant.claim_by.min(grant.ends_at),
             GrantState::Active => grant.ends_at,
+            // A server shows the end of an account; no time does.
+            _ if grant.account.is_some() => i64::MAX,
             _ => grant.latest_end(),
         });
         let pruning = self.revoked.values().map(|valid_before| valid_before + SKEW_S);

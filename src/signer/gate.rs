@@ -12,9 +12,10 @@ use super::keys::{Keys, replace};
 use super::{Answer, Leaf, Order, Signer, lies, refused};
 use crate::clock::Timekeeper;
 use crate::domain::act::KRL_NAMESPACE;
-use crate::domain::decide::{Now, decide, user_spec};
+use crate::domain::decide::{Now, client_spec, decide, user_spec};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
+use crate::domain::grant::{Credential, CredentialKind, LiveGrant};
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::TargetName;
@@ -147,7 +148,9 @@ impl Gate {
     }
 
     fn own_genesis(&self, genesis: &crate::domain::event::Genesis) -> Result<(), Refusal> {
+        let client = self.keys.x509_client.as_ref().map(|(_, cert)| cert.pem());
         let ours = genesis.log_key == self.keys.log_public()
+            && genesis.x509_client.as_deref() == client
             && genesis.ssh_user.0 == *self.keys.ssh_user.public()
             && genesis.ssh_host.0 == *self.keys.ssh_host.public();
         if ours { Ok(()) } else { Err(lies("The log begins with other keys than the signer's.")) }
@@ -225,6 +228,9 @@ impl Gate {
         }
         let credential =
             live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
+        if credential.kind == CredentialKind::X509Client {
+            return self.client_leaf(&live, credential);
+        }
         let spec = user_spec(&live, credential)?;
         let tbs = jit_ca::ssh::tbs_user(&spec, self.keys.ssh_user.public());
         if Digest::of(&tbs) != credential.tbs_sha256 {
@@ -233,6 +239,19 @@ impl Gate {
         let certificate = jit_ca::ssh::sign_user(&self.keys.ssh_user, &spec, &Limits::STANDARD)
             .map_err(|e| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}.")))?;
         Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
+    }
+
+    fn client_leaf(&self, live: &LiveGrant<'_>, credential: &Credential) -> Result<Answer, Refusal> {
+        let account = live.account.as_ref().ok_or_else(|| refused("The grant has no account."))?;
+        let (key, ca) = self.keys.x509_client.as_ref().ok_or_else(|| refused("There is no client authority."))?;
+        let lint = |e: jit_ca::CaError| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}."));
+        let spec = client_spec(live, &account.name, credential);
+        let tbs = jit_ca::x509::tbs_client(ca, &spec).map_err(lint)?;
+        if Digest::of(&tbs) != credential.tbs_sha256 {
+            return Err(refused("The log allows other bytes under this serial."));
+        }
+        let der = jit_ca::x509::sign_client_leaf(ca, key, &spec).map_err(lint)?;
+        Ok(Answer::Client { pem: pem(&der) })
     }
 
     fn host_cert(&self, target: &TargetName) -> Result<Answer, Refusal> {
@@ -272,10 +291,7 @@ impl Gate {
         };
         let der = jit_ca::x509::sign_server_leaf(&self.keys.x509_cert, &self.keys.x509_server, &spec)
             .map_err(|e| Refusal::new(Code::LINT, format!("The server certificate was not signed: {e}.")))?;
-        let leaf = data_encoding::BASE64.encode(&der);
-        let lines: Vec<&str> = leaf.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
-        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-        Ok(Answer::ServerLeaf { chain_pem: format!("{pem}{}", self.keys.x509_cert.pem()) })
+        Ok(Answer::ServerLeaf { chain_pem: format!("{}{}", pem(&der), self.keys.x509_cert.pem()) })
     }
 
     fn krl(&mut self) -> Result<Answer, Refusal> {
@@ -316,6 +332,13 @@ impl Signer for Gate {
 /// The origin of an installation's log: the first line of its checkpoints.
 pub fn origin_of(install: &str) -> String {
     format!("jit-broker/audit/{install}/e0")
+}
+
+/// RFC 7468.
+fn pem(der: &[u8]) -> String {
+    let base64 = data_encoding::BASE64.encode(der);
+    let lines: Vec<&str> = base64.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 fn hex(hash: &[u8; 32]) -> String {

@@ -83,6 +83,11 @@ pub enum Answer {
         /// OpenSSH text.
         openssh: String,
     },
+    /// The certificate of a database account.
+    Client {
+        /// PEM.
+        pem: String,
+    },
     /// A leaf certificate with its issuer.
     ServerLeaf {
         /// PEM of the leaf, then of the authority.

@@ -3,6 +3,7 @@
 use super::answer::open_window;
 use super::{Now, Verified};
 use crate::domain::act::Terms;
+use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::grant::Grant;
@@ -42,6 +43,12 @@ pub(super) fn request(
     };
     if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
         return refused(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
+    }
+    if found.database.as_ref().is_some_and(|d| d.auth == Auth::Cert) && !jit_ca::x509::fits_client(&key.0) {
+        return refused(Refusal::new(
+            Code::BAD_KEY,
+            "A client certificate is for an ECDSA P-256 or Ed25519 key; jit-broker login makes one.",
+        ));
     }
     if let Some(grant) = covering(state, &by.person, target, role, for_s, now.at) {
         let (person, target) = (by.person.clone(), target.clone());
@@ -165,14 +172,17 @@ pub(super) fn approvable(person: &Person, steps: &[Step]) -> Result<(), Refusal>
 
 /// Exactly what would be granted.
 pub(super) fn terms_of(target: &Target, role_name: &RoleName, role: &Role, for_s: u64) -> Terms {
-    Terms {
+    let mut terms = Terms {
         target: target.name.clone(),
         target_digest: target.digest(),
         role: role_name.clone(),
-        logins: role.logins.clone(),
-        allow: role.allow.iter().copied().collect(),
+        logins: Vec::new(),
+        allow: Vec::new(),
+        database: None,
         for_s,
-    }
+    };
+    role.fill(role_name, &mut terms);
+    terms
 }
 
 /// The digest that stands for a change of the bundle in its terms.
@@ -184,6 +194,7 @@ pub(super) fn bundle_terms(bundle: Digest) -> Result<Terms, Refusal> {
         role: RoleName::new("apply").map_err(broken)?,
         logins: Vec::new(),
         allow: Vec::new(),
+        database: None,
         for_s: 0,
     })
 }

@@ -68,11 +68,12 @@ pub(super) fn ending(
     at: i64,
 ) -> Vec<Event> {
     let serials = grant.unexpired_serials(at);
-    let none_left = serials.is_empty();
+    // The account of a database is over when its server shows it.
+    let none_left = serials.is_empty() && grant.account.is_none();
     let mut events = vec![Event::GrantEnding { grant: grant.id, cause, by: by.cloned(), serials, words }];
     if none_left {
         let proofs = vec![proof("credential", Some(true), at, "no certificate of this grant is valid".to_owned())];
-        events.push(Event::GrantEnded { grant: grant.id, cause, proofs });
+        events.push(Event::GrantEnded { grant: grant.id, cause, proofs, kept: Vec::new() });
     }
     events
 }
@@ -91,9 +92,9 @@ pub(super) fn due(state: &State, now: Now<'_>) -> Vec<Event> {
             GrantState::Ready | GrantState::Active if grant.ends_at <= now.at => {
                 events.extend(ending(grant, Cause::WindowEnd, None, None, now.at));
             }
-            GrantState::Ending { cause, krl_version, .. } => {
+            GrantState::Ending { cause, krl_version, .. } if grant.account.is_none() => {
                 if let Some(proofs) = proven(state, grant, *krl_version, now.at) {
-                    events.push(Event::GrantEnded { grant: grant.id, cause: *cause, proofs });
+                    events.push(Event::GrantEnded { grant: grant.id, cause: *cause, proofs, kept: Vec::new() });
                 }
             }
             _ => {}

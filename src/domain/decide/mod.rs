@@ -2,6 +2,7 @@
 //!
 //! The clerk runs it before it appends; the signer runs it again on every entry that it is shown, and a verifier may do so years later.
 
+mod account;
 mod answer;
 mod ask;
 mod end;
@@ -17,6 +18,7 @@ use super::names::PersonName;
 use super::refusal::{Code, Refusal};
 use super::state::{Beside, State};
 
+pub use account::{client_ca, client_spec};
 pub use answer::{StepView, progress};
 pub use issue::user_spec;
 
@@ -47,7 +49,13 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         Command::Begin(_) => Err(Refusal::new(Code::NOT_EMPTY, "The log has begun already.")),
         _ if state.genesis.is_none() => Err(Refusal::new(Code::LEDGER_CORRUPT, "The log has no beginning.")),
         Command::Act(signed) => decide_act(state, signed, now),
-        Command::Issue { grant, key, nonce } => issue::issue(state, *grant, key, *nonce, now),
+        Command::Issue { grant, key, nonce, verifier } => issue::issue(state, *grant, key, *nonce, *verifier, now),
+        Command::AccountMade { grant } => account::made(state, *grant),
+        Command::AccountRemoved { grant, proofs, kept, left } => account::removed(state, *grant, proofs, kept, left),
+        Command::AccountFound { server, account, what } => {
+            let (server, account, what) = (server.clone(), account.clone(), what.clone());
+            Ok(vec![Event::AccountFound { server, account, what }])
+        }
         Command::Due => Ok(end::due(state, now)),
         Command::PublishKrl => Ok(end::publish(state, now.at)),
         Command::Confirm(signed) => trust::confirm(state, signed, now),

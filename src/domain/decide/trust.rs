@@ -14,7 +14,7 @@ use crate::domain::key::Key;
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::state::State;
-use crate::domain::target::HostIdentity;
+use crate::domain::target::{HostIdentity, TargetKind};
 
 /// How long a host certificate is valid, in seconds.
 const HOST_CERT_S: i64 = 365 * 86_400;
@@ -176,6 +176,9 @@ pub(super) fn enroll_host(
 ) -> Result<Vec<Event>, Refusal> {
     admin(state, by)?;
     let found = state.bundle.targets.get(target).ok_or_else(|| missing("target"))?;
+    if found.kind != TargetKind::Ssh {
+        return Err(Refusal::new(Code::BAD_NAME, format!("{target} is no SSH host; only those are enrolled.")));
+    }
     if let HostIdentity::Key(pinned) = &found.host
         && pinned != key
     {
