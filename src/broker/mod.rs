@@ -169,10 +169,7 @@ impl Broker {
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
     async fn settle(&self) {
-        let due = {
-            let memory = self.memory().await;
-            memory.state.krl.version == 0 || memory.state.krl_wanted(self.now()) != memory.state.krl.serials
-        };
+        let due = self.memory().await.state.krl_due(self.now());
         if due && let Err(refusal) = self.publish_krl().await {
             tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
         }

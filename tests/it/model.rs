@@ -249,7 +249,7 @@ async fn a_random_walk_keeps_every_promise() {
         reference.grants.len()
     );
     assert!(
-        serials * 60 > steps && finals * 20 > steps,
+        serials * 120 > steps && finals * 20 > steps,
         "the walk went somewhere: {serials} certificates, {finals} requests"
     );
     let (settings, install) = (world.settings.clone(), world.install);

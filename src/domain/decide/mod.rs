@@ -59,7 +59,7 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
 
 fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let act = signed.read()?;
-    if state.acts.contains_key(&signed.id()) {
+    if state.acts.contains(&signed.id()) {
         return Ok(Vec::new());
     }
     let verified = verify(state, signed, &act, now)?;
