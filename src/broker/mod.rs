@@ -7,6 +7,7 @@
 pub mod clerk;
 pub mod reaper;
 pub mod session;
+pub mod snapshot;
 pub mod view;
 
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ struct Inner {
     sessions: Mutex<Sessions>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
+    cache: crate::signer::cache::Cache,
+    snapshotting: tokio::sync::Mutex<()>,
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
@@ -83,6 +86,8 @@ impl Broker {
             sessions: Mutex::new(Sessions::default()),
             changed: parts.changed,
             note: parts.note,
+            cache: parts.cache,
+            snapshotting: tokio::sync::Mutex::new(()),
             krl_path,
             krl: Mutex::new(None),
             public_url,

@@ -176,9 +176,18 @@ impl State {
         self.hosts.get(target).map_or(0, |host| host.krl_version)
     }
 
+    /// What must stand beside the state: the texts of its requests, the bundle, and bundles that wait.
+    pub fn needed(&self) -> BTreeSet<Digest> {
+        let texts = self.requests.values().filter_map(|request| request.words);
+        let waiting = self.requests.values().filter(|r| r.key.is_none() && r.state == RequestState::Pending);
+        let bundles = waiting.map(|request| request.terms.target_digest);
+        texts.chain(bundles).chain([self.bundle.digest]).collect()
+    }
+
     /// Makes every index anew from the tables.
     pub fn index_all(&mut self) {
         self.index = Index::default();
+        self.acts = self.acts_at.iter().map(|(_, id)| *id).collect();
         self.open_requests =
             self.requests.values().filter(|r| r.state == RequestState::Pending).map(|r| r.id).collect();
         self.open_grants = self.grants.values().filter(|g| !g.over()).map(|g| g.id).collect();
@@ -190,6 +199,16 @@ impl State {
             self.index.grant(grant, confirmed, true);
         }
         self.index_lists();
+    }
+
+    /// True when every index says what the tables say.
+    pub fn indexes_hold(&self) -> bool {
+        let mut again = self.clone();
+        again.index_all();
+        again.index == self.index
+            && again.open_requests == self.open_requests
+            && again.open_grants == self.open_grants
+            && again.acts == self.acts
     }
 
     /// Notes in every grant whose serials the list that was just published names that it does.

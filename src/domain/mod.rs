@@ -24,6 +24,7 @@ pub mod policy;
 pub mod refusal;
 pub mod request;
 pub mod shelf;
+pub mod snapshot;
 pub mod span;
 pub mod state;
 pub mod table;

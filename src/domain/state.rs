@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::bundle::Bundle;
 use super::digest::Digest;
 use super::event::{Boot, Entry, Event, Genesis};
@@ -13,6 +15,7 @@ use super::key::Key;
 use super::names::{PersonName, TargetName};
 use super::person::Person;
 use super::request::{Approval, Request, RequestState};
+use super::snapshot::Snapshot;
 use super::table::Table;
 use super::text::Words;
 
@@ -25,7 +28,7 @@ pub trait Beside {
 }
 
 /// A host that an administrator had certified.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     /// Its key.
     pub key: Key,
@@ -42,7 +45,7 @@ pub struct Host {
 }
 
 /// The published revocation list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedKrl {
     /// Rises with every publication; 0 before the first.
     pub version: u64,
@@ -53,11 +56,13 @@ pub struct PublishedKrl {
 }
 
 /// The fold of the log. `decide` reads it, [`State::apply`] alone changes it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct State {
     /// Leaf 0; absent before the log began.
     pub genesis: Option<Arc<Genesis>>,
     /// The adopted bundle.
+    #[serde(skip)]
     pub bundle: Arc<Bundle>,
     /// Entries folded so far.
     pub size: u64,
@@ -74,8 +79,10 @@ pub struct State {
     /// When each person last signed in.
     pub signed_in: BTreeMap<PersonName, i64>,
     /// Requests by id.
+    #[serde(skip)]
     pub requests: Table<RequestId, Request>,
     /// Grants by id.
+    #[serde(skip)]
     pub grants: Table<GrantId, Grant>,
     /// Enrolled hosts.
     pub hosts: BTreeMap<TargetName, Host>,
@@ -89,15 +96,21 @@ pub struct State {
     pub last_host_serial: u64,
     /// When an operator last confirmed the clock, and in which boot.
     pub clock_confirmed: Option<(i64, Boot)>,
+    /// The newest snapshot that the log names.
+    pub snapshot: Option<Snapshot>,
     /// Acts seen lately, so that sending one twice does nothing twice.
+    #[serde(skip)]
     pub acts: BTreeSet<ActId>,
     /// The same with their times, oldest first.
-    acts_at: VecDeque<(i64, ActId)>,
+    pub(super) acts_at: VecDeque<(i64, ActId)>,
     /// Requests that wait, and grants that are not over.
+    #[serde(skip)]
     pub open_requests: BTreeSet<RequestId>,
     /// Grants that are not final.
+    #[serde(skip)]
     pub open_grants: BTreeSet<GrantId>,
     /// Where to look in all this.
+    #[serde(skip)]
     pub(super) index: Index,
 }
 
@@ -131,6 +144,7 @@ impl State {
         match event {
             Event::Begun(genesis) => self.genesis = Some(Arc::new((**genesis).clone())),
             Event::Started | Event::Stopped | Event::Heartbeat | Event::ActRefused { .. } => {}
+            Event::SnapshotTaken { size, sha256 } => self.snapshot = Some(Snapshot { size: *size, sha256: *sha256 }),
             Event::SignedIn { person, .. } => {
                 self.signed_in.insert(person.clone(), at);
             }

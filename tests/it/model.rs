@@ -133,10 +133,14 @@ async fn step(world: &mut World, reference: &mut Reference, dice: &mut Dice) {
         11 => {
             // A crash or a stop, and a start on what is durable.
             let (settings, clock) = (world.settings.clone(), world.clock.clone());
+            if dice.roll(2) == 0 {
+                world.broker().snapshot().await.unwrap();
+            }
             if let Some(daemon) = world.daemon.take() {
                 daemon.stop().await;
             }
             world.daemon = Some(Daemon::start(&settings, clock).await.unwrap());
+            crate::snapshot::as_folded(world).await;
         }
         12 if reference.disabled || dice.roll(5) == 0 => disable_or_enable(world, reference, now).await,
         _ => {
@@ -215,6 +219,7 @@ async fn check(world: &World, reference: &mut Reference) {
     round(world.broker()).await.unwrap();
     let memory = world.broker().memory().await;
     let state = &memory.state;
+    assert!(state.indexes_hold());
     for (id, word) in &reference.finals {
         assert_eq!(state.requests.get(id).unwrap().state.word(), *word, "I4: a final state never changes");
     }
