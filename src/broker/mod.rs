@@ -5,6 +5,7 @@
 //! Start with [`clerk`], then [`Broker`].
 
 pub mod clerk;
+mod past;
 pub mod reaper;
 pub mod session;
 pub mod snapshot;
@@ -162,7 +163,13 @@ impl Broker {
             blobs.push(words.bytes());
         }
         blobs.extend(bundle);
-        let done = self.command(Command::Act(signed), blobs).await?;
+        let done = self.command(Command::Act(signed.clone()), blobs).await?;
+        if let Some(Event::ActRefused { person, refusal, .. }) = done.events.first()
+            && refusal.code == Code::MISSING
+            && let Some(known) = self.over_long_ago(person, &signed).await
+        {
+            return Err(known);
+        }
         match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
             None => {
@@ -185,11 +192,11 @@ impl Broker {
     /// # Errors
     /// The refusal of state, policy or signer.
     pub async fn issue(&self, by: &PersonName, grant: GrantId, key: &Key) -> Result<String, Refusal> {
-        {
-            let memory = self.memory().await;
-            if memory.state.grants.get(&grant).is_none_or(|g| g.person != *by) {
-                return Err(Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it."));
-            }
+        let held = self.memory().await.state.grants.get(&grant).map(|g| g.person == *by);
+        if held != Some(true) {
+            let past = if held.is_none() { self.past_grant(grant).await.filter(|g| g.person == *by) } else { None };
+            let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");
+            return Err(past.and_then(|g| g.live_at(self.now()).err()).unwrap_or_else(missing));
         }
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);

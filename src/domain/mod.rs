@@ -23,6 +23,7 @@ pub mod person;
 pub mod policy;
 pub mod refusal;
 pub mod request;
+pub mod retire;
 pub mod shelf;
 pub mod snapshot;
 pub mod span;

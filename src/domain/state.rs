@@ -15,6 +15,7 @@ use super::key::Key;
 use super::names::{PersonName, TargetName};
 use super::person::Person;
 use super::request::{Approval, Request, RequestState};
+use super::retire::Over;
 use super::snapshot::Snapshot;
 use super::table::Table;
 use super::text::Words;
@@ -78,10 +79,10 @@ pub struct State {
     pub revoked_keys: BTreeSet<Key>,
     /// When each person last signed in.
     pub signed_in: BTreeMap<PersonName, i64>,
-    /// Requests by id.
+    /// Requests by id: those that wait, those with an open grant, and for an hour those that are over.
     #[serde(skip)]
     pub requests: Table<RequestId, Request>,
-    /// Grants by id.
+    /// Grants by id: those that are open, and for an hour those that are over.
     #[serde(skip)]
     pub grants: Table<GrantId, Grant>,
     /// Enrolled hosts.
@@ -103,6 +104,8 @@ pub struct State {
     pub acts: BTreeSet<ActId>,
     /// The same with their times, oldest first.
     pub(super) acts_at: VecDeque<(i64, ActId)>,
+    /// What is over and leaves memory, with the moment since when.
+    pub(super) leaving: VecDeque<(i64, Over)>,
     /// Requests that wait, and grants that are not over.
     #[serde(skip)]
     pub open_requests: BTreeSet<RequestId>,
@@ -124,9 +127,11 @@ impl State {
             self.remember_act(signed.id(), entry.at);
         }
         let about = entry.event.concerns();
+        let were_open = self.open_among(&about);
         self.unindex(&about);
         self.apply_event(&entry.event, entry.at, beside);
         self.reindex(&about, &entry.event);
+        self.retire(were_open, entry.at);
     }
 
     /// An act is stale long before it is forgotten here.

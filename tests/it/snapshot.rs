@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use jit_broker::broker::clerk::fold;
+use jit_broker::broker::reaper::round;
 use jit_broker::broker::snapshot::load;
 use jit_broker::daemon::Daemon;
+use jit_broker::domain::act::Deed;
 use jit_broker::domain::digest::Digest;
 use jit_broker::domain::event::Command;
 use jit_broker::domain::refusal::Code;
@@ -14,7 +16,7 @@ use jit_broker::ledger::Reader;
 use jit_broker::signer::cache::Cache;
 use jit_broker::signer::{Answer, Order, Signer};
 
-use crate::trust::{World, fresh_gate, leaves};
+use crate::trust::{World, fresh_gate, leaves, words};
 
 /// Equal states are written as equal bytes.
 fn written(state: &State) -> String {
@@ -195,5 +197,60 @@ async fn the_signer_goes_on_from_its_own_snapshot_and_from_no_other() {
     }
     std::fs::remove_file(&own).unwrap();
     assert_eq!(head(&mut fresh_gate(&world, "own.json")), 0);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_over_leaves_memory_and_is_found_in_the_log() {
+    let world = World::start().await;
+    let denied = world.ask(1800).await.unwrap();
+    let why = words("not now, please");
+    let deny = Deed::Deny { by: world.bob.name(), request: denied };
+    world.broker().act(world.sign(&world.bob, Some(&why), deny), Some(&why), None).await.unwrap();
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    world.clock.advance(700);
+    round(world.broker()).await.unwrap();
+    let (alice, bob) = (world.alice.name(), world.bob.name());
+    let request = world.broker().grant_doc(&alice, grant).await.unwrap().request_id;
+    let before = (
+        world.broker().request_doc(&alice, denied).await.unwrap(),
+        world.broker().request_doc(&bob, request).await.unwrap(),
+        world.broker().grant_doc(&bob, grant).await.unwrap(),
+    );
+    let pending = world.ask(900).await.unwrap();
+    world.clock.advance(3700);
+    world.broker().command(Command::Beat, Vec::new()).await.unwrap();
+    {
+        let memory = world.broker().memory().await;
+        assert!(memory.state.grants.is_empty(), "the grant is over");
+        assert_eq!(memory.state.requests.keys().collect::<Vec<_>>(), [&pending], "what waits stays");
+    }
+    let after = (
+        world.broker().request_doc(&alice, denied).await.unwrap(),
+        world.broker().request_doc(&bob, request).await.unwrap(),
+        world.broker().grant_doc(&bob, grant).await.unwrap(),
+    );
+    assert_eq!(serde_json::to_value(before).unwrap(), serde_json::to_value(after).unwrap());
+    assert_eq!(world.broker().request_doc(&alice, denied).await.unwrap().denial.as_deref(), Some("not now, please"));
+    let stranger = "mallory".parse().unwrap();
+    assert_eq!(world.broker().grant_doc(&stranger, grant).await.unwrap_err().code, Code::MISSING);
+    assert_eq!(world.broker().request_doc(&stranger, denied).await.unwrap_err().code, Code::MISSING);
+    let mine = world.broker().request_docs(&alice, "mine").await.unwrap();
+    assert_eq!(mine.iter().map(|doc| doc.id).collect::<Vec<_>>(), [denied, request, pending]);
+
+    // Acts on it are told how it came out; to whom it does not concern there is no such thing.
+    let release = Deed::Release { by: alice.clone(), grant };
+    let refusal = world.broker().act(world.sign(&world.alice, None, release), None, None).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.message), (Code::FINAL, format!("Grant {grant} is ended already.")));
+    let withdraw = Deed::Withdraw { by: alice, request: denied };
+    let refusal = world.broker().act(world.sign(&world.alice, None, withdraw), None, None).await.unwrap_err();
+    assert_eq!(refusal.code, Code::FINAL);
+    assert_eq!(world.issue(grant).await.unwrap_err().code, Code::WINDOW_CLOSED);
+    // The signer agrees with all of that: it signs what came last.
+    let size = world.broker().memory().await.state.size;
+    let reader = Reader::open(&world.settings.ledger).await.unwrap();
+    assert!(reader.checkpoint_at(size).await.unwrap().is_some());
+    as_folded(&world).await;
     world.stop().await;
 }
