@@ -16,6 +16,7 @@ use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::note::SignedNote;
 use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Row};
+use crate::signer::cache::{Cache, every};
 use crate::signer::{Answer, Leaf, Order, Signer};
 
 /// The most commands in one batch.
@@ -56,6 +57,8 @@ pub struct Parts {
     pub changed: watch::Receiver<u64>,
     /// The newest checkpoint.
     pub note: watch::Receiver<Option<(u64, String)>>,
+    /// Where the snapshot lies.
+    pub cache: Cache,
     /// The clerk's task.
     pub task: tokio::task::JoinHandle<()>,
 }
@@ -183,13 +186,18 @@ pub fn ledger_refusal(error: &LedgerError) -> Refusal {
     }
 }
 
-/// Folds the whole log into memory.
+/// Folds the log into memory: from a snapshot on that may be used, or from the beginning.
 ///
 /// # Errors
 /// When it cannot be read, or holds what this program does not know.
-pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
+pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
     let mut memory = Memory::default();
-    let mut texts = Vec::new();
+    if cache.path().exists() {
+        match super::snapshot::load(cache, reader).await {
+            Ok(restored) => memory = restored,
+            Err(error) => tracing::warn!("the snapshot is not used, the log is folded from the beginning: {error}"),
+        }
+    }
     loop {
         let page = reader.leaves(memory.state.size, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
         if page.is_empty() {
@@ -208,16 +216,10 @@ pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
             memory.state.apply(&entry, &memory.shelf);
         }
     }
-    for id in &memory.state.open_requests {
-        texts.extend(memory.state.requests.get(id).and_then(|r| r.words));
-        texts.extend(memory.state.requests.get(id).filter(|r| r.key.is_none()).map(|r| r.terms.target_digest));
-    }
-    for id in &memory.state.open_grants {
-        let request = memory.state.grants.get(id).and_then(|g| memory.state.requests.get(&g.request));
-        texts.extend(request.and_then(|r| r.words));
-    }
+    let needed = memory.state.needed();
+    memory.shelf.retain(&needed);
     let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
-    for digest in texts {
+    for digest in needed {
         if let Some(bytes) = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))? {
             memory.shelf.put(&bytes, &admins);
         }
@@ -233,15 +235,23 @@ struct Clerk {
     keeper: Arc<Timekeeper>,
     changed: watch::Sender<u64>,
     note: watch::Sender<Option<(u64, String)>>,
+    cache: Cache,
+    /// The size at which the shelf was last cleared of what nothing needs.
+    cleared: u64,
 }
 
 /// Starts the clerk on an opened ledger: folds it, lets the signer catch up, and serves the queue.
 ///
 /// # Errors
 /// When the log cannot be folded, or the signer refuses it.
-pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>) -> Result<Parts, Refusal> {
+pub async fn start(
+    ledger: Ledger,
+    signer: SignerHandle,
+    keeper: Arc<Timekeeper>,
+    cache: Cache,
+) -> Result<Parts, Refusal> {
     let reader = ledger.reader();
-    let memory = fold(&reader).await?;
+    let memory = fold(&reader, &cache).await?;
     let size = memory.state.size;
     let memory = Arc::new(RwLock::new(memory));
     let (jobs, queue) = mpsc::channel(4 * BATCH);
@@ -255,12 +265,14 @@ pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>
         keeper: keeper.clone(),
         changed,
         note,
+        cache: cache.clone(),
+        cleared: size,
     };
     if size > 0 {
         clerk.checkpoint_by_catching_up().await?;
     }
     let task = tokio::spawn(clerk.run(queue));
-    Ok(Parts { jobs, memory, reader, signer, keeper, changed: changed_seen, note: note_seen, task })
+    Ok(Parts { jobs, memory, reader, signer, keeper, changed: changed_seen, note: note_seen, cache, task })
 }
 
 /// A job that was decided and waits for its batch to be durable.
@@ -295,7 +307,7 @@ impl Clerk {
         {
             tracing::error!("the log cannot be written: {error}");
             // INVARIANT: nothing is known that is not durable: the state is folded again from what the store holds.
-            match fold(&self.reader).await {
+            match fold(&self.reader, &self.cache).await {
                 Ok(folded) => *memory = folded,
                 Err(refusal) => tracing::error!(code = %refusal.code, "the log cannot be folded: {}", refusal.message),
             }
@@ -304,6 +316,11 @@ impl Clerk {
             return;
         }
         let size = memory.state.size;
+        if size >= self.cleared + every(memory.state.requests.len()) {
+            let needed = memory.state.needed();
+            memory.shelf.retain(&needed);
+            self.cleared = size;
+        }
         drop(memory);
         if size > from {
             self.checkpoint(from, shown).await;
@@ -335,6 +352,7 @@ impl Clerk {
             _ => Default::default(),
         };
         let named: Vec<Digest> = job.blobs.iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        complete(&job.command, &named)?;
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,
@@ -418,6 +436,22 @@ fn bundle_named(signed: &SignedAct) -> Option<Digest> {
     match signed.read().ok()?.deed {
         Deed::Apply { bundle, .. } => Some(bundle),
         _ => None,
+    }
+}
+
+/// SECURITY: an act that leans on a text of an earlier one would be judged by what happens to be in memory, which the signer may have let
+/// go of, or the other way round; so every act brings what it names.
+fn complete(command: &Command, named: &[Digest]) -> Result<(), Refusal> {
+    let Command::Act(signed) = command else { return Ok(()) };
+    let Ok(act) = signed.read() else { return Ok(()) };
+    if act.words.is_some_and(|commitment| !named.contains(&commitment)) {
+        return Err(Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."));
+    }
+    match act.deed {
+        Deed::Apply { bundle, .. } if !named.contains(&bundle) => {
+            Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,10 @@
 //! Start with [`clerk`], then [`Broker`].
 
 pub mod clerk;
+mod past;
 pub mod reaper;
 pub mod session;
+pub mod snapshot;
 pub mod view;
 
 use std::path::PathBuf;
@@ -55,6 +57,8 @@ struct Inner {
     sessions: Mutex<Sessions>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
+    cache: crate::signer::cache::Cache,
+    snapshotting: tokio::sync::Mutex<()>,
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
@@ -83,6 +87,8 @@ impl Broker {
             sessions: Mutex::new(Sessions::default()),
             changed: parts.changed,
             note: parts.note,
+            cache: parts.cache,
+            snapshotting: tokio::sync::Mutex::new(()),
             krl_path,
             krl: Mutex::new(None),
             public_url,
@@ -157,7 +163,13 @@ impl Broker {
             blobs.push(words.bytes());
         }
         blobs.extend(bundle);
-        let done = self.command(Command::Act(signed), blobs).await?;
+        let done = self.command(Command::Act(signed.clone()), blobs).await?;
+        if let Some(Event::ActRefused { person, refusal, .. }) = done.events.first()
+            && refusal.code == Code::MISSING
+            && let Some(known) = self.over_long_ago(person, &signed).await
+        {
+            return Err(known);
+        }
         match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
             None => {
@@ -169,10 +181,7 @@ impl Broker {
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
     async fn settle(&self) {
-        let due = {
-            let memory = self.memory().await;
-            memory.state.krl.version == 0 || memory.state.krl_wanted(self.now()) != memory.state.krl.serials
-        };
+        let due = self.memory().await.state.krl_due(self.now());
         if due && let Err(refusal) = self.publish_krl().await {
             tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
         }
@@ -183,11 +192,11 @@ impl Broker {
     /// # Errors
     /// The refusal of state, policy or signer.
     pub async fn issue(&self, by: &PersonName, grant: GrantId, key: &Key) -> Result<String, Refusal> {
-        {
-            let memory = self.memory().await;
-            if memory.state.grants.get(&grant).is_none_or(|g| g.person != *by) {
-                return Err(Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it."));
-            }
+        let held = self.memory().await.state.grants.get(&grant).map(|g| g.person == *by);
+        if held != Some(true) {
+            let past = if held.is_none() { self.past_grant(grant).await.filter(|g| g.person == *by) } else { None };
+            let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");
+            return Err(past.and_then(|g| g.live_at(self.now()).err()).unwrap_or_else(missing));
         }
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);

@@ -114,7 +114,13 @@ fn configuration(plan: &Plan) -> String {
 async fn begin(settings: &Settings, clock: Arc<dyn Clock>, genesis: &Genesis) -> Result<(), Refusal> {
     let gate = super::open_gate(settings, clock.clone())?;
     let ledger = Ledger::open(&settings.ledger, OpenMode::Create).await.map_err(|e| ledger_refusal(&e))?;
-    let parts = clerk::start(ledger, SignerHandle::new(Box::new(gate)), Arc::new(Timekeeper::new(clock))).await?;
+    let parts = clerk::start(
+        ledger,
+        SignerHandle::new(Box::new(gate)),
+        Arc::new(Timekeeper::new(clock)),
+        super::cache_of(settings),
+    )
+    .await?;
     let (reply, answer) = tokio::sync::oneshot::channel();
     let job = Job { command: Command::Begin(Box::new(genesis.clone())), blobs: Vec::new(), reply };
     let stopped = || Refusal::new(Code::LEDGER_DOWN, "The log could not be begun.");

@@ -100,6 +100,13 @@ pub enum Command {
     Stop,
     /// Nothing happened for a while.
     Beat,
+    /// A snapshot of the state was written.
+    Snapshot {
+        /// How many entries are in it.
+        size: u64,
+        /// SHA-256 of the file.
+        sha256: Digest,
+    },
 }
 
 /// What a host signs with its own key: it has this revocation list.
@@ -189,6 +196,9 @@ pub enum Event {
     Stopped,
     #[serde(rename = "heartbeat")]
     Heartbeat,
+    /// A snapshot of the state was written, as a cache for the next start.
+    #[serde(rename = "snapshot.taken")]
+    SnapshotTaken { size: u64, sha256: Digest },
     /// A person signed in.
     #[serde(rename = "person.signed_in")]
     SignedIn { person: PersonName, act: ActId, key_fp: String },
@@ -358,6 +368,7 @@ impl Event {
             | Self::Stopped
             | Self::Heartbeat
             | Self::KrlPublished { .. }
+            | Self::SnapshotTaken { .. }
             | Self::AccountFound { .. } => {}
             Self::SignedIn { person, .. } | Self::ActRefused { person, .. } => c.actor = Some(person.clone()),
             Self::BundleAdopted { by, .. }

@@ -187,6 +187,11 @@ impl Grant {
         Err(Refusal::new(Code::WINDOW_CLOSED, format!("Grant {} is {word}; nothing is issued under it.", self.id)))
     }
 
+    /// True when it is final: nothing happens to it any more.
+    pub fn over(&self) -> bool {
+        matches!(self.state, GrantState::Ended { .. } | GrantState::Lapsed | GrantState::Cancelled { .. })
+    }
+
     /// The certificate for a key that is still valid for at least a second.
     pub fn credential_for(&self, key: &Key, now: i64) -> Option<&Credential> {
         self.credentials.iter().rev().find(|c| c.key == *key && now < c.valid_before)

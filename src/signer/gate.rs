@@ -8,7 +8,9 @@ use jit_ca::spec::{CertWindow, HostSpec, KeyId, Principal, Principals, Serial};
 use jit_ca::x509::{ServerLeafSpec, ServerName};
 use serde::{Deserialize, Serialize};
 
+use super::cache::Cache;
 use super::keys::{Keys, replace};
+use super::recall::Recall;
 use super::{Answer, Leaf, Order, Signer, lies, refused};
 use crate::clock::Timekeeper;
 use crate::domain::act::KRL_NAMESPACE;
@@ -21,6 +23,7 @@ use crate::domain::key::Key;
 use crate::domain::names::TargetName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
+use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::ledger::note::{Checkpoint, NoteSigner};
 use crate::ledger::tree::{Frontier, leaf_hash};
@@ -32,22 +35,26 @@ const SERVER_LEAF_S: i64 = 30 * 86_400;
 
 /// What the gate remembers across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Head {
-    size: u64,
-    root: String,
-    krl_version: u64,
+pub(super) struct Head {
+    pub(super) size: u64,
+    pub(super) root: String,
+    pub(super) krl_version: u64,
+    /// The snapshot of its own fold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) snapshot: Option<Snapshot>,
 }
 
 /// The signer. It believes the log as far as it can check it, and nothing else.
 #[derive(Debug)]
 pub struct Gate {
     keys: Keys,
-    state: State,
-    shelf: Shelf,
-    frontier: Frontier,
+    pub(super) state: State,
+    pub(super) shelf: Shelf,
+    pub(super) frontier: Frontier,
     /// Events of the command that is being shown, still to come.
     expected: VecDeque<Event>,
-    head: Head,
+    pub(super) head: Head,
+    pub(super) recall: Recall,
     head_path: PathBuf,
     server_names: Vec<ServerName>,
     keeper: Timekeeper,
@@ -74,18 +81,27 @@ impl Gate {
                 return Err(Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", head_path.display())));
             }
         };
-        Ok(Self {
+        let cache = Cache::at(head_path.with_extension("fold"));
+        let mut gate = Self {
             keys,
             state: State::default(),
             shelf: Shelf::default(),
             frontier: Frontier::empty(),
             expected: VecDeque::new(),
             head,
+            recall: Recall { cache, writing: None, begun: 0 },
             head_path,
             server_names,
             keeper,
             broken: None,
-        })
+        };
+        gate.recall();
+        Ok(gate)
+    }
+
+    /// True between commands, while nothing is wrong.
+    pub(super) fn whole(&self) -> bool {
+        self.expected.is_empty() && self.broken.is_none()
     }
 
     /// The keys' public halves, for the first entry of a log.
@@ -174,14 +190,15 @@ impl Gate {
             )));
         }
         let root = self.frontier.root();
-        self.remember(Head { size: self.state.size, root: hex(&root), krl_version: self.head.krl_version })?;
+        self.remember(Head { size: self.state.size, root: hex(&root), ..self.head.clone() })?;
+        self.refresh();
         let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
         let signer = LogSigner { name: checkpoint.origin.clone(), key: &self.keys.log, public: self.log_bytes()? };
         Ok(Answer::Checkpoint { note: checkpoint.sign(&signer).text, size: self.state.size })
     }
 
     /// INVARIANT (I8): flushed before the signature leaves.
-    fn remember(&mut self, head: Head) -> Result<(), Refusal> {
+    pub(super) fn remember(&mut self, head: Head) -> Result<(), Refusal> {
         if head == self.head {
             return Ok(());
         }
@@ -341,7 +358,7 @@ fn pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-fn hex(hash: &[u8; 32]) -> String {
+pub(super) fn hex(hash: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(hash)
 }
 

@@ -7,6 +7,7 @@ mod help;
 mod hook;
 mod house;
 mod model;
+mod snapshot;
 mod story;
 mod trust;
 mod world;

@@ -54,9 +54,7 @@ pub(super) fn request(
         let (person, target) = (by.person.clone(), target.clone());
         return Ok(vec![Event::RequestCovered { request: id, person, target, grant: grant.id }]);
     }
-    if state.open_requests.iter().filter_map(|r| state.requests.get(r)).filter(|r| r.person == by.person).count()
-        >= MAX_PENDING
-    {
+    if state.pending_of(&by.person).len() >= MAX_PENDING {
         return refused(
             Refusal::new(Code::TOO_MANY, format!("{MAX_PENDING} of your requests wait already."))
                 .hint("jit-broker withdraw ID"),
@@ -97,15 +95,13 @@ pub(super) fn submitted(
     at: i64,
 ) -> Event {
     let digest = by.signed.digest();
-    let taken = |code: &str| state.open_requests.iter().filter_map(|r| state.requests.get(r)).any(|r| r.code == code);
-    let code = (0..).map(|n| super::super::code::match_code(&digest, n)).find(|code| !taken(code)).unwrap_or_default();
     Event::RequestSubmitted {
         request: id,
         digest,
         person: by.person.clone(),
         key,
         terms,
-        code,
+        code: state.free_code(&digest),
         answer_by: at.saturating_add(i64::try_from(allowed.answer_within_s).unwrap_or(i64::MAX)),
         rules: allowed.rules.clone(),
         words: by.act.words,

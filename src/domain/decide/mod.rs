@@ -12,6 +12,7 @@ mod trust;
 use std::sync::Arc;
 
 use super::act::{ACT_SKEW_S, Act, Deed, SignedAct};
+use super::digest::Digest;
 use super::event::{Command, Event};
 use super::key::Key;
 use super::names::PersonName;
@@ -62,12 +63,13 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         Command::Start => Ok(vec![Event::Started]),
         Command::Stop => Ok(vec![Event::Stopped]),
         Command::Beat => Ok(vec![Event::Heartbeat]),
+        Command::Snapshot { size, sha256 } => snapshot(state, *size, *sha256),
     }
 }
 
 fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let act = signed.read()?;
-    if state.acts.contains_key(&signed.id()) {
+    if state.acts.contains(&signed.id()) {
         return Ok(Vec::new());
     }
     let verified = verify(state, signed, &act, now)?;
@@ -99,6 +101,14 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
         let (person, act_id, deed) = (verified.person.clone(), signed.id(), act.deed.word().to_owned());
         Ok(vec![Event::ActRefused { person, act: act_id, deed, refusal }])
     })
+}
+
+/// The cache is not what counts: a leaf only pins it, so size and order are all that is judged.
+fn snapshot(state: &State, size: u64, sha256: Digest) -> Result<Vec<Event>, Refusal> {
+    if size == 0 || size > state.size || state.snapshot.is_some_and(|newest| size <= newest.size) {
+        return Err(Refusal::new(Code::MISSING, "The snapshot is of no size that is newer and in the log."));
+    }
+    Ok(vec![Event::SnapshotTaken { size, sha256 }])
 }
 
 /// Checks time, installation, key and signature; what the act asks for is judged afterwards.
@@ -163,7 +173,7 @@ fn missing(what: &str) -> Refusal {
 }
 
 /// The bundle of a digest, or a refusal that says what it lacks.
-fn bundle_of(now: Now<'_>, digest: &super::digest::Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
+fn bundle_of(now: Now<'_>, digest: &Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
     now.beside
         .bundle(digest)
         .ok_or_else(|| Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act."))
