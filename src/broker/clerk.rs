@@ -125,9 +125,16 @@ impl SignerHandle {
                 leaves.push(Leaf { blobs: blobs_of(&entry, reader).await?, entry });
             }
             trim_to_command(&mut leaves);
-            match self.raw(Order::Checkpoint { from, leaves }).await? {
-                Answer::Checkpoint { note, size } => newest = Some((size, note)),
-                _ => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+            let shown = leaves.len();
+            match self.raw(Order::Checkpoint { from, leaves }).await {
+                Ok(Answer::Checkpoint { note, size }) => newest = Some((size, note)),
+                Ok(_) => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+                // Below the head that it signed before it folds, and signs nothing: the next page is what it waits for.
+                Err(refusal) if refusal.code == Code::LOG_LIES && shown > 0 => match self.raw(Order::Head).await? {
+                    Answer::Head { size } if size > from => {}
+                    _ => return Err(refusal),
+                },
+                Err(refusal) => return Err(refusal),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A table of objects by id whose clones share the objects: a still picture of 100,000 grants costs pointers, not grants.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::{Keys, Values};
+use std::collections::btree_map::Keys;
 use std::sync::Arc;
 
 /// Objects by id, in the order of their ids.
@@ -53,7 +53,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     }
 
     /// The objects in the order of their ids.
-    pub fn values(&self) -> std::iter::Map<Values<'_, K, Arc<V>>, fn(&Arc<V>) -> &V> {
+    pub fn values(&self) -> impl Iterator<Item = &V> {
         self.rows.values().map(Arc::as_ref)
     }
 

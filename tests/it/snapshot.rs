@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jit_broker::broker::clerk::fold;
 use jit_broker::broker::reaper::round;
 use jit_broker::broker::snapshot::load;
-use jit_broker::daemon::Daemon;
+use jit_broker::daemon::{Daemon, open_gate};
 use jit_broker::domain::act::Deed;
 use jit_broker::domain::digest::Digest;
 use jit_broker::domain::event::Command;
@@ -253,4 +253,30 @@ async fn what_is_over_leaves_memory_and_is_found_in_the_log() {
     assert!(reader.checkpoint_at(size).await.unwrap().is_some());
     as_folded(&world).await;
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_more_than_a_page_starts_with_and_without_snapshots() {
+    let mut world = World::start().await;
+    for _ in 0..1100 {
+        world.broker().command(Command::Beat, Vec::new()).await.unwrap();
+    }
+    world.daemon.take().unwrap().stop().await;
+    let own = world.settings.ca_dir.join("head.fold");
+    assert!(file(&world).exists() && own.exists(), "a stop leaves snapshots where they save something");
+    for remove in [false, true, false] {
+        if remove {
+            std::fs::remove_file(&own).unwrap();
+            std::fs::remove_file(file(&world)).unwrap();
+        }
+        let mut gate = open_gate(&world.settings, world.clock.clone()).unwrap();
+        assert_eq!(head(&mut gate) > 1000, !remove);
+        drop(gate);
+        world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+        as_folded(&world).await;
+        let grant = world.open(600).await;
+        world.issue(grant).await.unwrap();
+        world.clock.advance(700);
+        world.daemon.take().unwrap().stop().await;
+    }
 }
