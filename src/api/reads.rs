@@ -5,6 +5,7 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
 use super::{Api, Caller, Problem};
+use crate::broker::view::instant;
 use crate::domain::bundle::BundleText;
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::names::{PersonName, RoleName, TargetName};
@@ -75,10 +76,11 @@ pub(super) async fn me(State(api): State<Api>, caller: Caller) -> Result<Json<Me
         ("auditor", state.is_auditor(&person.name)),
     ];
     Ok(Json(Me {
+        schema: "jit-broker/me/v1".to_owned(),
         person: person.name,
         groups: person.groups.into_iter().collect(),
         offices: offices.iter().filter(|(_, held)| *held).map(|(name, _)| (*name).to_owned()).collect(),
-        expires_at: caller.0.expires_at,
+        expires_at: instant(caller.0.expires_at),
     }))
 }
 

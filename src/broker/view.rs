@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Broker, Memory};
 use crate::domain::decide::{Now, progress};
+use crate::domain::event::Proof;
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::judge::{Ask, Step, Touch, Verdict, nearest, preview};
@@ -14,7 +15,7 @@ use crate::domain::request::{Request, RequestState};
 use crate::domain::span::show_span;
 use crate::domain::state::State;
 use crate::domain::target::{HostIdentity, Mode, Target, TargetKind};
-use crate::wire::{ErrorDoc, GrantDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
+use crate::wire::{ErrorDoc, GrantDoc, ProofDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
 
 /// RFC 3339 in UTC, whole seconds.
 pub fn instant(at: i64) -> String {
@@ -384,7 +385,9 @@ fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
         }
         GrantState::Ended { cause: why, proofs: found, .. } => {
             cause = Some(*why);
-            proofs.clone_from(found);
+            let doc =
+                |p: &Proof| ProofDoc { what: p.what.clone(), ok: p.ok, at: instant(p.at), detail: p.detail.clone() };
+            proofs = found.iter().map(doc).collect();
         }
         _ => {}
     }

@@ -192,10 +192,10 @@ pub async fn review() -> Result<ExitCode, Failure> {
 pub async fn wait(id: &str, timeout: Option<&str>, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
     let doc = find_request(&mut client, id).await?;
-    let patience = timeout.map(parse_span).transpose()?.map_or(Duration::from_secs(8 * 3600), Duration::from_secs);
-    let answered = super::ask::wait_for(&mut client, doc, patience, globals).await?;
+    let patience = timeout.map(parse_span).transpose()?.map_or(super::ask::LONG, Duration::from_secs);
+    let answered = super::wait::wait_for(&mut client, doc, patience).await?;
     print_request(&answered, globals)?;
-    super::ask::outcome(&mut client, &answered).await?;
+    super::wait::outcome(&mut client, &answered).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -221,6 +221,9 @@ pub async fn release(id: Option<&str>, all: bool, globals: &Globals) -> Result<E
         None if all => open.collect(),
         None => return Err(Failure::new(Code::USAGE, "Which grant? Name it, or say --all.")),
     };
+    if ids.is_empty() {
+        eprintln!("There is nothing to release.");
+    }
     for grant in &ids {
         client.act(Deed::Release { by: me(&client)?, grant: grant.id }, None, None).await?;
         ssh::forget(&home, grant.target.as_str());

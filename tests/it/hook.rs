@@ -24,7 +24,7 @@ fn without_a_grant_the_command_to_type_is_named_and_other_hosts_are_untouched() 
     let world = World::start();
     let done = world.run("alice", "$SSH -o BatchMode=yes web-07 true");
     assert_eq!(done.code, Some(255));
-    assert!(done.err.contains("jit-broker login web-07 --role deploy --reason"), "{}", done.err);
+    assert!(done.err.contains("next: jit-broker login web-07 --role deploy\n"), "{}", done.err);
     let before = world.run("alice", "ssh -F none -G unrelated.example").ok();
     let with = world.run("alice", "$SSH -G unrelated.example").ok();
     assert_eq!(before, with);
