@@ -257,7 +257,12 @@ impl Broker {
         let memory = self.memory().await;
         let (state, now) = (&memory.state, self.now());
         let who = about.unwrap_or(viewer);
-        if who != viewer && !state.is_operator(viewer) && !state.is_auditor(viewer) {
+        // Whoever is asked for an answer may know why they are.
+        let asked = || {
+            let theirs = state.requests.values().filter(|r| r.person == *who && r.terms.target == *target);
+            theirs.map(|r| self.shape_request(&memory, viewer, r)).any(|doc| doc.yours)
+        };
+        if who != viewer && !state.is_operator(viewer) && !state.is_auditor(viewer) && !asked() {
             return Err(Refusal::new(Code::NOT_OFFICE, "Operators and auditors alone ask for somebody else."));
         }
         let person = state.person(who).ok_or_else(|| missing("person"))?;

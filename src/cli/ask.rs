@@ -102,7 +102,7 @@ pub async fn target(client: &mut Client, name: &TargetName) -> Result<TargetDoc,
     let near = near(name.as_str(), all.items.iter().map(|t| t.name.as_str()));
     let found = all.items.into_iter().find(|t| t.name == *name);
     found.ok_or_else(|| {
-        let message = format!("There is no target {name}, or you may not know of it{near}.");
+        let message = format!("There is no target {name}, or you may not know of it{near}");
         Failure(Refusal::new(Code::MISSING, message).hint("jit-broker ls"))
     })
 }
@@ -112,7 +112,7 @@ fn near<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> String {
     let closest = known.map(|name| (strsim::damerau_levenshtein(name, typed), name)).min();
     closest
         .filter(|(far, _)| (1..=2).contains(far))
-        .map_or_else(String::new, |(_, name)| format!("; did you mean {name}?"))
+        .map_or_else(|| ".".to_owned(), |(_, name)| format!("; did you mean {name}?"))
 }
 
 fn role<'a>(doc: &'a TargetDoc, wished: Option<&RoleName>) -> Result<&'a RoleDoc, Failure> {

@@ -41,7 +41,11 @@ pub async fn outcome(client: &mut Client, request: &RequestDoc) -> Result<GrantD
             let why = request.denial.clone().unwrap_or_else(|| "no reason is kept".to_owned());
             Failure::new(Code::DENIED, format!("{by} denied it: {why}"))
         }
-        word => Failure::new(Code::FINAL, format!("Request {} is {word}.", request.id)),
+        word => {
+            let mut failure = Failure::new(Code::FINAL, format!("Request {} is {word}.", request.id));
+            failure.0.hint = Some(format!("Ask again: jit-broker login {} --role {}", request.target, request.role));
+            failure
+        }
     })
 }
 
