@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::Broker;
 use crate::domain::decide::{Now, progress};
 use crate::domain::event::Entry;
+use crate::domain::event::Proof;
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::judge::{Ask, Step, Touch, Verdict, nearest, preview};
@@ -15,7 +16,7 @@ use crate::domain::request::{Request, RequestState};
 use crate::domain::span::show_span;
 use crate::domain::state::{Beside, State};
 use crate::domain::target::{HostIdentity, Mode, Target, TargetKind};
-use crate::wire::{ErrorDoc, GrantDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
+use crate::wire::{ErrorDoc, GrantDoc, ProofDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
 
 /// The most requests in one answer.
 const MOST: usize = 200;
@@ -283,7 +284,12 @@ impl Broker {
         let memory = self.memory().await;
         let (state, now) = (&memory.state, self.now());
         let who = about.unwrap_or(viewer);
-        if who != viewer && !state.is_operator(viewer) && !state.is_auditor(viewer) {
+        // Whoever is asked for an answer may know why they are.
+        let asked = || {
+            let theirs = state.requests.values().filter(|r| r.person == *who && r.terms.target == *target);
+            theirs.map(|r| self.shape_request(&memory, viewer, r)).any(|doc| doc.yours)
+        };
+        if who != viewer && !state.is_operator(viewer) && !state.is_auditor(viewer) && !asked() {
             return Err(Refusal::new(Code::NOT_OFFICE, "Operators and auditors alone ask for somebody else."));
         }
         let person = state.person(who).ok_or_else(|| missing("person"))?;
@@ -411,7 +417,9 @@ fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
         }
         GrantState::Ended { cause: why, proofs: found, .. } => {
             cause = Some(*why);
-            proofs.clone_from(found);
+            let doc =
+                |p: &Proof| ProofDoc { what: p.what.clone(), ok: p.ok, at: instant(p.at), detail: p.detail.clone() };
+            proofs = found.iter().map(doc).collect();
         }
         _ => {}
     }

@@ -73,12 +73,13 @@ pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
 /// # Errors
 /// What the file system says; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Refusal> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // SECURITY (T148): a name that nobody guesses and a file that nobody made, so that no link laid out in a shared folder is followed.
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".new");
+    name.push(format!(".{}", data_encoding::HEXLOWER.encode(&crate::clock::random16())));
     let temporary = folder.join(name);
     let result = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
