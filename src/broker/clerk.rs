@@ -334,7 +334,9 @@ impl Clerk {
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => Default::default(),
         };
-        let named: Vec<Digest> = job.blobs.iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        // What an open request needs may come again with another act: only what is new here goes when nothing follows.
+        let new = job.blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
+        let named: Vec<Digest> = new.into_iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,

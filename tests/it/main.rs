@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod doors;
+mod gate;
 mod help;
 mod hook;
 mod house;

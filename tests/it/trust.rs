@@ -225,7 +225,7 @@ async fn a_disabled_person_loses_what_they_hold_at_once() {
 }
 
 /// The leaves of a stopped world, to be shown to a signer that lies are told to.
-async fn leaves(world: &World) -> Vec<Leaf> {
+pub(crate) async fn leaves(world: &World) -> Vec<Leaf> {
     let reader = jit_broker::ledger::Reader::open(&world.settings.ledger).await.unwrap();
     let mut out = Vec::new();
     for leaf in reader.leaves(0, 1000).await.unwrap() {
@@ -242,7 +242,7 @@ async fn leaves(world: &World) -> Vec<Leaf> {
 }
 
 /// A signer that has seen nothing yet: it judges every entry it is shown.
-fn fresh_gate(world: &World, name: &str) -> impl Signer + use<> {
+pub(crate) fn fresh_gate(world: &World, name: &str) -> impl Signer + use<> {
     let head: PathBuf = world.settings.state_dir.join(name);
     let keys = jit_broker::signer::keys::Keys::load(&world.settings.ca_dir).unwrap();
     jit_broker::signer::gate::Gate::open(keys, head, Vec::new(), Timekeeper::new(world.clock.clone())).unwrap()
