@@ -205,11 +205,17 @@ impl Gate {
             .ok_or_else(|| Refusal::new(Code::BAD_CONFIG, "The log's key is not Ed25519."))
     }
 
-    /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
-    fn trusted_now(&self) -> Result<i64, Refusal> {
+    /// SECURITY: below the head entries are neither judged nor bound to the root yet: nothing may rest on them.
+    fn shown(&self) -> Result<(), Refusal> {
         if self.state.size < self.head.size || self.state.size == 0 {
             return Err(lies("The log was not shown up to the head that was signed."));
         }
+        Ok(())
+    }
+
+    /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
+    fn trusted_now(&self) -> Result<i64, Refusal> {
+        self.shown()?;
         let now = self.keeper.now();
         if now.trusted(self.state.last_at) {
             return Ok(now.at);
@@ -283,9 +289,14 @@ impl Gate {
     }
 
     fn krl(&mut self) -> Result<Answer, Refusal> {
+        self.shown()?;
         let published = self.state.krl.clone();
         if published.version == 0 || published.version < self.head.krl_version {
             return Err(lies("The log's revocation list is older than one that was signed."));
+        }
+        let now = self.keeper.now().at.max(self.state.last_at);
+        if let Some(serial) = self.state.krl_wanted(now).difference(&published.serials).next() {
+            return Err(refused(format!("List {} lacks serial {serial}, which was revoked since.", published.version)));
         }
         self.remember(Head { krl_version: published.version, ..self.head.clone() })?;
         let krl = jit_ca::krl::Krl {
