@@ -14,6 +14,7 @@ use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, canonical, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::state::Beside;
 use crate::ledger::note::SignedNote;
 use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Row};
 use crate::signer::{Answer, Leaf, Order, Signer};
@@ -148,18 +149,9 @@ fn corrupt(what: &str) -> Refusal {
 
 /// The digests of what stands beside an entry: bundles that are needed for ever, texts that may be shredded.
 pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
-    let mut required = Vec::new();
-    let mut shreddable = Vec::new();
-    if let Some(Command::Act(signed)) = &entry.cause
-        && let Ok(act) = signed.read()
-    {
-        shreddable.extend(act.words);
-        if let Deed::Apply { bundle, .. } = act.deed {
-            // A refused bundle need not parse, but its bytes are what was refused.
-            required.push(bundle);
-        }
-    }
-    (required, shreddable)
+    let named = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
+    // A refused bundle need not parse, but its bytes are what was refused.
+    (named.bundle.into_iter().collect(), named.words.into_iter().collect())
 }
 
 async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> {
@@ -205,6 +197,9 @@ pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
                 let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
                 let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
                 memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
+                if memory.shelf.bundle(bundle).is_none() {
+                    return Err(corrupt(&format!("the bundle that entry {} adopts cannot be read", leaf.seq)));
+                }
             }
             memory.state.apply(&entry, &memory.shelf);
         }
@@ -335,8 +330,11 @@ impl Clerk {
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => Default::default(),
         };
+        // Nothing is kept that the command does not name.
+        let beside = job.command.beside();
+        let blobs: Vec<&Vec<u8>> = job.blobs.iter().filter(|bytes| beside.names(&Digest::of(bytes))).collect();
         // What an open request needs may come again with another act: only what is new here goes when nothing follows.
-        let new = job.blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
+        let new = blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
         let named: Vec<Digest> = new.into_iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
@@ -349,7 +347,8 @@ impl Clerk {
         if events.iter().any(|e| matches!(e, Event::ClockConfirmed { .. })) {
             self.keeper.anchor();
         }
-        self.enter(memory, job, &events, (at, &moment), leaves, shown)?;
+        self.enter(memory, (job, &blobs), &events, (at, &moment), leaves, shown)?;
+        beside.settle(&named, &memory.state, &mut memory.shelf);
         Ok(events)
     }
 
@@ -357,7 +356,7 @@ impl Clerk {
     fn enter(
         &self,
         memory: &mut Memory,
-        job: &Job,
+        (job, blobs): (&Job, &[&Vec<u8>]),
         events: &[Event],
         (at, moment): (i64, &Moment),
         leaves: &mut Vec<NewLeaf>,
@@ -379,7 +378,7 @@ impl Clerk {
             let bytes =
                 canonical(&entry).map_err(|e| Refusal::new(Code::BUG, format!("An entry cannot be written: {e}.")))?;
             let text = String::from_utf8(bytes.clone()).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
-            let blobs = if i == 0 { job.blobs.clone() } else { Vec::new() };
+            let blobs: Vec<Vec<u8>> = if i == 0 { blobs.iter().map(|b| (*b).clone()).collect() } else { Vec::new() };
             let texts = blobs.iter().filter_map(|b| String::from_utf8(b.clone()).ok()).collect();
             shown.push(Leaf { entry: text, blobs: texts });
             let keep = |b: &[u8]| if Some(Digest::of(b)) == bundle { Keep::Required } else { Keep::Shreddable };

@@ -20,7 +20,7 @@ use crate::domain::key::Key;
 use crate::domain::names::TargetName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
-use crate::domain::state::State;
+use crate::domain::state::{Beside, State};
 use crate::ledger::note::{Checkpoint, NoteSigner};
 use crate::ledger::tree::{Frontier, leaf_hash};
 
@@ -104,8 +104,15 @@ impl Gate {
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => return Err(lies("The log does not begin with its beginning.")),
         };
-        for blob in &leaf.blobs {
-            self.shelf.put(blob.as_bytes(), &admins);
+        // SECURITY: what an entry does not name is not kept: a daemon could fill the memory with it.
+        let beside = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
+        let named = leaf.blobs.iter().map(|blob| (Digest::of(blob.as_bytes()), blob)).filter(|(d, _)| beside.names(d));
+        let mut new = Vec::new();
+        for (digest, blob) in named {
+            if !self.shelf.holds(&digest) {
+                new.push(digest);
+                self.shelf.put(blob.as_bytes(), &admins);
+            }
         }
         // Below the head every entry was judged when it was new; the root at the head shows that it is the same one.
         if seq >= self.head.size {
@@ -114,7 +121,14 @@ impl Gate {
         if matches!(entry.event, Event::ClockConfirmed { .. }) {
             self.keeper.anchor();
         }
+        // SECURITY: without its bundle an adoption would change nothing, and the old policy would go on.
+        if let Event::BundleAdopted { bundle, .. } = &entry.event
+            && self.shelf.bundle(bundle).is_none()
+        {
+            return Err(lies(format!("Entry {seq} adopts a bundle that was not shown.")));
+        }
         self.state.apply(&entry, &self.shelf);
+        beside.settle(&new, &self.state, &mut self.shelf);
         self.frontier.push(leaf_hash(leaf.entry.as_bytes()));
         if self.state.size == self.head.size && hex(&self.frontier.root()) != self.head.root {
             return Err(lies(format!("The log of size {} is another one than was signed before.", self.head.size)));
