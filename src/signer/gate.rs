@@ -1,6 +1,6 @@
 //! The gate: folds, judges again, signs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 use jit_ca::limits::Limits;
@@ -14,10 +14,10 @@ use crate::clock::Timekeeper;
 use crate::domain::act::KRL_NAMESPACE;
 use crate::domain::decide::{Now, decide, user_spec};
 use crate::domain::digest::{Digest, read_canonical};
-use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
+use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event, Genesis};
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
-use crate::domain::names::TargetName;
+use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
@@ -35,6 +35,18 @@ struct Head {
     size: u64,
     root: String,
     krl_version: u64,
+    /// SHA-256 of leaf 0 as hex; empty in heads that were written before it was kept.
+    #[serde(default)]
+    genesis: String,
+}
+
+/// What the signer knows from its own configuration, whatever a log says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// The names that the daemon's HTTPS certificate may have.
+    pub server_names: Vec<ServerName>,
+    /// The administrators of `[trust]`: leaf 0 must name exactly these (decisions.md 3).
+    pub admins: BTreeMap<PersonName, Key>,
 }
 
 /// The signer. It believes the log as far as it can check it, and nothing else.
@@ -44,11 +56,13 @@ pub struct Gate {
     state: State,
     shelf: Shelf,
     frontier: Frontier,
+    /// SHA-256 of leaf 0 as shown, as hex.
+    genesis: String,
     /// Events of the command that is being shown, still to come.
     expected: VecDeque<Event>,
     head: Head,
     head_path: PathBuf,
-    server_names: Vec<ServerName>,
+    pins: Pins,
     keeper: Timekeeper,
     /// Why nothing is signed any more until somebody has looked.
     broken: Option<Refusal>,
@@ -58,33 +72,47 @@ impl Gate {
     /// Opens the gate with its keys and the head that it signed last.
     ///
     /// # Errors
-    /// [`Code::BAD_CONFIG`] when the head file is not what this program wrote: without it a roll back could not be seen.
-    pub fn open(
-        keys: Keys,
-        head_path: PathBuf,
-        server_names: Vec<ServerName>,
-        keeper: Timekeeper,
-    ) -> Result<Self, Refusal> {
+    /// [`Code::HEAD_GONE`] when there is none, [`Code::BAD_CONFIG`] when it is not what this program wrote: without it a
+    /// roll back could not be seen.
+    pub fn open(keys: Keys, head_path: PathBuf, pins: Pins, keeper: Timekeeper) -> Result<Self, Refusal> {
+        let shown = head_path.display();
         let head = match std::fs::read_to_string(&head_path) {
             Ok(text) => serde_json::from_str(&text)
-                .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{} is damaged: {e}.", head_path.display())))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Head::default(),
-            Err(e) => {
-                return Err(Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", head_path.display())));
+                .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{shown} is damaged: {e}.")))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let gone = format!("{shown} is not there, but the keys beside it have signed a log.");
+                return Err(Refusal::new(Code::HEAD_GONE, gone));
             }
+            Err(e) => return Err(Refusal::new(Code::BAD_CONFIG, format!("{shown} cannot be read: {e}."))),
         };
-        Ok(Self {
+        Ok(Self::with(keys, head_path, head, pins, keeper))
+    }
+
+    /// Opens the gate with keys that have signed no log yet; the first checkpoint makes the head.
+    ///
+    /// # Errors
+    /// [`Code::NOT_EMPTY`] when there is a head: the keys have signed a log already.
+    pub fn found(keys: Keys, head_path: PathBuf, pins: Pins, keeper: Timekeeper) -> Result<Self, Refusal> {
+        if head_path.exists() {
+            return Err(Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", head_path.display())));
+        }
+        Ok(Self::with(keys, head_path, Head::default(), pins, keeper))
+    }
+
+    fn with(keys: Keys, head_path: PathBuf, head: Head, pins: Pins, keeper: Timekeeper) -> Self {
+        Self {
             keys,
             state: State::default(),
             shelf: Shelf::default(),
             frontier: Frontier::empty(),
+            genesis: String::new(),
             expected: VecDeque::new(),
             head,
             head_path,
-            server_names,
+            pins,
             keeper,
             broken: None,
-        })
+        }
     }
 
     /// The keys' public halves, for the first entry of a log.
@@ -100,7 +128,10 @@ impl Gate {
             return Err(lies(format!("Entry {} has another version, place or time than it must have.", entry.seq)));
         }
         let admins = match (&entry.event, &self.state.genesis) {
-            (Event::Begun(genesis), _) => genesis.admins.clone(),
+            (Event::Begun(genesis), None) => {
+                self.begins(genesis, leaf.entry.as_bytes())?;
+                genesis.admins.clone()
+            }
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => return Err(lies("The log does not begin with its beginning.")),
         };
@@ -143,9 +174,6 @@ impl Gate {
         }
         match (&entry.cause, self.expected.is_empty()) {
             (Some(command), true) => {
-                if let Command::Begin(genesis) = command {
-                    self.own_genesis(genesis)?;
-                }
                 let now = Now { at: entry.at, beside: &self.shelf };
                 let events = decide(&self.state, command, now)
                     .map_err(|r| lies(format!("Entry {} is not justified: {}", entry.seq, r.message)))?;
@@ -160,7 +188,20 @@ impl Gate {
         Ok(())
     }
 
-    fn own_genesis(&self, genesis: &crate::domain::event::Genesis) -> Result<(), Refusal> {
+    /// SECURITY: the one entry that nothing before it justifies: it must be the one that was signed before, name this
+    /// signer's keys, and the administrators of the signer's own configuration.
+    fn begins(&mut self, genesis: &Genesis, leaf: &[u8]) -> Result<(), Refusal> {
+        let digest = Digest::of(leaf).to_string();
+        if !self.head.genesis.is_empty() && self.head.genesis != digest {
+            return Err(lies("The log begins with another entry than the one that was signed before."));
+        }
+        if genesis.admins != self.pins.admins {
+            return Err(Refusal::new(
+                Code::PINNED_TRUST,
+                "[trust] names other administrators than the log's first entry.",
+            ));
+        }
+        self.genesis = digest;
         let ours = genesis.log_key == self.keys.log_public()
             && genesis.ssh_user.0 == *self.keys.ssh_user.public()
             && genesis.ssh_host.0 == *self.keys.ssh_host.public();
@@ -189,7 +230,8 @@ impl Gate {
             )));
         }
         let root = self.frontier.root();
-        self.remember(Head { size: self.state.size, root: hex(&root), krl_version: self.head.krl_version })?;
+        let genesis = self.genesis.clone();
+        self.remember(Head { size: self.state.size, root: hex(&root), genesis, ..self.head.clone() })?;
         let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
         let signer = LogSigner { name: checkpoint.origin.clone(), key: &self.keys.log, public: self.log_bytes()? };
         Ok(Answer::Checkpoint { note: checkpoint.sign(&signer).text, size: self.state.size })
@@ -288,7 +330,7 @@ impl Gate {
         let now = self.keeper.now().at;
         let spki = data_encoding::HEXLOWER.decode(spki.as_bytes()).map_err(|_| refused("The key is not hex."))?;
         let spec = ServerLeafSpec {
-            names: self.server_names.clone(),
+            names: self.pins.server_names.clone(),
             public_key_spki_der: spki,
             serial: crate::clock::random16(),
             not_before: now - 3600,

@@ -131,3 +131,37 @@ async fn a_bundle_that_is_withheld_does_not_keep_the_old_policy() {
     assert_eq!(show(&mut gate, &moved).unwrap_err().code, Code::LOG_LIES);
     show(&mut fresh_gate(&world, "honest.json"), &honest).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_head_and_another_beginning_are_refused() {
+    let mut world = World::start().await;
+    let honest = leaves(&world).await;
+    world.daemon.take().unwrap().stop().await;
+    let head = world.settings.ca_dir.join("head.json");
+    let kept = std::fs::read_to_string(&head).unwrap();
+    assert!(kept.contains("\"genesis\":\""), "{kept}");
+    std::fs::remove_file(&head).unwrap();
+    let started = Daemon::start(&world.settings, world.clock.clone()).await;
+    assert_eq!(started.err().unwrap().code, Code::HEAD_GONE);
+    // The keys alone do not make a log theirs: the first entry must name the administrators of [trust].
+    let mut mallory = world.settings.clone();
+    mallory.admins.insert(world.bob.name(), world.bob.key());
+    let mut gate = jit_broker::daemon::found_gate(&mallory, world.clock.clone()).unwrap();
+    assert_eq!(show(&mut gate, &honest).unwrap_err().code, Code::PINNED_TRUST);
+    assert_eq!(gate.order(Order::Krl).unwrap_err().code, Code::PINNED_TRUST);
+    // Nor may there be another one than was signed before, whatever follows it.
+    std::fs::write(&head, &kept).unwrap();
+    let mut other = honest.clone();
+    other[0].entry = other[0].entry.replace("\"ms\":1000000", "\"ms\":1000001");
+    let mut gate = open_gate(&world.settings, world.clock.clone()).unwrap();
+    assert_eq!(show(&mut gate, &other[..1]).unwrap_err().code, Code::LOG_LIES);
+    // A head of before the hash was kept is taken, and the hash is in the next one.
+    let mut old: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    old.as_object_mut().unwrap().remove("genesis");
+    std::fs::write(&head, old.to_string()).unwrap();
+    let daemon = Daemon::start(&world.settings, world.clock.clone()).await.unwrap();
+    daemon.stop().await;
+    assert!(std::fs::read_to_string(&head).unwrap().contains("\"genesis\":\""));
+    let again = jit_broker::daemon::found_gate(&world.settings, world.clock.clone());
+    assert_eq!(again.err().unwrap().code, Code::NOT_EMPTY);
+}

@@ -18,6 +18,7 @@ use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::request::RequestState;
 use jit_broker::domain::text::Words;
 use jit_broker::settings::Settings;
+use jit_broker::signer::gate::Gate;
 use jit_broker::signer::{Leaf, Order, Signer};
 
 pub(crate) struct World {
@@ -241,11 +242,12 @@ pub(crate) async fn leaves(world: &World) -> Vec<Leaf> {
     out
 }
 
-/// A signer that has seen nothing yet: it judges every entry it is shown.
+/// A signer with a head of its own; where there is none yet it judges every entry that it is shown.
 pub(crate) fn fresh_gate(world: &World, name: &str) -> impl Signer + use<> {
     let head: PathBuf = world.settings.state_dir.join(name);
     let keys = jit_broker::signer::keys::Keys::load(&world.settings.ca_dir).unwrap();
-    jit_broker::signer::gate::Gate::open(keys, head, Vec::new(), Timekeeper::new(world.clock.clone())).unwrap()
+    let (pins, keeper) = (jit_broker::daemon::pins(&world.settings), Timekeeper::new(world.clock.clone()));
+    if head.exists() { Gate::open(keys, head, pins, keeper) } else { Gate::found(keys, head, pins, keeper) }.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
