@@ -3,7 +3,7 @@
 //! A batch is everything that waits when the clerk looks: decided in order, appended in one durable transaction, checkpointed by the
 //! signer, answered. The cost of durability is shared by everyone in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
@@ -75,10 +75,10 @@ impl SignerHandle {
 
     async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
         let signer = self.signer.clone();
-        let carried_out = move || signer.lock().unwrap_or_else(PoisonError::into_inner).order(order);
-        tokio::task::spawn_blocking(carried_out)
-            .await
-            .map_err(|_| Refusal::new(Code::SIGNER_AWAY, "The signer failed."))?
+        // SECURITY: a signer that panicked has folded half an order: it signs nothing more.
+        let failed = || Refusal::new(Code::SIGNER_AWAY, "The signer failed in the middle of an order; start it anew.");
+        let carried_out = move || signer.lock().map_err(|_| failed())?.order(order);
+        tokio::task::spawn_blocking(carried_out).await.map_err(|_| failed())?
     }
 
     /// Carries out an order; a signer that was restarted is shown the log again first.
