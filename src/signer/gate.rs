@@ -1,6 +1,6 @@
 //! The gate: folds, judges again, signs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use jit_ca::limits::Limits;
@@ -26,6 +26,8 @@ use crate::ledger::tree::{Frontier, leaf_hash};
 
 /// How far an entry's time may be ahead of the signer's own clock, in seconds.
 const AHEAD_S: i64 = 30;
+/// How far an entry's time may be behind the signer's own clock before what it grants is not signed, in seconds.
+const BEHIND_S: i64 = 300;
 /// How long the daemon's HTTPS certificate is valid, in seconds.
 const SERVER_LEAF_S: i64 = 30 * 86_400;
 
@@ -38,6 +40,18 @@ struct Head {
     /// SHA-256 of leaf 0 as hex; empty in heads that were written before it was kept.
     #[serde(default)]
     genesis: String,
+    /// What was shown too late to be granted, while it is open.
+    #[serde(default)]
+    late: Late,
+}
+
+/// Entries that grant something, but reached the signer long after their own time: a daemon may have made them up in
+/// between, for a time of day or a person that was right then.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Late {
+    grants: BTreeSet<GrantId>,
+    /// Serials with their grants.
+    serials: BTreeMap<u64, GrantId>,
 }
 
 /// What the signer knows from its own configuration, whatever a log says.
@@ -60,6 +74,7 @@ pub struct Gate {
     genesis: String,
     /// Events of the command that is being shown, still to come.
     expected: VecDeque<Event>,
+    late: Late,
     head: Head,
     head_path: PathBuf,
     pins: Pins,
@@ -107,6 +122,7 @@ impl Gate {
             frontier: Frontier::empty(),
             genesis: String::new(),
             expected: VecDeque::new(),
+            late: head.late.clone(),
             head,
             head_path,
             pins,
@@ -148,6 +164,7 @@ impl Gate {
         // Below the head every entry was judged when it was new; the root at the head shows that it is the same one.
         if seq >= self.head.size {
             self.judge(&entry)?;
+            self.note_lateness(&entry);
         }
         if matches!(entry.event, Event::ClockConfirmed { .. }) {
             self.keeper.anchor();
@@ -189,6 +206,22 @@ impl Gate {
             return Err(lies(format!("Entry {} is not what follows from its cause.", entry.seq)));
         }
         Ok(())
+    }
+
+    fn note_lateness(&mut self, entry: &Entry) {
+        let now = self.keeper.now().at;
+        let late = now - entry.at > BEHIND_S;
+        match &entry.event {
+            Event::GrantOpened { grant, .. } if late => drop(self.late.grants.insert(*grant)),
+            Event::CredentialIssued { grant, serial, .. } => {
+                let first = self.state.grants.get(grant).filter(|g| g.credentials.is_empty());
+                // The first use must be in time by this clock too, not by what the entry says alone.
+                if late || first.is_some_and(|g| now >= g.claim_by + AHEAD_S) {
+                    self.late.serials.insert(*serial, *grant);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// SECURITY: the one entry that nothing before it justifies: it must be the one that was signed before, name this
@@ -236,8 +269,15 @@ impl Gate {
             )));
         }
         let root = self.frontier.root();
-        let genesis = self.genesis.clone();
-        self.remember(Head { size: self.state.size, root: hex(&root), genesis, ..self.head.clone() })?;
+        self.late.grants.retain(|id| self.state.open_grants.contains(id));
+        self.late.serials.retain(|_, id| self.state.open_grants.contains(id));
+        self.remember(Head {
+            size: self.state.size,
+            root: hex(&root),
+            krl_version: self.head.krl_version,
+            genesis: self.genesis.clone(),
+            late: self.late.clone(),
+        })?;
         let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
         let signer = LogSigner { name: checkpoint.origin.clone(), key: &self.keys.log, public: self.log_bytes()? };
         Ok(Answer::Checkpoint { note: checkpoint.sign(&signer).text, size: self.state.size })
@@ -301,6 +341,9 @@ impl Gate {
         }
         let credential =
             live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
+        if self.late.grants.contains(&id) || self.late.serials.contains_key(&credential.serial) {
+            return Err(refused("The signer was shown this too late to believe it: release the grant and ask again."));
+        }
         let spec = user_spec(&live, credential)?;
         let tbs = jit_ca::ssh::tbs_user(&spec, self.keys.ssh_user.public());
         if Digest::of(&tbs) != credential.tbs_sha256 {
