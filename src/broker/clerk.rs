@@ -3,7 +3,7 @@
 //! A batch is everything that waits when the clerk looks: decided in order, appended in one durable transaction, checkpointed by the
 //! signer, answered. The cost of durability is shared by everyone in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
@@ -14,6 +14,7 @@ use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, canonical, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::state::Beside;
 use crate::ledger::note::SignedNote;
 use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Row};
 use crate::signer::cache::{Cache, every};
@@ -77,10 +78,10 @@ impl SignerHandle {
 
     async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
         let signer = self.signer.clone();
-        let carried_out = move || signer.lock().unwrap_or_else(PoisonError::into_inner).order(order);
-        tokio::task::spawn_blocking(carried_out)
-            .await
-            .map_err(|_| Refusal::new(Code::SIGNER_AWAY, "The signer failed."))?
+        // SECURITY: a signer that panicked has folded half an order: it signs nothing more.
+        let failed = || Refusal::new(Code::SIGNER_AWAY, "The signer failed in the middle of an order; start it anew.");
+        let carried_out = move || signer.lock().map_err(|_| failed())?.order(order);
+        tokio::task::spawn_blocking(carried_out).await.map_err(|_| failed())?
     }
 
     /// Carries out an order; a signer that was restarted is shown the log again first.
@@ -125,16 +126,10 @@ impl SignerHandle {
                 leaves.push(Leaf { blobs: blobs_of(&entry, reader).await?, entry });
             }
             trim_to_command(&mut leaves);
-            let shown = leaves.len();
-            match self.raw(Order::Checkpoint { from, leaves }).await {
-                Ok(Answer::Checkpoint { note, size }) => newest = Some((size, note)),
-                Ok(_) => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
-                // Below the head that it signed before it folds, and signs nothing: the next page is what it waits for.
-                Err(refusal) if refusal.code == Code::LOG_LIES && shown > 0 => match self.raw(Order::Head).await? {
-                    Answer::Head { size } if size > from => {}
-                    _ => return Err(refusal),
-                },
-                Err(refusal) => return Err(refusal),
+            match self.raw(Order::Checkpoint { from, leaves }).await? {
+                Answer::Checkpoint { note, size } => newest = Some((size, note)),
+                Answer::Head { size } if size > from => {}
+                _ => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
             }
         }
     }
@@ -157,18 +152,9 @@ fn corrupt(what: &str) -> Refusal {
 
 /// The digests of what stands beside an entry: bundles that are needed for ever, texts that may be shredded.
 pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
-    let mut required = Vec::new();
-    let mut shreddable = Vec::new();
-    if let Some(Command::Act(signed)) = &entry.cause
-        && let Ok(act) = signed.read()
-    {
-        shreddable.extend(act.words);
-        if let Deed::Apply { bundle, .. } = act.deed {
-            // A refused bundle need not parse, but its bytes are what was refused.
-            required.push(bundle);
-        }
-    }
-    (required, shreddable)
+    let named = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
+    // A refused bundle need not parse, but its bytes are what was refused.
+    (named.bundle.into_iter().collect(), named.words.into_iter().collect())
 }
 
 async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> {
@@ -219,6 +205,9 @@ pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
                 let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
                 let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
                 memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
+                if memory.shelf.bundle(bundle).is_none() {
+                    return Err(corrupt(&format!("the bundle that entry {} adopts cannot be read", leaf.seq)));
+                }
             }
             memory.state.apply(&entry, &memory.shelf);
         }
@@ -358,8 +347,13 @@ impl Clerk {
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => Default::default(),
         };
-        let named: Vec<Digest> = job.blobs.iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
-        complete(&job.command, &named)?;
+        // Nothing is kept that the command does not name.
+        let beside = job.command.beside();
+        let blobs: Vec<&Vec<u8>> = job.blobs.iter().filter(|bytes| beside.names(&Digest::of(bytes))).collect();
+        // What an open request needs may come again with another act: only what is new here goes when nothing follows.
+        let new = blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
+        let named: Vec<Digest> = new.into_iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        complete(&job.command, &blobs)?;
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,
@@ -371,7 +365,8 @@ impl Clerk {
         if events.iter().any(|e| matches!(e, Event::ClockConfirmed { .. })) {
             self.keeper.anchor();
         }
-        self.enter(memory, job, &events, (at, &moment), leaves, shown)?;
+        self.enter(memory, (job, &blobs), &events, (at, &moment), leaves, shown)?;
+        beside.settle(&named, &memory.state, &mut memory.shelf);
         Ok(events)
     }
 
@@ -379,7 +374,7 @@ impl Clerk {
     fn enter(
         &self,
         memory: &mut Memory,
-        job: &Job,
+        (job, blobs): (&Job, &[&Vec<u8>]),
         events: &[Event],
         (at, moment): (i64, &Moment),
         leaves: &mut Vec<NewLeaf>,
@@ -401,7 +396,7 @@ impl Clerk {
             let bytes =
                 canonical(&entry).map_err(|e| Refusal::new(Code::BUG, format!("An entry cannot be written: {e}.")))?;
             let text = String::from_utf8(bytes.clone()).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
-            let blobs = if i == 0 { job.blobs.clone() } else { Vec::new() };
+            let blobs: Vec<Vec<u8>> = if i == 0 { blobs.iter().map(|b| (*b).clone()).collect() } else { Vec::new() };
             let texts = blobs.iter().filter_map(|b| String::from_utf8(b.clone()).ok()).collect();
             shown.push(Leaf { entry: text, blobs: texts });
             let keep = |b: &[u8]| if Some(Digest::of(b)) == bundle { Keep::Required } else { Keep::Shreddable };
@@ -415,9 +410,8 @@ impl Clerk {
     async fn checkpoint(&mut self, from: u64, leaves: Vec<Leaf>) {
         let note = match self.signer.raw(Order::Checkpoint { from, leaves }).await {
             Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
-            Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
             // A restarted or absent signer is shown the log again; what is durable stays durable meanwhile.
-            Err(_) => self.signer.catch_up(&self.reader).await,
+            _ => self.signer.catch_up(&self.reader).await,
         };
         match note {
             Ok((size, note)) => self.keep_note(size, note).await,
@@ -448,14 +442,15 @@ fn bundle_named(signed: &SignedAct) -> Option<Digest> {
 
 /// SECURITY: an act that leans on a text of an earlier one would be judged by what happens to be in memory, which the signer may have let
 /// go of, or the other way round; so every act brings what it names.
-fn complete(command: &Command, named: &[Digest]) -> Result<(), Refusal> {
+fn complete(command: &Command, brought: &[&Vec<u8>]) -> Result<(), Refusal> {
     let Command::Act(signed) = command else { return Ok(()) };
     let Ok(act) = signed.read() else { return Ok(()) };
-    if act.words.is_some_and(|commitment| !named.contains(&commitment)) {
+    let came = |wanted: &Digest| brought.iter().any(|bytes| Digest::of(bytes) == *wanted);
+    if act.words.is_some_and(|commitment| !came(&commitment)) {
         return Err(Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."));
     }
     match act.deed {
-        Deed::Apply { bundle, .. } if !named.contains(&bundle) => {
+        Deed::Apply { bundle, .. } if !came(&bundle) => {
             Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."))
         }
         _ => Ok(()),

@@ -33,6 +33,9 @@ use crate::signer::{Answer, Order};
 use clerk::{Done, Job, SignerHandle};
 use session::Sessions;
 
+/// How often a revocation list is made anew at once when more was revoked meanwhile.
+const KRL_TRIES: u32 = 8;
+
 /// What the clerk and everybody else look at: the state and what stands beside it.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -233,8 +236,17 @@ impl Broker {
     /// # Errors
     /// When log, signer or disk refuse; the list that was published before stays.
     pub async fn publish_krl(&self) -> Result<(), Refusal> {
-        self.command(Command::PublishKrl, Vec::new()).await?;
-        let Answer::Krl { krl, signature, version } = self.order(Order::Krl).await? else {
+        let mut tries = 0;
+        let answer = loop {
+            self.command(Command::PublishKrl, Vec::new()).await?;
+            tries += 1;
+            match self.order(Order::Krl).await {
+                // Something else was revoked in between, so the signer wants a newer list.
+                Err(refusal) if refusal.code == Code::SIGNER_REFUSED && tries < KRL_TRIES => {}
+                other => break other?,
+            }
+        };
+        let Answer::Krl { krl, signature, version } = answer else {
             return Err(Refusal::new(Code::BUG, "The signer answered something else."));
         };
         let bytes = data_encoding::BASE64.decode(krl.as_bytes()).unwrap_or_default();

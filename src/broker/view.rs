@@ -286,8 +286,9 @@ impl Broker {
         let who = about.unwrap_or(viewer);
         // Whoever is asked for an answer may know why they are.
         let asked = || {
-            let theirs = state.requests.values().filter(|r| r.person == *who && r.terms.target == *target);
-            theirs.map(|r| self.shape_request(&memory, viewer, r)).any(|doc| doc.yours)
+            let theirs = state.pending_of(who).filter_map(|id| state.requests.get(id));
+            let theirs = theirs.filter(|r| r.terms.target == *target);
+            theirs.map(|r| self.shape_request(state, &memory.shelf, viewer, r)).any(|doc| doc.yours)
         };
         if who != viewer && !state.is_operator(viewer) && !state.is_auditor(viewer) && !asked() {
             return Err(Refusal::new(Code::NOT_OFFICE, "Operators and auditors alone ask for somebody else."));

@@ -5,6 +5,7 @@ mod attacks;
 mod bad_input;
 mod doors;
 mod enroll;
+mod gate;
 mod help;
 mod hook;
 mod house;

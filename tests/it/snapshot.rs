@@ -1,5 +1,6 @@
 //! Snapshots are a cache: right or not used, and never the signer's reason to sign.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use jit_broker::broker::clerk::fold;
@@ -237,7 +238,8 @@ async fn what_is_over_leaves_memory_and_is_found_in_the_log() {
     assert_eq!(world.broker().grant_doc(&stranger, grant).await.unwrap_err().code, Code::MISSING);
     assert_eq!(world.broker().request_doc(&stranger, denied).await.unwrap_err().code, Code::MISSING);
     let mine = world.broker().request_docs(&alice, "mine").await.unwrap();
-    assert_eq!(mine.iter().map(|doc| doc.id).collect::<Vec<_>>(), [denied, request, pending]);
+    let mine: BTreeSet<_> = mine.iter().map(|doc| doc.id).collect();
+    assert_eq!(mine, BTreeSet::from([denied, request, pending]));
 
     // Acts on it are told how it came out; to whom it does not concern there is no such thing.
     let release = Deed::Release { by: alice.clone(), grant };
