@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use crate::clock::Timekeeper;
-use crate::domain::act::SignedAct;
+use crate::domain::act::{Act, Deed, SignedAct};
+use crate::domain::decide::admit;
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Event};
 use crate::domain::ids::GrantId;
@@ -141,6 +142,15 @@ impl Broker {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// Asks of an act what can be asked before anything that comes with it is looked at.
+    ///
+    /// # Errors
+    /// As [`admit`].
+    pub async fn admit(&self, signed: &SignedAct) -> Result<Act, Refusal> {
+        let memory = self.memory().await;
+        admit(&memory.state, signed, self.now().max(memory.state.last_at))
+    }
+
     /// Carries out a person's signed act.
     ///
     /// # Errors
@@ -151,12 +161,16 @@ impl Broker {
         words: Option<&Words>,
         bundle: Option<Vec<u8>>,
     ) -> Result<Done, Refusal> {
+        // SECURITY: an act of nobody known must cost neither memory nor a place in the queue, where revocations wait.
+        let act = self.admit(&signed).await?;
         let mut blobs = Vec::new();
-        if let Some(words) = words {
+        if let Some(words) = words.filter(|w| act.words == Some(w.commitment())) {
             words.check()?;
             blobs.push(words.bytes());
         }
-        blobs.extend(bundle);
+        if let Deed::Apply { bundle: named, .. } = act.deed {
+            blobs.extend(bundle.filter(|bytes| Digest::of(bytes) == named));
+        }
         let done = self.command(Command::Act(signed), blobs).await?;
         match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),

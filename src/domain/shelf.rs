@@ -32,9 +32,10 @@ impl Shelf {
         digest
     }
 
-    /// Lets go of a text that nothing refers to any more.
+    /// Lets go of a text or bundle that nothing refers to any more.
     pub fn discard(&mut self, digest: &Digest) {
         self.words.remove(digest);
+        self.bundles.remove(digest);
     }
 }
 

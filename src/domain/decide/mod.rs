@@ -57,12 +57,25 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
     }
 }
 
+/// Whether somebody known says this, and may bring what comes with it. Cheap, so that it is asked before anything is parsed, kept or queued.
+///
+/// # Errors
+/// What [`decide`] would say of signature, key, person and time; [`Code::NOT_OFFICE`] for a bundle of somebody who is no administrator.
+pub fn admit(state: &State, signed: &SignedAct, at: i64) -> Result<Act, Refusal> {
+    let act = signed.read()?;
+    let verified = verify(state, signed, &act, at)?;
+    if matches!(act.deed, Deed::Apply { .. }) {
+        trust::admin(state, &verified)?;
+    }
+    Ok(act)
+}
+
 fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let act = signed.read()?;
+    let verified = verify(state, signed, &act, now.at)?;
     if state.acts.contains_key(&signed.id()) {
         return Ok(Vec::new());
     }
-    let verified = verify(state, signed, &act, now)?;
     let outcome = match &act.deed {
         Deed::Login { .. } => {
             Ok(vec![Event::SignedIn { person: verified.person.clone(), act: signed.id(), key_fp: act.key_fp.clone() }])
@@ -93,14 +106,14 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
     })
 }
 
-/// Checks time, installation, key and signature; what the act asks for is judged afterwards.
-fn verify<'a>(state: &State, signed: &'a SignedAct, act: &'a Act, now: Now<'_>) -> Result<Verified<'a>, Refusal> {
+/// Checks time, installation, key and signature; what the act asks for is judged afterwards. An act that was taken before may be late.
+fn verify<'a>(state: &State, signed: &'a SignedAct, act: &'a Act, at: i64) -> Result<Verified<'a>, Refusal> {
     let install = state.genesis.as_ref().map(|g| g.install);
     if install != Some(act.install) {
         return Err(Refusal::new(Code::WRONG_INSTALL, "The act was signed for another installation."));
     }
-    let late = now.at.saturating_sub(act.at);
-    if !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) {
+    let late = at.saturating_sub(act.at);
+    if !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) && !state.acts.contains_key(&signed.id()) {
         let way = if late > 0 { "ago" } else { "ahead" };
         return Err(Refusal::new(
             Code::STALE_ACT,

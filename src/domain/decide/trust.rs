@@ -19,7 +19,7 @@ use crate::domain::target::HostIdentity;
 /// How long a host certificate is valid, in seconds.
 const HOST_CERT_S: i64 = 365 * 86_400;
 
-fn admin(state: &State, by: &Verified<'_>) -> Result<(), Refusal> {
+pub(super) fn admin(state: &State, by: &Verified<'_>) -> Result<(), Refusal> {
     if state.is_admin(&by.person) {
         return Ok(());
     }
