@@ -100,7 +100,11 @@ async fn attach(
     let mut grants: Vec<GrantId> = events.iter().filter_map(|e| e.concerns().grant).collect();
     grants.dedup();
     let request = match deed {
-        Deed::Request { .. } | Deed::Apply { .. } => Some(RequestId::of_digest(&signed.digest())),
+        Deed::Request { .. }
+        | Deed::Apply { .. }
+        | Deed::Enable { .. }
+        | Deed::Enroll { .. }
+        | Deed::EnrollHost { .. } => Some(RequestId::of_digest(&signed.digest())),
         Deed::Approve { request, .. } | Deed::Deny { request, .. } | Deed::Withdraw { request, .. } => Some(*request),
         Deed::Release { grant, .. } | Deed::BindKey { grant, .. } => {
             grants.push(*grant);
@@ -115,7 +119,9 @@ async fn attach(
     for id in grants {
         outcome.grants.extend(api.broker.grant_doc(person, id).await.ok());
     }
-    if let Deed::EnrollHost { target, .. } = deed {
+    if let Deed::EnrollHost { target, .. } = deed
+        && outcome.request.is_none()
+    {
         let certificate = api.broker.host_certificate(target).await?;
         outcome.host = Some(HostCertificate { target: target.clone(), certificate });
     }

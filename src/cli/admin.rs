@@ -117,7 +117,9 @@ impl PersonVerb {
                 return super::answer::watch(&mut client, outcome.grants.iter().map(|g| g.id).collect(), globals).await;
             }
             Self::Enable { name } => {
-                client.act(Deed::Enable { by: me(&client)?, person: name.clone() }, None, None).await?;
+                let deed = Deed::Enable { by: me(&client)?, person: name.clone() };
+                let outcome = client.act(deed, None, None).await?;
+                outcome.request.iter().try_for_each(|request| super::ask::print_request(request, globals))?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -158,7 +160,8 @@ impl KeyVerb {
             Self::Enroll { person, key } => Deed::Enroll { by, person: person.clone(), key: keys::public(key)? },
             Self::Revoke { key } => Deed::RevokeKey { by, key: keys::public(key)? },
         };
-        client.act(deed, None, None).await?;
+        let outcome = client.act(deed, None, None).await?;
+        outcome.request.iter().try_for_each(|request| super::ask::print_request(request, globals))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::act::{SignedAct, Terms};
+use super::act::{Deed, SignedAct, Terms};
 use super::digest::Digest;
 use super::ids::{ActId, GrantId, InstallId, RequestId};
 use super::key::Key;
@@ -189,6 +189,9 @@ pub enum Event {
         answer_by: i64,
         rules: Vec<RuleId>,
         words: Option<Digest>,
+        /// What is done once people have agreed, where it is neither a grant nor a bundle.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deed: Option<Box<Deed>>,
     },
     /// A request was refused at once.
     #[serde(rename = "request.refused")]

@@ -179,7 +179,7 @@ impl State {
 
     fn apply_request_or_grant(&mut self, event: &Event, at: i64) {
         match event {
-            Event::RequestSubmitted { request, digest, person, key, terms, code, answer_by, rules, words } => {
+            Event::RequestSubmitted { request, digest, person, key, terms, code, answer_by, rules, words, deed } => {
                 self.open_requests.insert(*request);
                 self.requests.insert(
                     *request,
@@ -194,6 +194,7 @@ impl State {
                         answer_by: *answer_by,
                         rules: rules.clone(),
                         words: *words,
+                        deed: deed.clone(),
                         approvals: Vec::new(),
                         state: RequestState::Pending,
                     },

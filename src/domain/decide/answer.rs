@@ -166,6 +166,16 @@ fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'
     let terms = request.standing_terms();
     match &request.key {
         Some(key) => events.extend(open_window(&request.person, request.id, key, Some(terms), &allowed, now.at)),
+        None if request.deed.is_some() => {
+            let act = crate::domain::ids::ActId::of_digest(&request.digest);
+            match request.deed.as_ref().map(|deed| super::trust::carry_out(state, &request.person, act, deed, now)) {
+                Some(Err(refusal)) => events.push(Event::RequestInvalidated { request: request.id, refusal }),
+                done => {
+                    events.push(Event::RequestApproved { request: request.id, grant: None });
+                    events.extend(done.and_then(Result::ok).into_iter().flatten());
+                }
+            }
+        }
         None => {
             events.push(Event::RequestApproved { request: request.id, grant: None });
             let bundle = terms.target_digest;

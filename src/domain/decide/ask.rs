@@ -102,6 +102,7 @@ pub(super) fn submitted(
         answer_by: at.saturating_add(i64::try_from(allowed.answer_within_s).unwrap_or(i64::MAX)),
         rules: allowed.rules.clone(),
         words: by.act.words,
+        deed: None,
     }
 }
 
@@ -175,7 +176,7 @@ pub(super) fn terms_of(target: &Target, role_name: &RoleName, role: &Role, for_s
     }
 }
 
-/// The digest that stands for a change of the bundle in its terms.
+/// The terms of what `broker/policy` guards: the digest of a bundle, or of the act that says what else is to be done.
 pub(super) fn bundle_terms(bundle: Digest) -> Result<Terms, Refusal> {
     let broken = |_| Refusal::new(Code::BUG, "The broker's own names are not names.");
     Ok(Terms {

@@ -92,11 +92,9 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
         Deed::Release { grant, .. } => end::release(state, &verified, *grant, now),
         Deed::Revoke { of, .. } => end::revoke(state, &verified, of, now),
         Deed::Disable { person, .. } => trust::disable(state, &verified, person, now),
-        Deed::Enable { person, .. } => trust::enable(state, &verified, person),
-        Deed::Enroll { person, key, .. } => trust::enroll(state, &verified, person, key),
+        Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } => trust::empower(state, &verified, now),
         Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key),
         Deed::Apply { bundle, base, .. } => trust::apply_bundle(state, &verified, *bundle, *base, now),
-        Deed::EnrollHost { target, key, .. } => trust::enroll_host(state, &verified, target, key, now),
         Deed::ConfirmClock { .. } => trust::confirm_clock(state, &verified),
     };
     // A refusal of somebody known is an event: who tried what, and what refused.

@@ -4,11 +4,11 @@ use super::answer::progress;
 use super::ask::{approvable, bundle_terms, judge_words, subject, submitted};
 use super::end::ending;
 use super::{Now, Verified, bundle_of, missing};
-use crate::domain::act::{ACT_SKEW_S, HOST_NAMESPACE, SignedAct};
+use crate::domain::act::{ACT_SKEW_S, Deed, HOST_NAMESPACE, SignedAct};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Cause, Event, HostWord};
 use crate::domain::grant::BACKDATE_S;
-use crate::domain::ids::RequestId;
+use crate::domain::ids::{ActId, RequestId};
 use crate::domain::judge::Verdict;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, TargetName};
@@ -54,24 +54,68 @@ pub(super) fn apply_bundle(
             format!("The key {fp} was enrolled for {name} and belongs to nobody else."),
         ));
     }
-    let terms = bundle_terms(bundle)?;
-    // A change of the bundle is judged under the old one (decisions.md 8); without a rule an administrator decides alone.
-    if state.bundle.policy.governs_itself() {
-        let id = RequestId::of_digest(&by.signed.digest());
-        let (person, target, _) = subject(state, &by.person, &terms.target, &terms.role)?;
-        let words = by.words(now)?;
-        match judge_words(state, &person, target, &terms.role, None, words.as_ref(), now.at) {
-            Verdict::Refused(refusal) => return Err(refusal),
-            Verdict::Automatic(_) => {}
-            Verdict::Steps(allowed, steps) => {
-                approvable(&person, &steps)?;
-                return Ok(vec![submitted(state, id, by, None, terms, &allowed, now.at)]);
-            }
-        }
+    if let Some(events) = governed(state, by, bundle, None, now)? {
+        return Ok(events);
     }
     let mut events = vec![Event::BundleAdopted { by: by.person.clone(), act: by.signed.id(), bundle }];
     events.extend(rejudged(state, &bundle, None, now));
     Ok(events)
+}
+
+/// The request that waits for people first, where a rule on `broker/policy` asks somebody. It is judged under the bundle that stands
+/// (decisions.md 8); without a rule an administrator decides alone.
+fn governed(
+    state: &State,
+    by: &Verified<'_>,
+    digest: Digest,
+    deed: Option<&Deed>,
+    now: Now<'_>,
+) -> Result<Option<Vec<Event>>, Refusal> {
+    if !state.bundle.policy.governs_itself() {
+        return Ok(None);
+    }
+    let (id, terms) = (RequestId::of_digest(&by.signed.digest()), bundle_terms(digest)?);
+    let (person, target, _) = subject(state, &by.person, &terms.target, &terms.role)?;
+    let words = by.words(now)?;
+    match judge_words(state, &person, target, &terms.role, None, words.as_ref(), now.at) {
+        Verdict::Refused(refusal) => Err(refusal),
+        Verdict::Automatic(_) => Ok(None),
+        Verdict::Steps(allowed, steps) => {
+            approvable(&person, &steps)?;
+            let mut event = submitted(state, id, by, None, terms, &allowed, now.at);
+            if let Event::RequestSubmitted { deed: waiting, .. } = &mut event {
+                *waiting = deed.cloned().map(Box::new);
+            }
+            Ok(Some(vec![event]))
+        }
+    }
+}
+
+/// Gives somebody power: a key, a host, or themselves back. One administrator does not get around the people whom a change of the bundle
+/// must ask (decisions.md 9), so the same rule guards it.
+pub(super) fn empower(state: &State, by: &Verified<'_>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    admin(state, by)?;
+    let events = carry_out(state, &by.person, by.signed.id(), &by.act.deed, now)?;
+    if events.is_empty() {
+        return Ok(events);
+    }
+    Ok(governed(state, by, by.signed.digest(), Some(&by.act.deed), now)?.unwrap_or(events))
+}
+
+/// What follows from a deed that gives power, once nobody is left to be asked.
+pub(super) fn carry_out(
+    state: &State,
+    by: &PersonName,
+    act: ActId,
+    deed: &Deed,
+    now: Now<'_>,
+) -> Result<Vec<Event>, Refusal> {
+    match deed {
+        Deed::Enable { person, .. } => Ok(enable(state, by, act, person)),
+        Deed::Enroll { person, key, .. } => enroll(state, by, act, person, key),
+        Deed::EnrollHost { target, key, .. } => enroll_host(state, by, act, target, key, now),
+        _ => Err(Refusal::new(Code::BUG, "That deed waits for nobody.")),
+    }
 }
 
 /// What a new bundle does to the requests that wait: some can no longer be granted, some need nobody any more.
@@ -82,7 +126,7 @@ pub(super) fn rejudged(state: &State, bundle: &Digest, skip: Option<RequestId>, 
     let mut events = Vec::new();
     for id in state.open_requests.iter().filter(|id| Some(**id) != skip) {
         let Some(request) = state.requests.get(id) else { continue };
-        let verdict = if request.key.is_none() {
+        let verdict = if request.key.is_none() && request.deed.is_none() {
             Err(Refusal::new(Code::STALE_BUNDLE, "Another bundle was adopted meanwhile."))
         } else {
             progress(&next, request, now)
@@ -123,17 +167,19 @@ pub(super) fn disable(
     Ok(events)
 }
 
-pub(super) fn enable(state: &State, by: &Verified<'_>, person: &PersonName) -> Result<Vec<Event>, Refusal> {
-    admin(state, by)?;
+fn enable(state: &State, by: &PersonName, act: ActId, person: &PersonName) -> Vec<Event> {
     if !state.disabled.contains(person) {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    Ok(vec![Event::PersonEnabled { by: by.person.clone(), act: by.signed.id(), person: person.clone() }])
+    vec![Event::PersonEnabled { by: by.clone(), act, person: person.clone() }]
 }
 
-pub(super) fn enroll(state: &State, by: &Verified<'_>, person: &PersonName, key: &Key) -> Result<Vec<Event>, Refusal> {
-    admin(state, by)?;
+fn enroll(state: &State, by: &PersonName, act: ActId, person: &PersonName, key: &Key) -> Result<Vec<Event>, Refusal> {
     state.person(person).ok_or_else(|| missing("person"))?;
+    if person == by {
+        return Err(Refusal::new(Code::OWN_REQUEST, "Nobody enrols a key of their own alone.")
+            .hint("Another administrator enrols it, or jit-broker apply DIR with the key in people.toml."));
+    }
     if !key.0.signs_acts() {
         return Err(Refusal::new(Code::BAD_KEY, "RSA keys do not sign acts; take Ed25519, ECDSA or a security key."));
     }
@@ -143,12 +189,7 @@ pub(super) fn enroll(state: &State, by: &Verified<'_>, person: &PersonName, key:
     match state.owner_of(key) {
         Some(owner) if owner == *person => Ok(Vec::new()),
         Some(_) => Err(Refusal::new(Code::BAD_KEY, "That key belongs to somebody else already.")),
-        None => Ok(vec![Event::KeyEnrolled {
-            by: by.person.clone(),
-            act: by.signed.id(),
-            person: person.clone(),
-            key: key.clone(),
-        }]),
+        None => Ok(vec![Event::KeyEnrolled { by: by.clone(), act, person: person.clone(), key: key.clone() }]),
     }
 }
 
@@ -167,14 +208,14 @@ pub(super) fn confirm_clock(state: &State, by: &Verified<'_>) -> Result<Vec<Even
     Ok(vec![Event::ClockConfirmed { by: by.person.clone(), act: by.signed.id() }])
 }
 
-pub(super) fn enroll_host(
+fn enroll_host(
     state: &State,
-    by: &Verified<'_>,
+    by: &PersonName,
+    act: ActId,
     target: &TargetName,
     key: &Key,
     now: Now<'_>,
 ) -> Result<Vec<Event>, Refusal> {
-    admin(state, by)?;
     let found = state.bundle.targets.get(target).ok_or_else(|| missing("target"))?;
     if let HostIdentity::Key(pinned) = &found.host
         && pinned != key
@@ -184,9 +225,12 @@ pub(super) fn enroll_host(
     if state.owner_of(key).is_some() || state.hosts.iter().any(|(name, host)| name != target && host.key == *key) {
         return Err(Refusal::new(Code::BAD_KEY, "That key is in use for somebody or something else."));
     }
+    if state.hosts.get(target).is_some_and(|h| h.key == *key && h.valid_before - now.at > HOST_CERT_S / 2) {
+        return Ok(Vec::new());
+    }
     Ok(vec![Event::HostEnrolled {
-        by: by.person.clone(),
-        act: by.signed.id(),
+        by: by.clone(),
+        act,
         target: target.clone(),
         key: key.clone(),
         serial: state.last_host_serial + 1,
