@@ -149,7 +149,7 @@ fn corrupt(what: &str) -> Refusal {
 pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
     let mut required = Vec::new();
     let mut shreddable = Vec::new();
-    if let Some(Command::Act(signed)) = &entry.cause
+    if let Some((signed, _)) = entry.cause.as_ref().and_then(Command::act)
         && let Ok(act) = signed.read()
     {
         shreddable.extend(act.words);
@@ -243,6 +243,7 @@ pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>
     let reader = ledger.reader();
     let memory = fold(&reader).await?;
     let size = memory.state.size;
+    keeper.resume(memory.state.last_at, memory.state.last_boot.as_ref());
     let memory = Arc::new(RwLock::new(memory));
     let (jobs, queue) = mpsc::channel(4 * BATCH);
     let (changed, changed_seen) = watch::channel(size);
@@ -326,7 +327,7 @@ impl Clerk {
         if grants_something(&job.command) && !moment.trusted(memory.state.last_at) {
             return Err(Refusal::new(
                 Code::CLOCK,
-                format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.drift_s),
+                format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.wall_s - at),
             ));
         }
         let admins = match (&job.command, &memory.state.genesis) {
@@ -343,7 +344,9 @@ impl Clerk {
                 return other;
             }
         };
-        if events.iter().any(|e| matches!(e, Event::ClockConfirmed { .. })) {
+        let right =
+            |e: &Event| matches!(e, Event::ClockConfirmed { .. } | Event::ClockJumped { synchronised: true, .. });
+        if events.iter().any(right) {
             self.keeper.anchor();
         }
         self.enter(memory, job, &events, (at, &moment), leaves, shown)?;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
-use crate::clock::Timekeeper;
+use crate::clock::{DRIFT_S, Timekeeper};
 use crate::domain::act::{Act, Deed, SignedAct};
 use crate::domain::decide::admit;
 use crate::domain::digest::Digest;
@@ -142,13 +142,21 @@ impl Broker {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// The log's time, and the wall clock's where it tells another one.
+    fn clocks(&self, state: &State) -> (i64, Option<i64>) {
+        let moment = self.inner.keeper.now();
+        let at = moment.at.max(state.last_at);
+        (at, (at.saturating_sub(moment.wall_s).saturating_abs() > DRIFT_S).then_some(moment.wall_s))
+    }
+
     /// Asks of an act what can be asked before anything that comes with it is looked at.
     ///
     /// # Errors
     /// As [`admit`].
     pub async fn admit(&self, signed: &SignedAct) -> Result<Act, Refusal> {
         let memory = self.memory().await;
-        admit(&memory.state, signed, self.now().max(memory.state.last_at))
+        let (at, wall) = self.clocks(&memory.state);
+        admit(&memory.state, signed, at, wall)
     }
 
     /// Carries out a person's signed act.
@@ -171,7 +179,12 @@ impl Broker {
         if let Deed::Apply { bundle: named, .. } = act.deed {
             blobs.extend(bundle.filter(|bytes| Digest::of(bytes) == named));
         }
-        let done = self.command(Command::Act(signed), blobs).await?;
+        let (_, wall) = self.clocks(&self.memory().await.state);
+        let command = match wall.filter(|_| act.deed.ends()) {
+            Some(wall_s) => Command::ActByWall { signed, wall_s },
+            None => Command::Act(signed),
+        };
+        let done = self.command(command, blobs).await?;
         match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
             None => {

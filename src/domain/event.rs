@@ -49,6 +49,13 @@ pub enum Command {
     Begin(Box<Genesis>),
     /// A person's signed act.
     Act(SignedAct),
+    /// A signed act that ends something, while the clocks have drifted apart: it counts if it is timely by either of them.
+    ActByWall {
+        /// The act.
+        signed: SignedAct,
+        /// What the wall clock shows, in Unix seconds.
+        wall_s: i64,
+    },
     /// A credential for a key under a grant; the nonce goes into the certificate.
     Issue {
         /// The grant.
@@ -60,6 +67,13 @@ pub enum Command {
     },
     /// Looks at every deadline.
     Due,
+    /// The wall clock has drifted from the boot-time clock, or come back to it.
+    Clock {
+        /// How far it is ahead, in seconds.
+        drift_s: i64,
+        /// The system vouches for the wall clock, so that time goes on from there.
+        synchronised: bool,
+    },
     /// Publishes the revocation list that the state asks for.
     PublishKrl,
     /// A host's confirmation that it has a revocation list.
@@ -70,6 +84,17 @@ pub enum Command {
     Stop,
     /// Nothing happened for a while.
     Beat,
+}
+
+impl Command {
+    /// The signed act, and the wall clock that it may be measured by as well.
+    pub fn act(&self) -> Option<(&SignedAct, Option<i64>)> {
+        match self {
+            Self::Act(signed) => Some((signed, None)),
+            Self::ActByWall { signed, wall_s } => Some((signed, Some(*wall_s))),
+            _ => None,
+        }
+    }
 }
 
 /// What a host signs with its own key: it has this revocation list.
@@ -177,6 +202,9 @@ pub enum Event {
     /// An operator said that the clock is right.
     #[serde(rename = "clock.confirmed")]
     ClockConfirmed { by: PersonName, act: ActId },
+    /// The wall clock went another way than the boot-time clock, or came back.
+    #[serde(rename = "clock.jumped")]
+    ClockJumped { drift_s: i64, synchronised: bool },
     /// A request was made and waits for people, or was approved by rule.
     #[serde(rename = "request.submitted")]
     RequestSubmitted {
@@ -305,7 +333,8 @@ impl Event {
     pub fn concerns(&self) -> Concerns {
         let mut c = Concerns::default();
         match self {
-            Self::Begun(_) | Self::Started | Self::Stopped | Self::Heartbeat | Self::KrlPublished { .. } => {}
+            Self::Begun(_) | Self::Started | Self::Stopped | Self::Heartbeat => {}
+            Self::ClockJumped { .. } | Self::KrlPublished { .. } => {}
             Self::SignedIn { person, .. } | Self::ActRefused { person, .. } => c.actor = Some(person.clone()),
             Self::BundleAdopted { by, .. }
             | Self::PersonDisabled { by, .. }

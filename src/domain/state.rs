@@ -87,6 +87,8 @@ pub struct State {
     pub last_host_serial: u64,
     /// When an operator last confirmed the clock, and in which boot.
     pub clock_confirmed: Option<(i64, Boot)>,
+    /// How far the wall clock is known to have drifted, in seconds, while it has.
+    pub clock_drift: Option<i64>,
     /// Acts seen lately, so that sending one twice does nothing twice.
     pub acts: BTreeMap<ActId, i64>,
     /// Requests that wait, and grants that are not over.
@@ -103,7 +105,7 @@ impl State {
         self.size = entry.seq + 1;
         self.last_at = entry.at;
         self.last_boot = Some(entry.boot.clone());
-        if let Some(super::event::Command::Act(signed)) = &entry.cause {
+        if let Some((signed, _)) = entry.cause.as_ref().and_then(super::event::Command::act) {
             self.acts.insert(signed.id(), entry.at);
             let oldest = entry.at - 3 * super::act::ACT_SKEW_S;
             if self.acts.len() > 4096 {
@@ -137,7 +139,12 @@ impl State {
             Event::KeyRevoked { key, .. } => {
                 self.revoked_keys.insert(key.clone());
             }
+            Event::ClockJumped { drift_s, synchronised } => {
+                let agree = *synchronised || drift_s.saturating_abs() <= super::decide::DRIFT_S;
+                self.clock_drift = (!agree).then_some(*drift_s);
+            }
             Event::ClockConfirmed { .. } => {
+                self.clock_drift = None;
                 self.clock_confirmed = self.last_boot.clone().map(|boot| (at, boot));
             }
             Event::HostEnrolled { target, key, serial, valid_after, valid_before, .. } => {

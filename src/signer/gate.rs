@@ -110,9 +110,9 @@ impl Gate {
         // Below the head every entry was judged when it was new; the root at the head shows that it is the same one.
         if seq >= self.head.size {
             self.judge(&entry)?;
-        }
-        if matches!(entry.event, Event::ClockConfirmed { .. }) {
-            self.keeper.anchor();
+            if matches!(entry.event, Event::ClockConfirmed { .. }) {
+                self.keeper.anchor();
+            }
         }
         self.state.apply(&entry, &self.shelf);
         self.frontier.push(leaf_hash(leaf.entry.as_bytes()));
@@ -124,7 +124,10 @@ impl Gate {
 
     /// Decides the entry's command again: the log must hold exactly what follows from it.
     fn judge(&mut self, entry: &Entry) -> Result<(), Refusal> {
-        if entry.at > self.keeper.now().at + AHEAD_S {
+        self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
+        let now = self.keeper.now();
+        // A log whose clock was set back stands still until the wall clock has caught up.
+        if entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S).max(self.state.last_at) {
             return Err(lies(format!("Entry {} is from the future.", entry.seq)));
         }
         match (&entry.cause, self.expected.is_empty()) {
@@ -206,9 +209,14 @@ impl Gate {
         if self.state.size < self.head.size || self.state.size == 0 {
             return Err(lies("The log was not shown up to the head that was signed."));
         }
+        self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
+        // SECURITY: the daemon's word that the clock is right again heals nothing here; an operator's signature or our own system's does.
+        if self.keeper.healable() {
+            self.keeper.anchor();
+        }
         let now = self.keeper.now();
         if now.trusted(self.state.last_at) {
-            return Ok(now.at);
+            return Ok(now.at.max(self.state.last_at));
         }
         Err(Refusal::new(Code::CLOCK, format!("The signer's clock is off by {} s; nothing is signed.", now.drift_s)))
     }

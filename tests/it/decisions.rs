@@ -3,9 +3,13 @@
 use axum::body::Body;
 use axum::http::Request;
 use jit_broker::api::{Api, router};
-use jit_broker::daemon::dev::{TARGET, adopt, bundle};
-use jit_broker::domain::act::{Deed, SignedAct};
+use jit_broker::broker::reaper::round;
+use jit_broker::clock::Clock;
+use jit_broker::daemon::Daemon;
+use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle};
+use jit_broker::domain::act::{Deed, Selector, SignedAct};
 use jit_broker::domain::bundle::BundleText;
+use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::RequestId;
 use jit_broker::domain::key::Key;
 use jit_broker::domain::names::TargetName;
@@ -125,5 +129,95 @@ async fn one_administrator_does_not_get_around_the_rule_on_broker_policy() {
     assert!(memory.state.disabled.is_empty());
     drop(memory);
     world.broker().host_certificate(&host).await.unwrap();
+    world.stop().await;
+}
+
+/// An act as somebody signs it whose own clock shows `at`.
+async fn at(world: &World, who: &Somebody, at: i64, deed: Deed) -> Result<(), Refusal> {
+    let why = words("as agreed on the phone");
+    let signed = who.sign(world.install, at, Some(why.commitment()), deed).unwrap();
+    world.broker().act(signed, Some(&why), None).await.map(drop)
+}
+
+fn over(state: &GrantState) -> bool {
+    matches!(state, GrantState::Ending { .. } | GrantState::Ended { .. })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tick_in_another_century_ends_early_and_ruins_nothing() {
+    let mut world = World::start().await;
+    let (short, century) = (world.open(600).await, 73 * 365 * 86_400);
+    world.issue(short).await.unwrap();
+    let begun = world.broker().now();
+    world.clock.step_wall(century);
+    round(world.broker()).await.unwrap();
+    // T170: what is over by either clock ends, and its certificate goes on the list.
+    assert!(over(&world.state(short).await));
+    assert!(world.broker().memory().await.state.krl.serials.contains(&1));
+    assert_eq!(world.ask(60).await.unwrap_err().code, Code::CLOCK);
+    // A restart makes the stepped clock no better: neither broker nor signer.
+    world.daemon.take().unwrap().stop().await;
+    world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    assert_eq!(world.ask(60).await.unwrap_err().code, Code::CLOCK);
+    // Ending acts count, by whichever clock their signer has.
+    let revoke = || Deed::Revoke { by: world.bob.name(), of: Selector::Person(world.alice.name()) };
+    at(&world, &world.bob, begun, revoke()).await.unwrap();
+    at(&world, &world.bob, begun + century, revoke()).await.unwrap();
+    let late = Deed::Enroll { by: world.admin.name(), person: world.bob.name(), key: spare(5) };
+    assert_eq!(at(&world, &world.admin, begun + century, late).await.unwrap_err().code, Code::STALE_ACT);
+    assert_eq!(at(&world, &world.bob, begun + 9999, revoke()).await.unwrap_err().code, Code::STALE_ACT);
+    // Put right, it goes on where it was; the log never went to the other century.
+    world.clock.step_wall(-century);
+    round(world.broker()).await.unwrap();
+    let grant = world.open(60).await;
+    world.issue(grant).await.unwrap();
+    let memory = world.broker().memory().await;
+    assert!(memory.state.last_at < begun + 100 && memory.state.clock_drift.is_none());
+    drop(memory);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_is_set_back_by_an_operator_and_nothing_lasts_longer() {
+    let world = World::start().await;
+    let grant = world.open(3600).await;
+    world.issue(grant).await.unwrap();
+    world.clock.step_wall(-1800);
+    round(world.broker()).await.unwrap();
+    let wall = world.clock.read().wall_s;
+    let confirm = |by: &Somebody| Deed::ConfirmClock { by: by.name() };
+    assert_eq!(at(&world, &world.alice, wall, confirm(&world.alice)).await.unwrap_err().code, Code::NOT_OFFICE);
+    assert!(!over(&world.state(grant).await));
+    at(&world, &world.bob, wall, confirm(&world.bob)).await.unwrap();
+    // Its certificate would be accepted half an hour longer than was agreed.
+    assert!(over(&world.state(grant).await));
+    assert!(world.broker().memory().await.state.krl.serials.contains(&1));
+    // T169: closed while the wall clock is behind the log, then open.
+    assert!([Code::CLOCK, Code::STALE_ACT].contains(&world.ask(60).await.unwrap_err().code));
+    at(&world, &world.bob, wall, Deed::Revoke { by: world.bob.name(), of: Selector::Person(world.alice.name()) })
+        .await
+        .unwrap();
+    world.clock.advance(1790);
+    let grant = world.open(60).await;
+    let facts = jit_ca::ssh::read(&world.issue(grant).await.unwrap()).unwrap();
+    assert!(i64::try_from(facts.valid_before).unwrap() <= world.clock.read().wall_s + 60 + 30);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_that_is_synchronised_again_opens_broker_and_signer() {
+    let world = World::start().await;
+    let grant = world.open(3600).await;
+    world.clock.step_wall(1700);
+    round(world.broker()).await.unwrap();
+    assert_eq!(world.issue(grant).await.unwrap_err().code, Code::CLOCK);
+    world.clock.synchronise(true);
+    round(world.broker()).await.unwrap();
+    assert_eq!(world.broker().now(), world.clock.read().wall_s);
+    world.issue(grant).await.unwrap();
+    // Part of its window is over by the clock that is right.
+    world.clock.advance(1900);
+    round(world.broker()).await.unwrap();
+    assert!(over(&world.state(grant).await));
     world.stop().await;
 }

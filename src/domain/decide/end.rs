@@ -77,18 +77,18 @@ pub(super) fn ending(
     events
 }
 
-/// Everything whose time has come.
-pub(super) fn due(state: &State, now: Now<'_>) -> Vec<Event> {
+/// Everything whose time has come by `by`, in Unix seconds. What proves an end is measured by the log's own time.
+pub(super) fn due(state: &State, now: Now<'_>, by: i64) -> Vec<Event> {
     let mut events = Vec::new();
     for id in &state.open_requests {
-        if state.requests.get(id).is_some_and(|r| r.answer_by <= now.at) {
+        if state.requests.get(id).is_some_and(|r| r.answer_by <= by) {
             events.push(Event::RequestExpired { request: *id });
         }
     }
     for grant in state.open_grants.iter().filter_map(|id| state.grants.get(id)) {
         match &grant.state {
-            GrantState::Ready if grant.claim_by <= now.at => events.push(Event::GrantLapsed { grant: grant.id }),
-            GrantState::Ready | GrantState::Active if grant.ends_at <= now.at => {
+            GrantState::Ready if grant.claim_by <= by => events.push(Event::GrantLapsed { grant: grant.id }),
+            GrantState::Ready | GrantState::Active if grant.ends_at <= by => {
                 events.extend(ending(grant, Cause::WindowEnd, None, None, now.at));
             }
             GrantState::Ending { cause, krl_version, .. } => {

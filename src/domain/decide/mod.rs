@@ -4,6 +4,7 @@
 
 mod answer;
 mod ask;
+mod clock;
 mod end;
 mod issue;
 mod trust;
@@ -18,6 +19,7 @@ use super::refusal::{Code, Refusal};
 use super::state::{Beside, State};
 
 pub use answer::{StepView, progress};
+pub use clock::DRIFT_S;
 pub use issue::user_spec;
 
 /// The moment and the surroundings in which a command is decided.
@@ -46,9 +48,11 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         Command::Begin(genesis) if state.size == 0 => Ok(vec![Event::Begun(genesis.clone())]),
         Command::Begin(_) => Err(Refusal::new(Code::NOT_EMPTY, "The log has begun already.")),
         _ if state.genesis.is_none() => Err(Refusal::new(Code::LEDGER_CORRUPT, "The log has no beginning.")),
-        Command::Act(signed) => decide_act(state, signed, now),
+        Command::Act(signed) => decide_act(state, signed, None, now),
+        Command::ActByWall { signed, wall_s } => decide_act(state, signed, Some(*wall_s), now),
         Command::Issue { grant, key, nonce } => issue::issue(state, *grant, key, *nonce, now),
-        Command::Due => Ok(end::due(state, now)),
+        Command::Due => Ok(end::due(state, now, now.at)),
+        Command::Clock { drift_s, synchronised } => Ok(clock::jumped(state, *drift_s, *synchronised, now)),
         Command::PublishKrl => Ok(end::publish(state, now.at)),
         Command::Confirm(signed) => trust::confirm(state, signed, now),
         Command::Start => Ok(vec![Event::Started]),
@@ -61,18 +65,18 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
 ///
 /// # Errors
 /// What [`decide`] would say of signature, key, person and time; [`Code::NOT_OFFICE`] for a bundle of somebody who is no administrator.
-pub fn admit(state: &State, signed: &SignedAct, at: i64) -> Result<Act, Refusal> {
+pub fn admit(state: &State, signed: &SignedAct, at: i64, wall: Option<i64>) -> Result<Act, Refusal> {
     let act = signed.read()?;
-    let verified = verify(state, signed, &act, at)?;
+    let verified = verify(state, signed, &act, at, wall)?;
     if matches!(act.deed, Deed::Apply { .. }) {
         trust::admin(state, &verified)?;
     }
     Ok(act)
 }
 
-fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let act = signed.read()?;
-    let verified = verify(state, signed, &act, now.at)?;
+    let verified = verify(state, signed, &act, now.at, wall)?;
     if state.acts.contains_key(&signed.id()) {
         return Ok(Vec::new());
     }
@@ -95,7 +99,7 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
         Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } => trust::empower(state, &verified, now),
         Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key),
         Deed::Apply { bundle, base, .. } => trust::apply_bundle(state, &verified, *bundle, *base, now),
-        Deed::ConfirmClock { .. } => trust::confirm_clock(state, &verified),
+        Deed::ConfirmClock { .. } => clock::confirm(state, &verified, wall, now),
     };
     // A refusal of somebody known is an event: who tried what, and what refused.
     outcome.or_else(|refusal| {
@@ -104,14 +108,23 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
     })
 }
 
-/// Checks time, installation, key and signature; what the act asks for is judged afterwards. An act that was taken before may be late.
-fn verify<'a>(state: &State, signed: &'a SignedAct, act: &'a Act, at: i64) -> Result<Verified<'a>, Refusal> {
+/// Checks time, installation, key and signature; what the act asks for is judged afterwards. An act that was taken before may be late,
+/// and one that ends something may be timely by the wall clock instead.
+fn verify<'a>(
+    state: &State,
+    signed: &'a SignedAct,
+    act: &'a Act,
+    at: i64,
+    wall: Option<i64>,
+) -> Result<Verified<'a>, Refusal> {
     let install = state.genesis.as_ref().map(|g| g.install);
     if install != Some(act.install) {
         return Err(Refusal::new(Code::WRONG_INSTALL, "The act was signed for another installation."));
     }
     let late = at.saturating_sub(act.at);
-    if !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) && !state.acts.contains_key(&signed.id()) {
+    let by_wall =
+        wall.is_some_and(|wall| act.deed.ends() && wall.saturating_sub(act.at).saturating_abs() <= ACT_SKEW_S);
+    if !by_wall && !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) && !state.acts.contains_key(&signed.id()) {
         let way = if late > 0 { "ago" } else { "ahead" };
         return Err(Refusal::new(
             Code::STALE_ACT,

@@ -201,13 +201,6 @@ pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key) -> Result<
     Ok(vec![Event::KeyRevoked { by: by.person.clone(), act: by.signed.id(), key: key.clone() }])
 }
 
-pub(super) fn confirm_clock(state: &State, by: &Verified<'_>) -> Result<Vec<Event>, Refusal> {
-    if !state.is_operator(&by.person) {
-        return Err(Refusal::new(Code::NOT_OFFICE, "Operators alone confirm the clock."));
-    }
-    Ok(vec![Event::ClockConfirmed { by: by.person.clone(), act: by.signed.id() }])
-}
-
 fn enroll_host(
     state: &State,
     by: &PersonName,
