@@ -1,6 +1,6 @@
 //! What happened: the leaves of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +166,23 @@ pub struct Proof {
     pub detail: String,
 }
 
+/// Which serials a revocation list has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// How many.
+    pub count: u64,
+    /// SHA-256 of all of them in ascending order, as 8 bytes each, the highest byte first.
+    pub sha256: Digest,
+}
+
+impl Listed {
+    /// What stands for these serials.
+    pub fn of(serials: &BTreeSet<u64>) -> Self {
+        let bytes: Vec<u8> = serials.iter().flat_map(|serial| serial.to_be_bytes()).collect();
+        Self { count: serials.len() as u64, sha256: Digest::of(&bytes) }
+    }
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
@@ -291,9 +308,16 @@ pub enum Event {
         nonce: Digest,
         tbs_sha256: Digest,
     },
-    /// A revocation list was published.
+    /// A revocation list was published: all serials that were revoked and not yet expired then. The log itself says which, so that the
+    /// entry stays small; older entries list them.
     #[serde(rename = "krl.published")]
-    KrlPublished { version: u64, serials: Vec<u64> },
+    KrlPublished {
+        version: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        serials: Vec<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        listed: Option<Listed>,
+    },
     /// A host's key was certified.
     #[serde(rename = "host.enrolled")]
     HostEnrolled {
@@ -374,5 +398,57 @@ impl Event {
             Self::HostConfirmed { target, .. } => c.target = Some(target.clone()),
         }
         c
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::domain::digest::{canonical, read_canonical};
+    use crate::domain::state::{Beside, State};
+
+    struct Nothing;
+
+    impl Beside for Nothing {
+        fn words(&self, _: &Digest) -> Option<crate::domain::text::Words> {
+            None
+        }
+
+        fn bundle(&self, _: &Digest) -> Option<std::sync::Arc<crate::domain::bundle::Bundle>> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_list_of_a_hundred_thousand_serials_is_a_small_entry_and_the_old_form_is_still_read() {
+        let old = br#"{"kind":"krl.published","serials":[3,5],"version":7}"#;
+        let event: Event = read_canonical(old).unwrap();
+        assert_eq!(event, Event::KrlPublished { version: 7, serials: vec![3, 5], listed: None });
+        let mut state = State::default();
+        let entry =
+            |event| Entry { v: 1, seq: 0, at: 1000, boot: Boot { id: String::new(), ms: 0 }, cause: None, event };
+        state.apply(&entry(event), &Nothing);
+        assert_eq!(state.krl.serials, BTreeSet::from([3, 5]));
+        state.revoked = (1..=100_000).map(|serial| (serial, 5000)).collect();
+        state.revoked.insert(200_000, 950);
+        let now = crate::domain::decide::Now { at: 1000, beside: &Nothing };
+        let genesis = Genesis {
+            install: InstallId::new([0; 16]),
+            admins: BTreeMap::new(),
+            log_key: key(),
+            ssh_user: key(),
+            ssh_host: key(),
+            x509_server: String::new(),
+        };
+        state.genesis = Some(std::sync::Arc::new(genesis));
+        let next = crate::domain::decide::decide(&state, &Command::PublishKrl, now).unwrap();
+        assert!(canonical(&next).unwrap().len() < 300);
+        state.apply(&entry(next.into_iter().next().unwrap()), &Nothing);
+        assert_eq!((state.krl.version, state.krl.serials.len()), (8, 100_001), "200,000 is inside the skew");
+    }
+
+    fn key() -> Key {
+        Key(jit_ca::key::PrivateKey::from_seed([1; 32]).public().clone())
     }
 }

@@ -164,13 +164,17 @@ impl State {
                     (host.krl_version, host.confirmed_at) = (*version, Some(at));
                 }
             }
-            Event::KrlPublished { version, serials } => self.apply_krl(*version, serials, at),
+            Event::KrlPublished { version, serials, listed } => {
+                // INVARIANT: only what the log itself says is revoked can have been listed.
+                let serials = if listed.is_some() { self.krl_wanted(at) } else { serials.iter().copied().collect() };
+                self.apply_krl(*version, serials, at);
+            }
             _ => self.apply_request_or_grant(event, at),
         }
     }
 
-    fn apply_krl(&mut self, version: u64, serials: &[u64], at: i64) {
-        self.krl = PublishedKrl { version, at, serials: serials.iter().copied().collect() };
+    fn apply_krl(&mut self, version: u64, serials: BTreeSet<u64>, at: i64) {
+        self.krl = PublishedKrl { version, at, serials };
         self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
         for id in &self.open_grants {
             let Some(grant) = self.grants.get_mut(id) else { continue };

@@ -6,7 +6,7 @@ use super::answer::progress;
 use super::{Now, Verified, missing};
 use crate::domain::act::Selector;
 use crate::domain::digest::Digest;
-use crate::domain::event::{Cause, Event, Proof};
+use crate::domain::event::{Cause, Event, Listed, Proof};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::ids::GrantId;
 use crate::domain::names::PersonName;
@@ -132,5 +132,5 @@ pub(super) fn publish(state: &State, at: i64) -> Vec<Event> {
     if state.krl.version > 0 && wanted == state.krl.serials {
         return Vec::new();
     }
-    vec![Event::KrlPublished { version: state.krl.version + 1, serials: wanted.into_iter().collect() }]
+    vec![Event::KrlPublished { version: state.krl.version + 1, serials: Vec::new(), listed: Some(Listed::of(&wanted)) }]
 }
