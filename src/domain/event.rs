@@ -237,6 +237,9 @@ pub enum Event {
         /// What is done once people have agreed, where it is neither a grant nor a bundle.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deed: Option<Box<Deed>>,
+        /// Fingerprint of the key that signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_fp: Option<String>,
     },
     /// A request was refused at once.
     #[serde(rename = "request.refused")]
@@ -260,6 +263,9 @@ pub enum Event {
         touched: bool,
         terms: Terms,
         words: Option<Digest>,
+        /// Fingerprint of the key that signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_fp: Option<String>,
     },
     /// All have agreed, or rules did.
     #[serde(rename = "request.approved")]

@@ -35,6 +35,9 @@ pub struct Request {
     /// What is done once people have agreed, where it is neither a grant nor a bundle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deed: Option<Box<Deed>>,
+    /// Fingerprint of the key that signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_fp: Option<String>,
     /// Who agreed so far, in order.
     pub approvals: Vec<Approval>,
     /// How it stands.
@@ -56,6 +59,9 @@ pub struct Approval {
     pub at: i64,
     /// Commitment to a note.
     pub words: Option<Digest>,
+    /// Fingerprint of the key that signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_fp: Option<String>,
 }
 
 /// How a request stands (product.md).

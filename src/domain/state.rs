@@ -69,6 +69,8 @@ pub struct State {
     pub enrolled: BTreeMap<Key, PersonName>,
     /// Keys that are refused for ever.
     pub revoked_keys: BTreeSet<Key>,
+    /// Their fingerprints.
+    pub revoked_fps: BTreeSet<String>,
     /// When each person last signed in.
     pub signed_in: BTreeMap<PersonName, i64>,
     /// Requests by id.
@@ -136,9 +138,7 @@ impl State {
             Event::KeyEnrolled { person, key, .. } => {
                 self.enrolled.insert(key.clone(), person.clone());
             }
-            Event::KeyRevoked { key, .. } => {
-                self.revoked_keys.insert(key.clone());
-            }
+            Event::KeyRevoked { key, .. } => self.revoke_key(key, at),
             Event::ClockJumped { drift_s, synchronised } => {
                 let agree = *synchronised || drift_s.saturating_abs() <= super::decide::DRIFT_S;
                 self.clock_drift = (!agree).then_some(*drift_s);
@@ -173,6 +173,19 @@ impl State {
         }
     }
 
+    /// SECURITY: a stolen key's fresh sign-in must not make a rule grant by itself, and its certificates go on the list.
+    fn revoke_key(&mut self, key: &Key, at: i64) {
+        if let Some(owner) = self.owner_of(key) {
+            self.signed_in.remove(&owner);
+        }
+        self.revoked_fps.insert(key.0.fingerprint());
+        self.revoked_keys.insert(key.clone());
+        for grant in self.open_grants.iter().filter_map(|id| self.grants.get(id)) {
+            let held = grant.credentials.iter().filter(|c| c.key == *key && at < c.valid_before + SKEW_S);
+            self.revoked.extend(held.map(|c| (c.serial, c.valid_before)));
+        }
+    }
+
     fn apply_krl(&mut self, version: u64, serials: BTreeSet<u64>, at: i64) {
         self.krl = PublishedKrl { version, at, serials };
         self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
@@ -190,7 +203,19 @@ impl State {
 
     fn apply_request_or_grant(&mut self, event: &Event, at: i64) {
         match event {
-            Event::RequestSubmitted { request, digest, person, key, terms, code, answer_by, rules, words, deed } => {
+            Event::RequestSubmitted {
+                request,
+                digest,
+                person,
+                key,
+                terms,
+                code,
+                answer_by,
+                rules,
+                words,
+                deed,
+                key_fp,
+            } => {
                 self.open_requests.insert(*request);
                 self.requests.insert(
                     *request,
@@ -206,12 +231,13 @@ impl State {
                         rules: rules.clone(),
                         words: *words,
                         deed: deed.clone(),
+                        key_fp: key_fp.clone(),
                         approvals: Vec::new(),
                         state: RequestState::Pending,
                     },
                 );
             }
-            Event::StepApproved { request, step, by, touched, terms, words, .. } => {
+            Event::StepApproved { request, step, by, touched, terms, words, key_fp, .. } => {
                 if let Some(request) = self.requests.get_mut(request) {
                     request.approvals.push(Approval {
                         step: step.clone(),
@@ -220,6 +246,7 @@ impl State {
                         terms: terms.clone(),
                         at,
                         words: *words,
+                        key_fp: key_fp.clone(),
                     });
                 }
             }

@@ -228,6 +228,9 @@ impl Gate {
         if self.state.disabled.contains(&live.person) {
             return Err(refused("The holder is disabled."));
         }
+        if self.state.revoked_keys.contains(key) {
+            return Err(refused("The key was revoked."));
+        }
         if !live.keys.contains(key) {
             return Err(refused("The grant is for another key."));
         }

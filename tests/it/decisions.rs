@@ -7,7 +7,7 @@ use jit_broker::broker::reaper::round;
 use jit_broker::clock::Clock;
 use jit_broker::daemon::Daemon;
 use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle};
-use jit_broker::domain::act::{Deed, Selector, SignedAct};
+use jit_broker::domain::act::{ACT_NAMESPACE, ACT_SCHEMA, Act, Deed, Selector, SignedAct};
 use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::RequestId;
@@ -219,5 +219,87 @@ async fn a_system_that_is_synchronised_again_opens_broker_and_signer() {
     world.clock.advance(1900);
     round(world.broker()).await.unwrap();
     assert!(over(&world.state(grant).await));
+    world.stop().await;
+}
+
+/// Signs with a key that somebody has besides their first.
+fn sign_with(world: &World, seed: u8, deed: Deed) -> SignedAct {
+    let key = jit_ca::key::PrivateKey::from_seed([seed; 32]);
+    let act = Act {
+        schema: ACT_SCHEMA.to_owned(),
+        install: world.install,
+        key_fp: key.public().fingerprint(),
+        at: world.broker().now(),
+        nonce: format!("{seed:032x}"),
+        words: None,
+        deed,
+    };
+    let bytes = act.bytes().unwrap();
+    let signature = jit_ca::sshsig::sign(&key, ACT_NAMESPACE, &bytes).unwrap();
+    SignedAct { act: String::from_utf8(bytes).unwrap(), signature }
+}
+
+async fn enroll(world: &World, person: &Somebody, seed: u8) {
+    let deed = Deed::Enroll { by: world.admin.name(), person: person.name(), key: spare(seed) };
+    world.broker().act(world.sign(&world.admin, None, deed), None, None).await.unwrap();
+}
+
+async fn revoke(world: &World, key: Key) -> Result<(), Refusal> {
+    let deed = Deed::RevokeKey { by: world.bob.name(), key };
+    world.broker().act(world.sign(&world.bob, None, deed), None, None).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_key_approved_counts_no_more() {
+    let world = World::start().await;
+    enroll(&world, &world.bob, 11).await;
+    let id = world.ask(600).await.unwrap();
+    let (request_digest, terms) = world.terms(id).await;
+    let deed = Deed::Approve { by: world.bob.name(), request: id, request_digest, terms };
+    world.broker().act(sign_with(&world, 11, deed), None, None).await.unwrap();
+    let grant = world.grant(id).await;
+    revoke(&world, spare(11)).await.unwrap();
+    assert_eq!(world.issue(grant).await.unwrap_err().code, Code::REJUDGED);
+    assert!(matches!(world.state(grant).await, GrantState::Cancelled { .. }));
+    // Nor does anything that it signs from now on.
+    let deed = Deed::ConfirmClock { by: world.bob.name() };
+    let refusal = world.broker().act(sign_with(&world, 11, deed), None, None).await.unwrap_err();
+    assert_eq!(refusal.code, Code::UNKNOWN_KEY);
+    world.stop().await;
+}
+
+async fn me(world: &World, token: &str) -> u16 {
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let request = Request::get("/v1/me").header("authorization", format!("Bearer {token}"));
+    router(api).oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
+    let world = World::start().await;
+    enroll(&world, &world.alice, 12).await;
+    let (alice, now) = (world.alice.name(), world.broker().now());
+    let fp = spare(12).0.fingerprint();
+    let (token, _) = world.broker().sessions().open(alice.clone(), fp, now);
+    let (kept, _) = world.broker().sessions().open(alice.clone(), world.alice.key().0.fingerprint(), now);
+    let grant = world.open(600).await;
+    let bind = Deed::BindKey { by: alice.clone(), grant, key: spare(12) };
+    world.broker().act(world.sign(&world.alice, None, bind), None, None).await.unwrap();
+    world.issue(grant).await.unwrap();
+    world.broker().issue(&alice, grant, &spare(12)).await.unwrap();
+    assert_eq!((me(&world, &token).await, me(&world, &kept).await), (200, 200));
+    revoke(&world, spare(12)).await.unwrap();
+    assert_eq!((me(&world, &token).await, me(&world, &kept).await), (401, 200));
+    assert_eq!(world.broker().memory().await.state.krl.serials, [2].into(), "its certificate, and no other");
+    assert_eq!(world.broker().issue(&alice, grant, &spare(12)).await.unwrap_err().code, Code::BAD_KEY);
+    world.issue(grant).await.unwrap();
+    // The last key of the grant takes the grant with it, and what waits for that key.
+    let waiting = world.ask(3000).await.unwrap();
+    revoke(&world, world.alice.key()).await.unwrap();
+    assert!(over(&world.state(grant).await));
+    let memory = world.broker().memory().await;
+    assert_eq!(memory.state.krl.serials, [1, 2].into());
+    assert_eq!(memory.state.requests.get(&waiting).unwrap().state.word(), "invalidated");
+    drop(memory);
     world.stop().await;
 }

@@ -74,7 +74,12 @@ pub fn progress(state: &State, request: &Request, now: Now<'_>) -> Result<(Allow
 fn counts(state: &State, step: &Step, approval: &Approval) -> bool {
     step.eligible.contains(&approval.by)
         && !state.disabled.contains(&approval.by)
+        && key_stands(state, approval)
         && (step.touch == Touch::Any || approval.touched)
+}
+
+fn key_stands(state: &State, approval: &Approval) -> bool {
+    !approval.key_fp.as_ref().is_some_and(|fp| state.revoked_fps.contains(fp))
 }
 
 pub(super) fn approve(
@@ -98,7 +103,7 @@ pub(super) fn approve(
         Err(refusal) => return Ok(vec![Event::RequestInvalidated { request: id, refusal }]),
     };
     let open = views.iter().find(|v| v.need_left() > 0);
-    if request.approvals.iter().any(|a| a.by == by.person) {
+    if request.approvals.iter().any(|a| a.by == by.person && key_stands(state, a)) {
         return Err(Refusal::new(Code::TWICE, "You approved this already; each person counts once."));
     }
     let touch_given = by.touched;
@@ -130,6 +135,7 @@ pub(super) fn approve(
         touched: touch_given,
         terms: terms.clone(),
         words: by.act.words,
+        key_fp: Some(by.act.key_fp.clone()),
     };
     let mut after = request.clone();
     after.approvals.push(Approval {
@@ -139,6 +145,7 @@ pub(super) fn approve(
         terms: terms.clone(),
         at: now.at,
         words: by.act.words,
+        key_fp: Some(by.act.key_fp.clone()),
     });
     complete(state, &after, vec![approved], now)
 }

@@ -43,6 +43,9 @@ pub(super) fn request(
     if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
         return refused(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
     }
+    if state.revoked_keys.contains(key) {
+        return refused(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
+    }
     if let Some(grant) = covering(state, &by.person, target, role, for_s, now.at) {
         let (person, target) = (by.person.clone(), target.clone());
         return Ok(vec![Event::RequestCovered { request: id, person, target, grant: grant.id }]);
@@ -103,6 +106,7 @@ pub(super) fn submitted(
         rules: allowed.rules.clone(),
         words: by.act.words,
         deed: None,
+        key_fp: Some(by.act.key_fp.clone()),
     }
 }
 

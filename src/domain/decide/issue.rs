@@ -25,6 +25,9 @@ pub(super) fn issue(state: &State, id: GrantId, key: &Key, nonce: Digest, now: N
     if !live.keys.contains(key) {
         return Err(Refusal::new(Code::OTHER_KEY, format!("Grant {id} is not for the key {}.", key.0.fingerprint())));
     }
+    if state.revoked_keys.contains(key) {
+        return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
+    }
     let valid_before = credential_end(&live, now.at);
     if let Some(held) = live.credential_for(key, now.at) {
         // Issue is idempotent; a shorter certificate inside the window is renewed when two thirds of its life are over.
@@ -146,6 +149,9 @@ pub(super) fn bind_key(
     }
     if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
         return Err(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
+    }
+    if state.revoked_keys.contains(key) {
+        return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
     }
     Ok(vec![Event::KeyBound { grant: id, act: by.signed.id(), key: key.clone() }])
 }

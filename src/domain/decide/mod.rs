@@ -97,7 +97,7 @@ fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>
         Deed::Revoke { of, .. } => end::revoke(state, &verified, of, now),
         Deed::Disable { person, .. } => trust::disable(state, &verified, person, now),
         Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } => trust::empower(state, &verified, now),
-        Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key),
+        Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key, now),
         Deed::Apply { bundle, base, .. } => trust::apply_bundle(state, &verified, *bundle, *base, now),
         Deed::ConfirmClock { .. } => clock::confirm(state, &verified, wall, now),
     };

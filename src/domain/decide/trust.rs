@@ -193,12 +193,27 @@ fn enroll(state: &State, by: &PersonName, act: ActId, person: &PersonName, key: 
     }
 }
 
-pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key) -> Result<Vec<Event>, Refusal> {
+/// Takes a key away, with all that it asked for or holds: a grant that has other keys goes on for those.
+pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let owner = state.owner_of(key).ok_or_else(|| missing("key"))?;
     if owner != by.person && !state.is_operator(&by.person) {
         return Err(missing("key"));
     }
-    Ok(vec![Event::KeyRevoked { by: by.person.clone(), act: by.signed.id(), key: key.clone() }])
+    let fp = key.0.fingerprint();
+    let mut events = vec![Event::KeyRevoked { by: by.person.clone(), act: by.signed.id(), key: key.clone() }];
+    for grant in state.open_grants.iter().filter_map(|id| state.grants.get(id)) {
+        let left = grant.keys.iter().any(|other| other != key && !state.revoked_keys.contains(other));
+        if grant.live_at(now.at).is_ok() && grant.keys.contains(key) && !left {
+            events.extend(ending(grant, Cause::Revoked, Some(&by.person), by.act.words, now.at));
+        }
+    }
+    for request in state.open_requests.iter().filter_map(|id| state.requests.get(id)) {
+        if request.key.as_ref() == Some(key) || request.key_fp.as_ref() == Some(&fp) {
+            let refusal = Refusal::new(Code::BAD_KEY, format!("The key {fp} was revoked."));
+            events.push(Event::RequestInvalidated { request: request.id, refusal });
+        }
+    }
+    Ok(events)
 }
 
 fn enroll_host(
