@@ -353,11 +353,10 @@ impl State {
         if let Some(name) = self.enrolled.get(key) {
             return Some(name.clone());
         }
-        if let Some(name) = self.bundle.owner_of(key) {
-            return Some(name.clone());
-        }
-        let admins = &self.genesis.as_ref()?.admins;
-        admins.iter().find(|(_, admin_key)| *admin_key == key).map(|(name, _)| name.clone())
+        // SECURITY: leaf 0 before the bundle, so that no bundle gives an administrator's key to somebody else.
+        let admins = self.genesis.iter().flat_map(|genesis| &genesis.admins);
+        let pinned = admins.filter(|(_, first)| *first == key).map(|(name, _)| name).next();
+        pinned.or_else(|| self.bundle.owner_of(key)).cloned()
     }
 
     /// The person as rules see them; an administrator outside people.toml has no groups.
@@ -376,6 +375,19 @@ impl State {
     /// True for an administrator that leaf 0 pins.
     pub fn is_admin(&self, name: &PersonName) -> bool {
         self.genesis.as_ref().is_some_and(|g| g.admins.contains_key(name))
+    }
+
+    /// True when some administrator can still act under a bundle, once this person is disabled or that key is revoked.
+    pub fn has_admin_without(&self, bundle: &Bundle, person: Option<&PersonName>, key: Option<&Key>) -> bool {
+        let usable = |candidate: &Key| Some(candidate) != key && !self.revoked_keys.contains(candidate);
+        let Some(genesis) = &self.genesis else { return false };
+        genesis.admins.iter().any(|(name, first)| {
+            let enrolled = self.enrolled.iter().filter(|(_, owner)| *owner == name).map(|(key, _)| key);
+            let listed = bundle.people.get(name).into_iter().flat_map(|person| &person.keys);
+            Some(name) != person
+                && !self.disabled.contains(name)
+                && enrolled.chain(listed).chain([first]).any(|key| usable(key) && key.0.signs_acts())
+        })
     }
 
     /// True for a holder of the operators' office; administrators hold it too.

@@ -303,3 +303,60 @@ async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
     drop(memory);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_administrator_stays() {
+    let world = World::start().await;
+    let disable = || Deed::Disable { by: world.bob.name(), person: world.admin.name() };
+    let now = world.broker().now();
+    assert_eq!(at(&world, &world.bob, now, disable()).await.unwrap_err().code, Code::LAST_ADMIN);
+    assert_eq!(revoke(&world, world.admin.key()).await.unwrap_err().code, Code::LAST_ADMIN);
+    // With a second key in the bundle the first may go; then the bundle may not drop the second.
+    let mut text = bundle(&world.alice.key(), &world.bob.key(), "deploy", 22);
+    let without = text.clone();
+    let second = format!("[[person]]\nname = \"root-admin\"\nkeys = [\"{}\"]\n\n", spare(13));
+    text.files.get_mut("people.toml").unwrap().insert_str(0, &second);
+    adopt(world.broker(), &world.admin, world.install, &text).await.unwrap();
+    revoke(&world, world.admin.key()).await.unwrap();
+    let deed = Deed::Apply { by: world.admin.name(), bundle: without.digest(), base: text.digest() };
+    let refusal = world.broker().act(sign_with(&world, 13, deed), None, Some(without.bytes())).await.unwrap_err();
+    assert_eq!(refusal.code, Code::LAST_ADMIN);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_somebodys_is_nobody_elses_by_a_bundle() {
+    let world = World::start().await;
+    let host = Deed::EnrollHost { by: world.admin.name(), target: TargetName::new(TARGET).unwrap(), key: spare(14) };
+    world.broker().act(world.sign(&world.admin, None, host), None, None).await.unwrap();
+    for stolen in [world.admin.key(), spare(14)] {
+        let text = bundle(&stolen, &world.bob.key(), "deploy", 22);
+        let refusal = adopt(world.broker(), &world.admin, world.install, &text).await.unwrap_err();
+        assert_eq!(refusal.code, Code::BUNDLE_REFUSED);
+    }
+    assert_eq!(world.broker().memory().await.state.owner_of(&world.admin.key()), Some(world.admin.name()));
+    // Also when the key got its owner while the bundle was waiting for its approval.
+    adopt(world.broker(), &world.admin, world.install, &guarded(&world)).await.unwrap();
+    let mut text = guarded(&world);
+    let people = text.files.get_mut("people.toml").unwrap();
+    *people = people.replace(&world.alice.key().to_string(), &spare(15).to_string());
+    let base = world.broker().memory().await.state.bundle.digest;
+    let mut ids = Vec::new();
+    for (deed, bytes) in [
+        (Deed::Enroll { by: world.admin.name(), person: world.bob.name(), key: spare(15) }, None),
+        (Deed::Apply { by: world.admin.name(), bundle: text.digest(), base }, Some(text.bytes())),
+    ] {
+        let signed = world.sign(&world.admin, None, deed);
+        ids.push(RequestId::of_digest(&signed.digest()));
+        world.broker().act(signed, None, bytes).await.unwrap();
+    }
+    for id in &ids {
+        world.approve(&world.bob, *id, |_| {}).await.unwrap();
+    }
+    let memory = world.broker().memory().await;
+    assert_eq!(memory.state.owner_of(&spare(15)), Some(world.bob.name()));
+    assert_eq!(memory.state.requests.get(&ids[1]).unwrap().state.word(), "invalidated");
+    assert_eq!(memory.state.bundle.digest, base);
+    drop(memory);
+    world.stop().await;
+}

@@ -184,9 +184,13 @@ fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'
             }
         }
         None => {
-            events.push(Event::RequestApproved { request: request.id, grant: None });
             let bundle = terms.target_digest;
-            bundle_of(now, &bundle)?;
+            // Keys may have been enrolled since it was asked for.
+            if let Err(refusal) = super::trust::belongs(state, &*bundle_of(now, &bundle)?) {
+                events.push(Event::RequestInvalidated { request: request.id, refusal });
+                return Ok(events);
+            }
+            events.push(Event::RequestApproved { request: request.id, grant: None });
             let act = crate::domain::ids::ActId::of_digest(&request.digest);
             events.push(Event::BundleAdopted { by: request.person.clone(), act, bundle });
             events.extend(super::trust::rejudged(state, &bundle, Some(request.id), now));

@@ -5,6 +5,7 @@ use super::ask::{approvable, bundle_terms, judge_words, subject, submitted};
 use super::end::ending;
 use super::{Now, Verified, bundle_of, missing};
 use crate::domain::act::{ACT_SKEW_S, Deed, HOST_NAMESPACE, SignedAct};
+use crate::domain::bundle::Bundle;
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Cause, Event, HostWord};
 use crate::domain::grant::BACKDATE_S;
@@ -45,21 +46,43 @@ pub(super) fn apply_bundle(
     if let Some(first) = failures.first() {
         return Err(Refusal::new(Code::BUNDLE_REFUSED, format!("{} of its own tests fail: {first}", failures.len())));
     }
-    if let Some((key, name)) =
-        state.enrolled.iter().find(|(key, name)| parsed.owner_of(key).is_some_and(|o| o != *name))
-    {
-        let fp = key.0.fingerprint();
-        return Err(Refusal::new(
-            Code::BUNDLE_REFUSED,
-            format!("The key {fp} was enrolled for {name} and belongs to nobody else."),
-        ));
-    }
+    belongs(state, &parsed)?;
     if let Some(events) = governed(state, by, bundle, None, now)? {
         return Ok(events);
     }
     let mut events = vec![Event::BundleAdopted { by: by.person.clone(), act: by.signed.id(), bundle }];
     events.extend(rejudged(state, &bundle, None, now));
     Ok(events)
+}
+
+/// A key belongs to one person, host or authority (decisions.md 8): what leaf 0, enrolments and hosts have, no bundle gives to others.
+/// And an administrator must be left who can mend a bundle.
+pub(super) fn belongs(state: &State, parsed: &Bundle) -> Result<(), Refusal> {
+    let refuse = |key: &Key, whose: &str| {
+        let fp = key.0.fingerprint();
+        Err(Refusal::new(Code::BUNDLE_REFUSED, format!("The key {fp} {whose} and belongs to nobody else.")))
+    };
+    let taken = |key: &Key, name: &PersonName| parsed.owner_of(key).is_some_and(|owner| owner != name);
+    if let Some((key, name)) = state.enrolled.iter().find(|(key, name)| taken(key, name)) {
+        return refuse(key, &format!("was enrolled for {name}"));
+    }
+    if let Some((target, host)) = state.hosts.iter().find(|(_, host)| parsed.owner_of(&host.key).is_some()) {
+        return refuse(&host.key, &format!("is that of the host {target}"));
+    }
+    if let Some(genesis) = &state.genesis {
+        if let Some((name, key)) = genesis.admins.iter().find(|(name, key)| taken(key, name)) {
+            return refuse(key, &format!("is that of the administrator {name}"));
+        }
+        let own = [&genesis.log_key, &genesis.ssh_user, &genesis.ssh_host];
+        if let Some(key) = own.into_iter().find(|key| parsed.owner_of(key).is_some()) {
+            return refuse(key, "is one of the broker's own");
+        }
+    }
+    if state.has_admin_without(parsed, None, None) { Ok(()) } else { Err(last_admin()) }
+}
+
+fn last_admin() -> Refusal {
+    Refusal::new(Code::LAST_ADMIN, "Nobody would be left who can administer this broker.")
 }
 
 /// The request that waits for people first, where a rule on `broker/policy` asks somebody. It is judged under the bundle that stands
@@ -152,6 +175,9 @@ pub(super) fn disable(
     if state.disabled.contains(person) {
         return Ok(Vec::new());
     }
+    if state.is_admin(person) && !state.has_admin_without(&state.bundle, Some(person), None) {
+        return Err(last_admin());
+    }
     let mut events = vec![Event::PersonDisabled { by: by.person.clone(), act: by.signed.id(), person: person.clone() }];
     for grant in state.open_grants_of(person) {
         if grant.live_at(now.at).is_ok() {
@@ -176,6 +202,9 @@ fn enable(state: &State, by: &PersonName, act: ActId, person: &PersonName) -> Ve
 
 fn enroll(state: &State, by: &PersonName, act: ActId, person: &PersonName, key: &Key) -> Result<Vec<Event>, Refusal> {
     state.person(person).ok_or_else(|| missing("person"))?;
+    if state.hosts.values().any(|host| host.key == *key) {
+        return Err(Refusal::new(Code::BAD_KEY, "That key is in use for somebody or something else."));
+    }
     if person == by {
         return Err(Refusal::new(Code::OWN_REQUEST, "Nobody enrols a key of their own alone.")
             .hint("Another administrator enrols it, or jit-broker apply DIR with the key in people.toml."));
@@ -198,6 +227,9 @@ pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'
     let owner = state.owner_of(key).ok_or_else(|| missing("key"))?;
     if owner != by.person && !state.is_operator(&by.person) {
         return Err(missing("key"));
+    }
+    if state.is_admin(&owner) && !state.has_admin_without(&state.bundle, None, Some(key)) {
+        return Err(last_admin());
     }
     let fp = key.0.fingerprint();
     let mut events = vec![Event::KeyRevoked { by: by.person.clone(), act: by.signed.id(), key: key.clone() }];
