@@ -124,6 +124,9 @@ impl FromRequestParts<Api> for Caller {
         let token = bearer(&parts.headers).ok_or_else(nobody)?;
         let session = api.broker.sessions().find(token, api.broker.now()).ok_or_else(nobody)?;
         let memory = api.broker.memory().await;
+        if memory.state.revoked_fps.contains(&session.key_fp) {
+            return Err(nobody());
+        }
         if memory.state.disabled.contains(&session.person) || memory.state.person(&session.person).is_none() {
             return Err(nobody());
         }

@@ -141,8 +141,12 @@ impl PersonVerb {
                 return super::answer::watch(&mut client, outcome.grants.iter().map(|g| g.id).collect(), globals).await;
             }
             Self::Enable { name } => {
-                client.act(Deed::Enable { by: me(&client)?, person: name.clone() }, None, None).await?;
-                output::done(globals.output, "person.enabled", &format!("{name} may sign in and ask again."))?;
+                let deed = Deed::Enable { by: me(&client)?, person: name.clone() };
+                let outcome = client.act(deed, None, None).await?;
+                outcome.request.iter().try_for_each(|request| super::ask::print_request(request, globals))?;
+                if outcome.request.is_none() {
+                    output::done(globals.output, "person.enabled", &format!("{name} may sign in and ask again."))?;
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -191,8 +195,11 @@ impl KeyVerb {
                 (Deed::RevokeKey { by, key }, "key.revoked", said)
             }
         };
-        client.act(deed, None, None).await?;
-        output::done(globals.output, what, &said)?;
+        let outcome = client.act(deed, None, None).await?;
+        outcome.request.iter().try_for_each(|request| super::ask::print_request(request, globals))?;
+        if outcome.request.is_none() {
+            output::done(globals.output, what, &said)?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -204,6 +204,7 @@ fn show_request(doc: &RequestDoc) -> Vec<String> {
         ),
         format!("  logins {}", doc.terms.logins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     ];
+    lines.extend(super::terms::power(doc).map(|what| format!("  {what}")));
     lines.extend(doc.reason.iter().map(|r| format!("  reason: {r}")));
     lines.extend(doc.ticket.iter().map(|t| format!("  ticket: {t}")));
     for step in &doc.steps {

@@ -248,6 +248,10 @@ async fn enroll(name: &TargetName, key: &Key) -> Result<String, Failure> {
     let doc = target(&mut client, name).await?;
     let deed = Deed::EnrollHost { by: me(&client)?, target: name.clone(), key: key.clone() };
     let outcome: Outcome = client.act(deed, None, None).await?;
+    if let Some(request) = outcome.request {
+        let what = format!("Request {} waits for people; enrol the host again once they have agreed.", request.id);
+        return Err(Failure::new(Code::PENDING, what));
+    }
     let host = outcome.host.ok_or_else(|| Failure::new(Code::BUG, "The broker sent no certificate."))?;
     let krl: KrlDoc = client.get("/v1/krl").await?;
     steps(client.context()?, &doc, key, &host.certificate, &krl)

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod bad_input;
+mod decisions;
 mod doors;
 mod enroll;
 mod gate;
