@@ -173,7 +173,7 @@ pub fn ledger_refusal(error: &LedgerError) -> Refusal {
     match error {
         LedgerError::Full => Refusal::new(Code::DISK_FULL, "The disk of the ledger is full; nothing was done."),
         LedgerError::Held { .. } => Refusal::new(Code::LEDGER_HELD, format!("The ledger is in use: {error}.")),
-        LedgerError::Newer { .. } => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
+        LedgerError::Newer => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
         other => Refusal::new(Code::LEDGER_DOWN, format!("The log cannot be used: {other}.")),
     }

@@ -220,7 +220,7 @@ PATH=$PATH:/usr/sbin:/sbin
 systemd=
 [ ! -d /run/systemd/system ] || systemd=yes
 dir=/etc/ssh/jit-broker
-mkdir -p $dir/principals /etc/jit-broker /etc/ssh/sshd_config.d /etc/systemd/system
+mkdir -p $dir/principals /etc/ssh/sshd_config.d /etc/systemd/system
 
 "#;
 /// Takes the new lines away again where sshd refuses them, or where older ones hide them: a host nobody can enter helps nobody.
@@ -307,7 +307,7 @@ pub(super) fn steps(
         file(DROP_IN, include_str!("../../config/target-host/60-jit-broker.conf")),
         SSHD.replace("DROP_IN", DROP_IN),
         "\n# Keeps the list fresh and confirms it.\n".to_owned(),
-        file("/etc/jit-broker/host.env", &environment),
+        file("$dir/host.env", &environment),
         file(&format!("{units}.service"), include_str!("../../config/target-host/jit-broker-host.service")),
         file(&format!("{units}.timer"), include_str!("../../config/target-host/jit-broker-host.timer")),
         FRESH.replace("RUN", &format!("/usr/local/bin/jit-broker host run --server {} --target {name}", context.server)),
