@@ -4,6 +4,7 @@
 //! signer, answered. The cost of durability is shared by everyone in it.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
@@ -21,8 +22,12 @@ use crate::signer::{Answer, Leaf, Order, Signer};
 
 /// The most commands in one batch.
 const BATCH: usize = 256;
+/// How often a signer that signs nothing is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How many leaves the signer is shown at a time when it catches up.
 const CATCH_UP: u32 = 1000;
+/// How many bytes it is shown at a time, but for the end of the last command: text inside JSON may double in a frame.
+const CATCH_UP_BYTES: usize = 16 << 20;
 
 /// A command with what stands beside it, and where its answer goes.
 pub struct Job {
@@ -39,6 +44,8 @@ pub struct Job {
 pub struct Done {
     /// The events, in order; none when nothing changed.
     pub events: Vec<Event>,
+    /// What is recorded, but has no effect outside yet, and why.
+    pub notice: Option<String>,
 }
 
 /// What the broker is put together from.
@@ -57,8 +64,10 @@ pub struct Parts {
     pub changed: watch::Receiver<u64>,
     /// The newest checkpoint.
     pub note: watch::Receiver<Option<(u64, String)>>,
-    /// The clerk's task.
-    pub task: tokio::task::JoinHandle<()>,
+    /// Why the signer signs nothing, while it does not.
+    pub health: watch::Receiver<Option<Refusal>>,
+    /// The clerk's task; it ends with an error when memory and store can no longer be brought together.
+    pub task: tokio::task::JoinHandle<Result<(), Refusal>>,
 }
 
 /// The signer behind a lock; orders block, so they run on threads for that.
@@ -111,18 +120,12 @@ impl SignerHandle {
             let Answer::Head { size: from } = self.raw(Order::Head).await? else {
                 return Err(Refusal::new(Code::BUG, "The signer answered something else."));
             };
-            let stored = reader.leaves(from, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
-            if stored.is_empty()
+            let leaves = page(reader, from).await?;
+            if leaves.is_empty()
                 && let Some(done) = newest
             {
                 return Ok(done);
             }
-            let mut leaves = Vec::with_capacity(stored.len());
-            for leaf in stored {
-                let entry = String::from_utf8(leaf.bytes).map_err(|_| corrupt("a leaf is not text"))?;
-                leaves.push(Leaf { blobs: blobs_of(&entry, reader).await?, entry });
-            }
-            trim_to_command(&mut leaves);
             match self.raw(Order::Checkpoint { from, leaves }).await? {
                 Answer::Checkpoint { note, size } => newest = Some((size, note)),
                 Answer::Head { size } if size > from => {}
@@ -132,14 +135,26 @@ impl SignerHandle {
     }
 }
 
-/// A page may end in the middle of a command; the signer takes whole ones, so the last one is left for the next page.
-fn trim_to_command(leaves: &mut Vec<Leaf>) {
-    if leaves.len() < CATCH_UP as usize {
-        return;
-    }
-    let begins = |leaf: &Leaf| read_canonical::<Entry>(leaf.entry.as_bytes()).is_ok_and(|e| e.cause.is_some());
-    if let Some(last) = leaves.iter().rposition(begins).filter(|at| *at > 0) {
-        leaves.truncate(last);
+/// Reads whole commands, at least one, until there are enough for one order. The signer takes no piece of a command.
+async fn page(reader: &Reader, from: u64) -> Result<Vec<Leaf>, Refusal> {
+    let (mut leaves, mut bytes, mut next) = (Vec::new(), 0, from);
+    loop {
+        let stored = reader.leaves(next, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
+        let last = stored.len() < CATCH_UP as usize;
+        for leaf in stored {
+            next = leaf.seq + 1;
+            let text = String::from_utf8(leaf.bytes).map_err(|_| corrupt("a leaf is not text"))?;
+            let entry: Entry = read_canonical(text.as_bytes()).map_err(|e| corrupt(&e.to_string()))?;
+            if entry.cause.is_some() && (leaves.len() >= CATCH_UP as usize || bytes >= CATCH_UP_BYTES) {
+                return Ok(leaves);
+            }
+            let blobs = blobs_of(&entry, reader).await?;
+            bytes += text.len() + blobs.iter().map(String::len).sum::<usize>();
+            leaves.push(Leaf { entry: text, blobs });
+        }
+        if last {
+            return Ok(leaves);
+        }
     }
 }
 
@@ -154,9 +169,8 @@ pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
     (named.bundle.into_iter().collect(), named.words.into_iter().collect())
 }
 
-async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> {
-    let entry: Entry = read_canonical(entry.as_bytes()).map_err(|e| corrupt(&e.to_string()))?;
-    let (required, shreddable) = beside(&entry);
+async fn blobs_of(entry: &Entry, reader: &Reader) -> Result<Vec<String>, Refusal> {
+    let (required, shreddable) = beside(entry);
     let mut blobs = Vec::new();
     for digest in required.iter().chain(&shreddable) {
         let bytes = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
@@ -229,6 +243,7 @@ struct Clerk {
     keeper: Arc<Timekeeper>,
     changed: watch::Sender<u64>,
     note: watch::Sender<Option<(u64, String)>>,
+    health: watch::Sender<Option<Refusal>>,
 }
 
 /// Starts the clerk on an opened ledger: folds it, lets the signer catch up, and serves the queue.
@@ -236,44 +251,62 @@ struct Clerk {
 /// # Errors
 /// When the log cannot be folded, or the signer refuses it.
 pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>) -> Result<Parts, Refusal> {
-    let reader = ledger.reader();
-    let memory = fold(&reader).await?;
+    let (reader, own) = (ledger.reader(), ledger.own_reader());
+    let memory = fold(&own).await?;
     let size = memory.state.size;
     let memory = Arc::new(RwLock::new(memory));
     let (jobs, queue) = mpsc::channel(4 * BATCH);
     let (changed, changed_seen) = watch::channel(size);
     let (note, note_seen) = watch::channel(None);
+    let (health, health_seen) = watch::channel(None);
     let mut clerk = Clerk {
         ledger,
-        reader: reader.clone(),
+        reader: own,
         memory: memory.clone(),
         signer: signer.clone(),
         keeper: keeper.clone(),
         changed,
         note,
+        health,
     };
     if size > 0 {
-        clerk.checkpoint_by_catching_up().await?;
+        let (size, note) = clerk.signer.catch_up(&clerk.reader).await?;
+        clerk.keep_note(size, note).await;
     }
     let task = tokio::spawn(clerk.run(queue));
-    Ok(Parts { jobs, memory, reader, signer, keeper, changed: changed_seen, note: note_seen, task })
+    let (changed, note, health) = (changed_seen, note_seen, health_seen);
+    Ok(Parts { jobs, memory, reader, signer, keeper, changed, note, health, task })
 }
 
 /// A job that was decided and waits for its batch to be durable.
 struct Decided {
     reply: oneshot::Sender<Result<Done, Refusal>>,
     events: Vec<Event>,
+    /// True for what opens an access: it counts only once it is signed for.
+    grants: bool,
 }
 
 impl Clerk {
-    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut batch = Vec::new();
-        while queue.recv_many(&mut batch, BATCH).await > 0 {
-            self.carry_out(std::mem::take(&mut batch)).await;
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<(), Refusal> {
+        let (mut batch, mut tried) = (Vec::new(), Instant::now());
+        loop {
+            let unwell = self.health.borrow().is_some();
+            // What waits may be many commands that change nothing, so it is not waited for silence.
+            if unwell && tried.elapsed() >= RETRY {
+                let note = self.signer.catch_up(&self.reader).await;
+                self.heed(note).await;
+                tried = Instant::now();
+            }
+            let waiting = queue.recv_many(&mut batch, BATCH);
+            match if unwell { tokio::time::timeout(RETRY, waiting).await } else { Ok(waiting.await) } {
+                Ok(0) => return Ok(()),
+                Ok(_) => self.carry_out(std::mem::take(&mut batch)).await?,
+                Err(_) => {}
+            }
         }
     }
 
-    async fn carry_out(&mut self, batch: Vec<Job>) {
+    async fn carry_out(&mut self, batch: Vec<Job>) -> Result<(), Refusal> {
         let memory = self.memory.clone();
         let mut memory = memory.write().await;
         let mut leaves = Vec::new();
@@ -282,7 +315,9 @@ impl Clerk {
         let from = memory.state.size;
         for job in batch {
             match self.decide(&mut memory, &job, &mut leaves, &mut shown) {
-                Ok(events) => decided.push(Decided { reply: job.reply, events }),
+                Ok(events) => {
+                    decided.push(Decided { reply: job.reply, events, grants: grants_something(&job.command) });
+                }
                 Err(refusal) => drop(job.reply.send(Err(refusal))),
             }
         }
@@ -290,14 +325,9 @@ impl Clerk {
             && let Err(error) = self.ledger.append(leaves).await
         {
             tracing::error!("the log cannot be written: {error}");
-            // INVARIANT: nothing is known that is not durable: the state is folded again from what the store holds.
-            match fold(&self.reader).await {
-                Ok(folded) => *memory = folded,
-                Err(refusal) => tracing::error!(code = %refusal.code, "the log cannot be folded: {}", refusal.message),
-            }
             let refusal = ledger_refusal(&error);
             decided.into_iter().for_each(|d| drop(d.reply.send(Err(refusal.clone()))));
-            return;
+            return self.fold_again(&mut memory).await;
         }
         let size = memory.state.size;
         drop(memory);
@@ -305,8 +335,34 @@ impl Clerk {
             self.checkpoint(from, shown).await;
             self.changed.send_replace(size);
         }
+        let unwell = self.health.borrow().clone();
         for job in decided {
-            drop(job.reply.send(Ok(Done { events: job.events })));
+            let notice =
+                unwell.as_ref().filter(|_| !job.events.is_empty()).map(|why| format!("Recorded, not signed: {why}"));
+            drop(job.reply.send(match &unwell {
+                Some(why) if job.grants => Err(unsigned(why)),
+                _ => Ok(Done { events: job.events, notice }),
+            }));
+        }
+        Ok(())
+    }
+
+    /// INVARIANT: nothing is known that is not durable: after a failed write the state is folded again from what the store
+    /// holds. Where that cannot be, or the store is not what the tree in memory says, the daemon stops.
+    async fn fold_again(&self, memory: &mut Memory) -> Result<(), Refusal> {
+        let folded = fold(&self.reader).await.and_then(|folded| match folded.state.size == self.ledger.size() {
+            true => Ok(folded),
+            false => Err(corrupt(&format!("{} entries are stored, {} belong", folded.state.size, self.ledger.size()))),
+        });
+        match folded {
+            Ok(folded) => {
+                *memory = folded;
+                Ok(())
+            }
+            Err(refusal) => {
+                *memory = Memory::default();
+                Err(refusal)
+            }
         }
     }
 
@@ -325,6 +381,11 @@ impl Clerk {
                 format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.drift_s),
             ));
         }
+        if grants_something(&job.command)
+            && let Some(why) = &*self.health.borrow()
+        {
+            return Err(unsigned(why));
+        }
         let admins = match (&job.command, &memory.state.genesis) {
             (Command::Begin(genesis), _) => genesis.admins.clone(),
             (_, Some(genesis)) => genesis.admins.clone(),
@@ -332,7 +393,7 @@ impl Clerk {
         };
         // Nothing is kept that the command does not name.
         let beside = job.command.beside();
-        let blobs: Vec<&Vec<u8>> = job.blobs.iter().filter(|bytes| beside.names(&Digest::of(bytes))).collect();
+        let mut blobs: Vec<&Vec<u8>> = job.blobs.iter().filter(|bytes| beside.names(&Digest::of(bytes))).collect();
         // What an open request needs may come again with another act: only what is new here goes when nothing follows.
         let new = blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
         let named: Vec<Digest> = new.into_iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
@@ -344,6 +405,16 @@ impl Clerk {
                 return other;
             }
         };
+        // A refused bundle stands beside the log only where nobody could decide the same without it.
+        if let (Some(bundle), [Event::ActRefused { .. }]) = (beside.bundle, events.as_slice())
+            && named.contains(&bundle)
+        {
+            memory.shelf.discard(&bundle);
+            let without = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
+            if without.is_ok_and(|without| without == events) {
+                blobs.retain(|bytes| Digest::of(bytes) != bundle);
+            }
+        }
         if events.iter().any(|e| matches!(e, Event::ClockConfirmed { .. })) {
             self.keeper.anchor();
         }
@@ -395,16 +466,23 @@ impl Clerk {
             // A restarted or absent signer is shown the log again; what is durable stays durable meanwhile.
             _ => self.signer.catch_up(&self.reader).await,
         };
-        match note {
-            Ok((size, note)) => self.keep_note(size, note).await,
-            Err(refusal) => tracing::error!(code = %refusal.code, "no checkpoint was signed: {}", refusal.message),
-        }
+        self.heed(note).await;
     }
 
-    async fn checkpoint_by_catching_up(&mut self) -> Result<(), Refusal> {
-        let (size, note) = self.signer.catch_up(&self.reader).await?;
-        self.keep_note(size, note).await;
-        Ok(())
+    /// Keeps a note, or why there is none.
+    async fn heed(&mut self, note: Result<(u64, String), Refusal>) {
+        match note {
+            Ok((size, note)) => {
+                self.health.send_replace(None);
+                self.keep_note(size, note).await;
+            }
+            Err(refusal) => {
+                if self.health.borrow().as_ref() != Some(&refusal) {
+                    tracing::error!(code = %refusal.code, "no checkpoint was signed: {}", refusal.message);
+                }
+                self.health.send_replace(Some(refusal));
+            }
+        }
     }
 
     async fn keep_note(&mut self, size: u64, text: String) {
@@ -420,6 +498,12 @@ fn bundle_named(signed: &SignedAct) -> Option<Digest> {
         Deed::Apply { bundle, .. } => Some(bundle),
         _ => None,
     }
+}
+
+/// What is refused while nothing is signed; always with a code that says 503.
+fn unsigned(why: &Refusal) -> Refusal {
+    let code = if why.code.entry().http == 503 { why.code } else { Code::SIGNER_AWAY };
+    Refusal::new(code, format!("The signer signs nothing now, so nothing is granted: {}", why.message))
 }
 
 /// Granting fails closed on a bad clock; ending goes on.

@@ -58,6 +58,7 @@ struct Inner {
     sessions: Mutex<Sessions>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
+    health: watch::Receiver<Option<Refusal>>,
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
@@ -86,6 +87,7 @@ impl Broker {
             sessions: Mutex::new(Sessions::default()),
             changed: parts.changed,
             note: parts.note,
+            health: parts.health,
             krl_path,
             krl: Mutex::new(None),
             public_url,
@@ -128,6 +130,11 @@ impl Broker {
         self.inner.note.borrow().clone()
     }
 
+    /// Why the signer signs nothing, while it does not.
+    pub fn health(&self) -> Option<Refusal> {
+        self.inner.health.borrow().clone()
+    }
+
     /// Sessions and challenges.
     pub fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
         self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,25 +167,32 @@ impl Broker {
             blobs.push(words.bytes());
         }
         blobs.extend(bundle);
-        let done = self.command(Command::Act(signed), blobs).await?;
+        let mut done = self.command(Command::Act(signed), blobs).await?;
         match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
             None => {
-                self.settle().await;
+                if let Err(refusal) = self.settle().await {
+                    tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
+                    done.notice = Some(format!("Recorded, not published: {}", refusal.message));
+                }
                 Ok(done)
             }
         }
     }
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
-    async fn settle(&self) {
-        let due = {
-            let memory = self.memory().await;
-            memory.state.krl.version == 0 || memory.state.krl_wanted(self.now()) != memory.state.krl.serials
-        };
-        if due && let Err(refusal) = self.publish_krl().await {
-            tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
-        }
+    async fn settle(&self) -> Result<(), Refusal> {
+        if self.list_is_due().await { self.publish_krl().await } else { Ok(()) }
+    }
+
+    /// True when the served revocation list is not the one that the state asks for: in what it lists, or because a newer
+    /// one is in the log that could not be signed or written.
+    async fn list_is_due(&self) -> bool {
+        let memory = self.memory().await;
+        let published = &memory.state.krl;
+        published.version == 0
+            || memory.state.krl_wanted(self.now()) != published.serials
+            || self.krl().is_none_or(|served| served.version < published.version)
     }
 
     /// Issues the certificate of a grant for a key: event durable, then signed, then released.

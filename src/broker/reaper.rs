@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Broker;
+use crate::domain::decide::MOST_DUE;
 use crate::domain::event::Command;
 
 /// The longest nap: the wall clock may be stepped, and the log must not be silent for more than ten minutes.
@@ -32,25 +33,17 @@ pub async fn run(broker: Broker, mut stop: tokio::sync::watch::Receiver<bool>) {
 /// When log or signer refuse; the next round tries again.
 pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> {
     let now = broker.now();
-    let (due, silent, list) = {
+    let (due, silent) = {
         let memory = broker.memory().await;
         let state = &memory.state;
         let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable(now);
-        let list = state.krl.version == 0 || state.krl_wanted(now) != state.krl.serials || broker.krl().is_none();
-        (due, now - state.last_at >= HEARTBEAT_S, list)
+        (due, now - state.last_at >= HEARTBEAT_S)
     };
     if due {
-        broker.command(Command::Due, Vec::new()).await?;
+        while broker.command(Command::Due, Vec::new()).await?.events.len() >= MOST_DUE {}
     }
-    if list || due {
-        let memory = broker.memory().await;
-        let wanted = memory.state.krl.version == 0
-            || memory.state.krl_wanted(now) != memory.state.krl.serials
-            || broker.krl().is_none();
-        drop(memory);
-        if wanted {
-            broker.publish_krl().await?;
-        }
+    if broker.list_is_due().await {
+        broker.publish_krl().await?;
     }
     if silent {
         broker.command(Command::Beat, Vec::new()).await?;

@@ -82,11 +82,17 @@ impl ConfigArgs {
     /// What is wrong, before a port is bound.
     pub async fn serve(&self) -> Result<ExitCode, Failure> {
         let settings = self.settings()?;
-        let daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
+        let mut daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
         eprintln!("listening on https://{}", daemon.address);
-        ended().await;
+        let failure = tokio::select! {
+            () = ended() => None,
+            refusal = daemon.failed() => Some(refusal),
+        };
         daemon.stop().await;
-        Ok(ExitCode::SUCCESS)
+        match failure {
+            None => Ok(ExitCode::SUCCESS),
+            Some(refusal) => Err(refusal.into()),
+        }
     }
 
     /// `check`

@@ -38,7 +38,7 @@ pub struct Daemon {
     pub address: std::net::SocketAddr,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
-    clerk: JoinHandle<()>,
+    clerk: JoinHandle<Result<(), Refusal>>,
 }
 
 /// Opens the gate of a configuration with its keys.
@@ -91,7 +91,7 @@ impl Daemon {
         let keeper = Arc::new(Timekeeper::new(clock));
         let mut parts = clerk::start(ledger, signer.clone(), keeper).await?;
         pinned(settings, &parts.memory.read().await.state)?;
-        let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async {}));
+        let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
         let broker = Broker::new(parts, settings.public_url.clone(), krl_path);
         broker.command(Command::Start, Vec::new()).await?;
@@ -104,6 +104,15 @@ impl Daemon {
         Ok(Self { broker, address, stop, tasks: vec![serving, reaping], clerk })
     }
 
+    /// Waits until the daemon can do its work no longer, and says why.
+    pub async fn failed(&mut self) -> Refusal {
+        match (&mut self.clerk).await {
+            Ok(Err(refusal)) => refusal,
+            Ok(Ok(())) => Refusal::new(Code::BUG, "The clerk stopped by itself."),
+            Err(error) => Refusal::new(Code::BUG, format!("The clerk failed: {error}.")),
+        }
+    }
+
     /// Stops in order: no new connections, the log closed with its last entry.
     pub async fn stop(self) {
         self.stop.send_replace(true);
@@ -114,8 +123,10 @@ impl Daemon {
             tracing::warn!(code = %refusal.code, "the stop was not logged: {}", refusal.message);
         }
         drop(self.broker);
-        self.clerk.abort();
-        let _ = self.clerk.await;
+        if !self.clerk.is_finished() {
+            self.clerk.abort();
+            let _ = self.clerk.await;
+        }
     }
 }
 

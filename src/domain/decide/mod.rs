@@ -18,6 +18,7 @@ use super::refusal::{Code, Refusal};
 use super::state::{Beside, State};
 
 pub use answer::{StepView, progress};
+pub use end::MOST_DUE;
 pub use issue::user_spec;
 
 /// The moment and the surroundings in which a command is decided.
