@@ -96,12 +96,13 @@ impl Daemon {
         let broker = Broker::new(parts, settings.public_url.clone(), krl_path);
         broker.command(Command::Start, Vec::new()).await?;
         let (stop, stopped) = watch::channel(false);
-        let (acceptor, server_ca_pem) = tls::acceptor(&signer, broker.reader()).await?;
+        let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into() };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
-        let reaping = tokio::spawn(reaper::run(broker.clone(), stopped));
-        Ok(Self { broker, address, stop, tasks: vec![serving, reaping], clerk })
+        let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
+        let renewing = tokio::spawn(certificate.tend(stopped));
+        Ok(Self { broker, address, stop, tasks: vec![serving, reaping, renewing], clerk })
     }
 
     /// Waits until the daemon can do its work no longer, and says why.

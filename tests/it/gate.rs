@@ -530,3 +530,38 @@ async fn a_store_that_is_not_the_tree_in_memory_stops_the_daemon() {
     assert!(world.broker().memory().await.state.requests.is_empty(), "what is not durable is not known");
     world.stop().await;
 }
+
+/// The certificate that the daemon shows, as openssl sees it, in a file of its own.
+fn shown_certificate(world: &World, name: &str) -> std::path::PathBuf {
+    let address = world.daemon.as_ref().unwrap().address;
+    let path = world.settings.state_dir.join(name);
+    let line =
+        format!("openssl s_client -connect {address} </dev/null 2>/dev/null | openssl x509 -out {}", path.display());
+    assert!(std::process::Command::new("sh").args(["-c", &line]).status().unwrap().success(), "{line}");
+    path
+}
+
+/// True when openssl says at this moment that it leads to the authority.
+fn verifies(world: &World, leaf: &std::path::Path, at: i64) -> bool {
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["verify", "-x509_strict", "-attime", &at.to_string(), "-CAfile"]);
+    openssl.arg(world.settings.ca_dir.join("x509_server.crt")).arg(leaf).output().unwrap().status.success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_certificate_is_renewed_while_it_runs() {
+    let world = World::start().await;
+    let first = shown_certificate(&world, "first.pem");
+    let week = 7 * 86_400;
+    let made = world.broker().now();
+    assert!(verifies(&world, &first, made) && verifies(&world, &first, made + week - 60));
+    assert!(!verifies(&world, &first, made + week + 60));
+    world.clock.advance(86_400 + 1);
+    let now = world.broker().now();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !verifies(&world, &shown_certificate(&world, "next.pem"), now + week - 60) {
+        assert!(Instant::now() < until, "it was not renewed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.stop().await;
+}
