@@ -12,7 +12,7 @@ use super::context::Context;
 use super::failure::Failure;
 use super::home::Home;
 use super::{Globals, keys, output};
-use crate::daemon::verify::audit;
+use crate::daemon::verify::{audit, first_entry};
 use crate::domain::refusal::Code;
 use crate::ledger::verify::{OutsideNote, Report};
 use crate::signer::gate::origin_of;
@@ -203,10 +203,7 @@ async fn verify(
 
 /// The origin that an installation's first entry implies; the key is what is believed.
 async fn first_origin(path: &Path) -> Result<String, Failure> {
-    let reader = crate::ledger::Reader::open(path).await.map_err(|e| Failure::local(path.display(), e))?;
-    let leaf = reader.leaf(0).await.map_err(|e| Failure::local(path.display(), e))?;
-    let entry = leaf.and_then(|l| crate::domain::digest::read_canonical::<crate::domain::event::Entry>(&l.bytes).ok());
-    match entry.map(|e| e.event) {
+    match first_entry(path).await?.map(|e| e.event) {
         Some(crate::domain::event::Event::Begun(genesis)) => Ok(origin_of(&genesis.install.to_string())),
         _ => Err(Failure::new(Code::LEDGER_CORRUPT, "The log does not begin with its beginning.")),
     }
@@ -217,6 +214,7 @@ fn print(report: &Report, globals: &Globals) -> Result<ExitCode, Failure> {
     if globals.json() {
         let doc = serde_json::json!({
             "schema": "jit-broker/verify/v1", "ok": report.ok, "size": report.size, "root": root, "problems": report.problems,
+            "warnings": report.warnings, "attested": report.attested.as_ref().map_or(0, |(size, _)| *size),
         });
         println!("{doc}");
     } else {
@@ -224,16 +222,24 @@ fn print(report: &Report, globals: &Globals) -> Result<ExitCode, Failure> {
             let seq = problem.seq.map(|s| format!("entry {s}: ")).unwrap_or_default();
             println!("FAIL {}: {seq}{}", problem.kind, crate::domain::text::shown(&problem.detail));
         }
+        for warning in &report.warnings {
+            let seq = warning.seq.map(|s| format!("entry {s}: ")).unwrap_or_default();
+            eprintln!("warning: {}: {seq}{}", warning.kind, crate::domain::text::shown(&warning.detail));
+        }
         let word = if report.ok { "ok" } else { "FAILED" };
         println!("{word}: {} entries, root {root}", report.size);
         match &report.attested {
-            Some((size, from)) => println!("attested outside up to {size} by {from}"),
+            Some((size, from)) if *size == report.size => println!("attested outside up to {size} by {from}"),
+            Some((size, from)) => println!(
+                "attested outside up to {size} by {from}; the {} entries after it by nobody",
+                report.size.saturating_sub(*size)
+            ),
             None => println!("the tail is attested by nobody outside"),
         }
     }
     Ok(ExitCode::from(match (report.ok, &report.attested) {
         (false, _) => 1,
-        (true, None) => 11,
-        (true, Some(_)) => 0,
+        (true, Some((size, _))) if *size == report.size => 0,
+        (true, _) => 11,
     }))
 }
