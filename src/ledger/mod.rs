@@ -8,6 +8,7 @@
 
 mod error;
 pub mod export;
+mod findings;
 pub mod note;
 mod proof;
 mod reader;

@@ -6,6 +6,7 @@
 
 use super::error::LedgerError;
 use super::export::{ExportLines, Record};
+use super::findings::Findings;
 use super::note::{Checkpoint, SignedNote};
 use super::proof::Run;
 use super::reader::{PAGE, Reader};
@@ -17,8 +18,6 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// More findings than this are counted, not listed.
-const MAX_FINDINGS: usize = 1000;
 /// Twice the heartbeat of 10 minutes, in seconds (decisions.md 19).
 const SILENCE_S: i64 = 1200;
 
@@ -161,41 +160,6 @@ pub async fn verify(
     }
     let (problems, warnings) = (found.problems.close(), found.warnings.close());
     Ok(Report { ok: problems.is_empty(), size, root: walk.frontier.root(), attested, problems, warnings })
-}
-
-#[derive(Default)]
-struct List {
-    list: Vec<Problem>,
-    more: u64,
-}
-
-impl List {
-    fn push(&mut self, problem: Problem) {
-        if self.list.len() < MAX_FINDINGS { self.list.push(problem) } else { self.more += 1 }
-    }
-
-    fn close(mut self) -> Vec<Problem> {
-        if self.more > 0 {
-            self.list.push(Problem { seq: None, kind: "more".into(), detail: format!("{} more", self.more) });
-        }
-        self.list
-    }
-}
-
-#[derive(Default)]
-struct Findings {
-    problems: List,
-    warnings: List,
-}
-
-impl Findings {
-    fn problem(&mut self, seq: Option<u64>, kind: &str, detail: impl Into<String>) {
-        self.problems.push(Problem { seq, kind: kind.into(), detail: detail.into() });
-    }
-
-    fn warning(&mut self, seq: Option<u64>, kind: &str, detail: impl Into<String>) {
-        self.warnings.push(Problem { seq, kind: kind.into(), detail: detail.into() });
-    }
 }
 
 /// An outside note that verified.
