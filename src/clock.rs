@@ -85,13 +85,24 @@ impl Clock for System {
 #[derive(Debug)]
 pub struct Simulated {
     times: Mutex<(i64, u64)>,
-    boot_id: Mutex<String>,
+    boots: Mutex<u32>,
+    /// The state of the generator, where a test wants the same bytes again.
+    seed: Option<Mutex<u64>>,
 }
 
 impl Simulated {
     /// Starts at a wall time.
     pub fn at(wall_s: i64) -> Arc<Self> {
-        Arc::new(Self { times: Mutex::new((wall_s, 1_000_000)), boot_id: Mutex::new("boot-1".to_owned()) })
+        Arc::new(Self::new(wall_s, None))
+    }
+
+    /// Starts at a wall time, with bytes that everybody can guess: the same ones for the same seed, which is not 0.
+    pub fn seeded(wall_s: i64, seed: u64) -> Arc<Self> {
+        Arc::new(Self::new(wall_s, Some(Mutex::new(seed))))
+    }
+
+    fn new(wall_s: i64, seed: Option<Mutex<u64>>) -> Self {
+        Self { times: Mutex::new((wall_s, 1_000_000)), boots: Mutex::new(1), seed }
     }
 
     /// Lets time pass.
@@ -105,17 +116,31 @@ impl Simulated {
     pub fn step_wall(&self, by_s: i64) {
         self.times.lock().unwrap_or_else(PoisonError::into_inner).0 += by_s;
     }
+
+    /// Boots the machine: the boot-time clock begins again.
+    pub fn reboot(&self) {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).1 = 5_000;
+        *self.boots.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
 }
 
 impl Clock for Simulated {
     fn read(&self) -> Reading {
         let (wall_s, ms) = *self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = self.boot_id.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let id = format!("boot-{}", self.boots.lock().unwrap_or_else(PoisonError::into_inner));
         Reading { wall_s, boot: Boot { id, ms } }
     }
 
     fn fill(&self, buffer: &mut [u8]) {
-        fill(buffer);
+        let Some(seed) = &self.seed else { return fill(buffer) };
+        let mut state = seed.lock().unwrap_or_else(PoisonError::into_inner);
+        for byte in buffer {
+            // xorshift64 (Marsaglia 2003)
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            *byte = state.to_le_bytes()[3];
+        }
     }
 }
 

@@ -14,8 +14,9 @@ use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, canonical, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::state::Beside;
 use crate::ledger::note::SignedNote;
-use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Row};
+use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Reserve, Row};
 use crate::signer::{Answer, Leaf, Order, Signer};
 
 /// The most commands in one batch.
@@ -48,6 +49,8 @@ pub struct Parts {
     pub memory: Arc<RwLock<Memory>>,
     /// The log, for reading.
     pub reader: Reader,
+    /// The room on the disk that is kept for ends.
+    pub reserve: Reserve,
     /// The signer.
     pub signer: SignerHandle,
     /// The clock.
@@ -176,6 +179,7 @@ async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> 
 pub fn ledger_refusal(error: &LedgerError) -> Refusal {
     match error {
         LedgerError::Full => Refusal::new(Code::DISK_FULL, "The disk of the ledger is full; nothing was done."),
+        LedgerError::ReadOnly => Refusal::new(Code::LEDGER_DOWN, "The ledger cannot be written: its file or its file system is read-only."),
         LedgerError::Held { .. } => Refusal::new(Code::LEDGER_HELD, format!("The ledger is in use: {error}.")),
         LedgerError::Newer { .. } => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
@@ -228,7 +232,10 @@ pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
 struct Clerk {
     ledger: Ledger,
     reader: Reader,
+    reserve: Reserve,
     memory: Arc<RwLock<Memory>>,
+    /// The state may hold what is not durable: it is folded again before anything is decided.
+    stale: bool,
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
     changed: watch::Sender<u64>,
@@ -240,7 +247,7 @@ struct Clerk {
 /// # Errors
 /// When the log cannot be folded, or the signer refuses it.
 pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>) -> Result<Parts, Refusal> {
-    let reader = ledger.reader();
+    let (reader, reserve) = (ledger.reader(), ledger.reserve());
     let memory = fold(&reader).await?;
     let size = memory.state.size;
     let memory = Arc::new(RwLock::new(memory));
@@ -250,7 +257,9 @@ pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>
     let mut clerk = Clerk {
         ledger,
         reader: reader.clone(),
+        reserve: reserve.clone(),
         memory: memory.clone(),
+        stale: false,
         signer: signer.clone(),
         keeper: keeper.clone(),
         changed,
@@ -260,13 +269,19 @@ pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>
         clerk.checkpoint_by_catching_up().await?;
     }
     let task = tokio::spawn(clerk.run(queue));
-    Ok(Parts { jobs, memory, reader, signer, keeper, changed: changed_seen, note: note_seen, task })
+    Ok(Parts { jobs, memory, reader, reserve, signer, keeper, changed: changed_seen, note: note_seen, task })
 }
 
 /// A job that was decided and waits for its batch to be durable.
 struct Decided {
-    reply: oneshot::Sender<Result<Done, Refusal>>,
+    job: Job,
     events: Vec<Event>,
+}
+
+/// Jobs that could not be made durable, and why.
+struct Undone {
+    jobs: Vec<Job>,
+    why: Refusal,
 }
 
 impl Clerk {
@@ -277,16 +292,35 @@ impl Clerk {
         }
     }
 
+    /// Carries a batch out. On a full disk the reserve is given up for ends, and for nothing else.
     async fn carry_out(&mut self, batch: Vec<Job>) {
+        let Err(mut undone) = self.attempt(batch).await else { return };
+        if undone.why.code == Code::DISK_FULL {
+            let (grants, ends): (Vec<Job>, _) = undone.jobs.into_iter().partition(|job| grants_something(&job.command));
+            refuse(grants, &undone.why);
+            undone.jobs = ends;
+            if !undone.jobs.is_empty() && self.reserve.spend() {
+                tracing::warn!("the disk is full: the reserve is used, for ends alone");
+                match self.attempt(undone.jobs).await {
+                    Ok(()) => return,
+                    Err(again) => undone = again,
+                }
+            }
+        }
+        refuse(undone.jobs, &undone.why);
+    }
+
+    async fn attempt(&mut self, batch: Vec<Job>) -> Result<(), Undone> {
         let memory = self.memory.clone();
         let mut memory = memory.write().await;
-        let mut leaves = Vec::new();
-        let mut shown = Vec::new();
-        let mut decided = Vec::new();
+        if let Err(why) = self.refresh(&mut memory).await {
+            return Err(Undone { jobs: batch, why });
+        }
+        let (mut leaves, mut shown, mut decided) = (Vec::new(), Vec::new(), Vec::new());
         let from = memory.state.size;
         for job in batch {
             match self.decide(&mut memory, &job, &mut leaves, &mut shown) {
-                Ok(events) => decided.push(Decided { reply: job.reply, events }),
+                Ok(events) => decided.push(Decided { job, events }),
                 Err(refusal) => drop(job.reply.send(Err(refusal))),
             }
         }
@@ -295,13 +329,11 @@ impl Clerk {
         {
             tracing::error!("the log cannot be written: {error}");
             // INVARIANT: nothing is known that is not durable: the state is folded again from what the store holds.
-            match fold(&self.reader).await {
-                Ok(folded) => *memory = folded,
-                Err(refusal) => tracing::error!(code = %refusal.code, "the log cannot be folded: {}", refusal.message),
+            self.stale = true;
+            if let Err(refusal) = self.refresh(&mut memory).await {
+                tracing::error!(code = %refusal.code, "the log cannot be folded: {}", refusal.message);
             }
-            let refusal = ledger_refusal(&error);
-            decided.into_iter().for_each(|d| drop(d.reply.send(Err(refusal.clone()))));
-            return;
+            return Err(Undone { jobs: decided.into_iter().map(|d| d.job).collect(), why: ledger_refusal(&error) });
         }
         let size = memory.state.size;
         drop(memory);
@@ -309,9 +341,18 @@ impl Clerk {
             self.checkpoint(from, shown).await;
             self.changed.send_replace(size);
         }
-        for job in decided {
-            drop(job.reply.send(Ok(Done { events: job.events })));
+        for Decided { job, events } in decided {
+            drop(job.reply.send(Ok(Done { events })));
         }
+        Ok(())
+    }
+
+    async fn refresh(&mut self, memory: &mut Memory) -> Result<(), Refusal> {
+        if self.stale {
+            *memory = fold(&self.reader).await?;
+            self.stale = false;
+        }
+        Ok(())
     }
 
     fn decide(
@@ -323,23 +364,33 @@ impl Clerk {
     ) -> Result<Vec<Event>, Refusal> {
         let moment = self.keeper.now();
         let at = moment.at.max(memory.state.last_at);
-        if grants_something(&job.command) && !moment.trusted(memory.state.last_at) {
-            return Err(Refusal::new(
-                Code::CLOCK,
-                format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.drift_s),
-            ));
+        if grants_something(&job.command) {
+            if !moment.trusted(memory.state.last_at) {
+                return Err(Refusal::new(
+                    Code::CLOCK,
+                    format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.drift_s),
+                ));
+            }
+            // Without the reserve what is left of the disk belongs to the ends.
+            self.reserve.stand().map_err(|e| ledger_refusal(&e))?;
         }
         let admins = match (&job.command, &memory.state.genesis) {
             (Command::Begin(genesis), _) => genesis.admins.clone(),
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => Default::default(),
         };
-        let named: Vec<Digest> = job.blobs.iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        // What stood here before stays, whatever becomes of this command: an act that is sent twice brings its text twice.
+        let shelf = &mut memory.shelf;
+        let put = |bytes: &Vec<u8>| {
+            let known = shelf.words(&Digest::of(bytes)).is_some();
+            (!known).then(|| shelf.put(bytes, &admins))
+        };
+        let fresh: Vec<Digest> = job.blobs.iter().filter_map(put).collect();
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,
             other => {
-                named.iter().for_each(|digest| memory.shelf.discard(digest));
+                fresh.iter().for_each(|digest| memory.shelf.discard(digest));
                 return other;
             }
         };
@@ -391,7 +442,9 @@ impl Clerk {
         let note = match self.signer.raw(Order::Checkpoint { from, leaves }).await {
             Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
             Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
-            // A restarted or absent signer is shown the log again; what is durable stays durable meanwhile.
+            // It was asked anew already; revocations do not wait for it any longer.
+            Err(away) if away.code == Code::SIGNER_AWAY => Err(away),
+            // A restarted signer is shown the log again; what is durable stays durable meanwhile.
             Err(_) => self.signer.catch_up(&self.reader).await,
         };
         match note {
@@ -412,6 +465,10 @@ impl Clerk {
         }
         self.note.send_replace(Some((size, text)));
     }
+}
+
+fn refuse(jobs: Vec<Job>, why: &Refusal) {
+    jobs.into_iter().for_each(|job| drop(job.reply.send(Err(why.clone()))));
 }
 
 fn bundle_named(signed: &SignedAct) -> Option<Digest> {

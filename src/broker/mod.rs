@@ -25,7 +25,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
 use crate::domain::text::Words;
-use crate::ledger::Reader;
+use crate::ledger::{Reader, Reserve};
 use crate::signer::{Answer, Order};
 
 use clerk::{Done, Job, SignerHandle};
@@ -50,6 +50,7 @@ struct Inner {
     jobs: mpsc::Sender<Job>,
     memory: Arc<RwLock<Memory>>,
     reader: Reader,
+    reserve: Reserve,
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
     sessions: Mutex<Sessions>,
@@ -78,6 +79,7 @@ impl Broker {
             jobs: parts.jobs,
             memory: parts.memory,
             reader: parts.reader,
+            reserve: parts.reserve,
             signer: parts.signer,
             keeper: parts.keeper,
             sessions: Mutex::new(Sessions::default()),
@@ -108,6 +110,11 @@ impl Broker {
     /// The log, for reading.
     pub fn reader(&self) -> &Reader {
         &self.inner.reader
+    }
+
+    /// The room on the disk that is kept for ends.
+    pub fn reserve(&self) -> &Reserve {
+        &self.inner.reserve
     }
 
     /// A look at the state; the clerk waits meanwhile.
@@ -169,13 +176,18 @@ impl Broker {
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
     async fn settle(&self) {
-        let due = {
-            let memory = self.memory().await;
-            memory.state.krl.version == 0 || memory.state.krl_wanted(self.now()) != memory.state.krl.serials
-        };
-        if due && let Err(refusal) = self.publish_krl().await {
+        let old = self.list_is_old(&self.memory().await.state);
+        if old && let Err(refusal) = self.publish_krl().await {
             tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
         }
+    }
+
+    /// True when the list that is served is not the one that the state asks for: the state changed, or signer or disk failed at the last
+    /// publication.
+    pub(crate) fn list_is_old(&self, state: &State) -> bool {
+        let now = self.now().max(state.last_at);
+        let served = self.inner.krl.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|list| list.version);
+        state.krl_wanted(now) != state.krl.serials || served.is_none_or(|version| version < state.krl.version)
     }
 
     /// Issues the certificate of a grant for a key: event durable, then signed, then released.
@@ -225,6 +237,14 @@ impl Broker {
     /// When log, signer or disk refuse; the list that was published before stays.
     pub async fn publish_krl(&self) -> Result<(), Refusal> {
         self.command(Command::PublishKrl, Vec::new()).await?;
+        match self.serve_krl().await {
+            // The list is a part of the end: it may use the reserve as well.
+            Err(refusal) if refusal.code == Code::DISK_FULL && self.inner.reserve.spend() => self.serve_krl().await,
+            other => other,
+        }
+    }
+
+    async fn serve_krl(&self) -> Result<(), Refusal> {
         let Answer::Krl { krl, signature, version } = self.order(Order::Krl).await? else {
             return Err(Refusal::new(Code::BUG, "The signer answered something else."));
         };

@@ -31,26 +31,20 @@ pub async fn run(broker: Broker, mut stop: tokio::sync::watch::Receiver<bool>) {
 /// # Errors
 /// When log or signer refuse; the next round tries again.
 pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> {
-    let now = broker.now();
-    let (due, silent, list) = {
+    let (due, silent) = {
         let memory = broker.memory().await;
         let state = &memory.state;
+        // Never before the log's last entry: what is over for the clerk is over here.
+        let now = broker.now().max(state.last_at);
         let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable(now);
-        let list = state.krl.version == 0 || state.krl_wanted(now) != state.krl.serials || broker.krl().is_none();
-        (due, now - state.last_at >= HEARTBEAT_S, list)
+        (due, now - state.last_at >= HEARTBEAT_S)
     };
     if due {
         broker.command(Command::Due, Vec::new()).await?;
     }
-    if list || due {
-        let memory = broker.memory().await;
-        let wanted = memory.state.krl.version == 0
-            || memory.state.krl_wanted(now) != memory.state.krl.serials
-            || broker.krl().is_none();
-        drop(memory);
-        if wanted {
-            broker.publish_krl().await?;
-        }
+    let list = broker.list_is_old(&broker.memory().await.state);
+    if list {
+        broker.publish_krl().await?;
     }
     if silent {
         broker.command(Command::Beat, Vec::new()).await?;

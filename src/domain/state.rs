@@ -11,6 +11,7 @@ use super::ids::{ActId, GrantId, RequestId};
 use super::key::Key;
 use super::names::{PersonName, TargetName};
 use super::person::Person;
+use super::refusal::Refusal;
 use super::request::{Approval, Request, RequestState};
 use super::text::Words;
 
@@ -89,6 +90,8 @@ pub struct State {
     pub clock_confirmed: Option<(i64, Boot)>,
     /// Acts seen lately, so that sending one twice does nothing twice.
     pub acts: BTreeMap<ActId, i64>,
+    /// What was refused of them, so that sending one twice gets the same answer.
+    pub refused: BTreeMap<ActId, Refusal>,
     /// Requests that wait, and grants that are not over.
     pub open_requests: BTreeSet<RequestId>,
     /// Grants that are not final.
@@ -105,9 +108,13 @@ impl State {
         self.last_boot = Some(entry.boot.clone());
         if let Some(super::event::Command::Act(signed)) = &entry.cause {
             self.acts.insert(signed.id(), entry.at);
+            if let Event::ActRefused { refusal, .. } | Event::RequestRefused { refusal, .. } = &entry.event {
+                self.refused.insert(signed.id(), refusal.clone());
+            }
             let oldest = entry.at - 3 * super::act::ACT_SKEW_S;
             if self.acts.len() > 4096 {
                 self.acts.retain(|_, at| *at >= oldest);
+                self.refused.retain(|act, _| self.acts.contains_key(act));
             }
         }
         self.apply_event(&entry.event, entry.at, beside);

@@ -24,8 +24,6 @@ use crate::domain::state::State;
 use crate::ledger::note::{Checkpoint, NoteSigner};
 use crate::ledger::tree::{Frontier, leaf_hash};
 
-/// How far an entry's time may be ahead of the signer's own clock, in seconds.
-const AHEAD_S: i64 = 5;
 /// How long the daemon's HTTPS certificate is valid, in seconds.
 const SERVER_LEAF_S: i64 = 30 * 86_400;
 
@@ -124,9 +122,6 @@ impl Gate {
 
     /// Decides the entry's command again: the log must hold exactly what follows from it.
     fn judge(&mut self, entry: &Entry) -> Result<(), Refusal> {
-        if entry.at > self.keeper.now().at + AHEAD_S {
-            return Err(lies(format!("Entry {} is from the future.", entry.seq)));
-        }
         match (&entry.cause, self.expected.is_empty()) {
             (Some(command), true) => {
                 if let Command::Begin(genesis) = command {
@@ -170,11 +165,23 @@ impl Gate {
                 self.state.size, self.head.size
             )));
         }
+        self.flush()?;
         let root = self.frontier.root();
-        self.remember(Head { size: self.state.size, root: hex(&root), krl_version: self.head.krl_version })?;
         let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
         let signer = LogSigner { name: checkpoint.origin.clone(), key: &self.keys.log, public: self.log_bytes()? };
         Ok(Answer::Checkpoint { note: checkpoint.sign(&signer).text, size: self.state.size })
+    }
+
+    /// Remembers how far it has folded: nothing is signed on entries that a restart would not ask for again.
+    fn flush(&mut self) -> Result<(), Refusal> {
+        if self.state.size < self.head.size || self.state.size == 0 {
+            return Err(lies("The log was not shown up to the head that was signed."));
+        }
+        if !self.expected.is_empty() {
+            return Err(lies("The log ends in the middle of a command."));
+        }
+        let root = hex(&self.frontier.root());
+        self.remember(Head { size: self.state.size, root, krl_version: self.head.krl_version })
     }
 
     /// INVARIANT (I8): flushed before the signature leaves.
@@ -201,19 +208,19 @@ impl Gate {
             .ok_or_else(|| Refusal::new(Code::BAD_CONFIG, "The log's key is not Ed25519."))
     }
 
-    /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
-    fn trusted_now(&self) -> Result<i64, Refusal> {
-        if self.state.size < self.head.size || self.state.size == 0 {
-            return Err(lies("The log was not shown up to the head that was signed."));
-        }
+    /// SECURITY: granting relies on the signer's own clock, never on a time in a message. Entries from the future are taken, because a clock
+    /// that was stepped must not keep ends from being signed; nothing is granted until the signer's clock has come up to them.
+    fn trusted_now(&mut self) -> Result<i64, Refusal> {
+        self.flush()?;
         let now = self.keeper.now();
         if now.trusted(self.state.last_at) {
-            return Ok(now.at);
+            // Within the drift that is allowed the log may be ahead; what it opened a second ago is open.
+            return Ok(now.at.max(self.state.last_at));
         }
         Err(Refusal::new(Code::CLOCK, format!("The signer's clock is off by {} s; nothing is signed.", now.drift_s)))
     }
 
-    fn credential(&self, id: GrantId, key: &Key) -> Result<Answer, Refusal> {
+    fn credential(&mut self, id: GrantId, key: &Key) -> Result<Answer, Refusal> {
         let now = self.trusted_now()?;
         let grant = self.state.grants.get(&id).ok_or_else(|| refused("The log knows no such grant."))?;
         let live = grant.live_at(now).map_err(|r| refused(r.message))?;
@@ -235,7 +242,7 @@ impl Gate {
         Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
     }
 
-    fn host_cert(&self, target: &TargetName) -> Result<Answer, Refusal> {
+    fn host_cert(&mut self, target: &TargetName) -> Result<Answer, Refusal> {
         let now = self.trusted_now()?;
         let host = self.state.hosts.get(target).ok_or_else(|| refused("No administrator enrolled this host."))?;
         let lint = |e: String| Refusal::new(Code::LINT, format!("The host certificate was not signed: {e}."));
@@ -279,6 +286,7 @@ impl Gate {
     }
 
     fn krl(&mut self) -> Result<Answer, Refusal> {
+        self.flush()?;
         let published = self.state.krl.clone();
         if published.version == 0 || published.version < self.head.krl_version {
             return Err(lies("The log's revocation list is older than one that was signed."));

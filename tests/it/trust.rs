@@ -224,11 +224,11 @@ async fn a_disabled_person_loses_what_they_hold_at_once() {
     world.stop().await;
 }
 
-/// The leaves of a stopped world, to be shown to a signer that lies are told to.
-async fn leaves(world: &World) -> Vec<Leaf> {
-    let reader = jit_broker::ledger::Reader::open(&world.settings.ledger).await.unwrap();
+/// The leaves of a ledger, to be shown to a signer that lies are told to.
+pub(crate) async fn leaves(ledger: &std::path::Path) -> Vec<Leaf> {
+    let reader = jit_broker::ledger::Reader::open(ledger).await.unwrap();
     let mut out = Vec::new();
-    for leaf in reader.leaves(0, 1000).await.unwrap() {
+    for leaf in reader.leaves(0, 100_000).await.unwrap() {
         let entry = String::from_utf8(leaf.bytes).unwrap();
         let parsed: jit_broker::domain::event::Entry = serde_json::from_str(&entry).unwrap();
         let (required, texts) = jit_broker::broker::clerk::beside(&parsed);
@@ -253,7 +253,7 @@ async fn a_daemon_that_lies_gets_no_signature() {
     let world = World::start().await;
     let grant = world.open(600).await;
     world.issue(grant).await.unwrap();
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     let mut gate = fresh_gate(&world, "honest.json");
     gate.order(Order::Checkpoint { from: 0, leaves: honest.clone() }).unwrap();
     gate.order(Order::Credential { grant, key: world.alice.key() }).unwrap();

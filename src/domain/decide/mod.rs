@@ -60,7 +60,8 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
 fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let act = signed.read()?;
     if state.acts.contains_key(&signed.id()) {
-        return Ok(Vec::new());
+        // The answer is the one that it got: nothing happens twice, and what was refused stays refused.
+        return state.refused.get(&signed.id()).map_or_else(|| Ok(Vec::new()), |refusal| Err(refusal.clone()));
     }
     let verified = verify(state, signed, &act, now)?;
     let outcome = match &act.deed {
