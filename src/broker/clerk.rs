@@ -380,6 +380,7 @@ impl Clerk {
             _ => Default::default(),
         };
         // What stood here before stays, whatever becomes of this command: an act that is sent twice brings its text twice.
+        brings_its_own(job)?;
         let shelf = &mut memory.shelf;
         let put = |bytes: &Vec<u8>| {
             let known = shelf.words(&Digest::of(bytes)).is_some();
@@ -469,6 +470,23 @@ impl Clerk {
 
 fn refuse(jobs: Vec<Job>, why: &Refusal) {
     jobs.into_iter().for_each(|job| drop(job.reply.send(Err(why.clone()))));
+}
+
+/// SECURITY: an act is decided by what came with it alone. The signer keeps every text and bundle that it was ever shown, the broker does not:
+/// an act that names an old one without bringing it would be decided differently by the two, and the signer would stop for good.
+fn brings_its_own(job: &Job) -> Result<(), Refusal> {
+    let Command::Act(signed) = &job.command else { return Ok(()) };
+    let Ok(act) = signed.read() else { return Ok(()) };
+    let came: Vec<Digest> = job.blobs.iter().map(|bytes| Digest::of(bytes)).collect();
+    if act.words.is_some_and(|words| !came.contains(&words)) {
+        return Err(Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."));
+    }
+    match act.deed {
+        Deed::Apply { bundle, .. } if !came.contains(&bundle) => {
+            Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn bundle_named(signed: &SignedAct) -> Option<Digest> {

@@ -318,6 +318,38 @@ async fn a_restored_older_ledger_is_refused_by_the_signer() {
     assert!(open_gate(&world.settings, world.clock.clone()).is_ok());
 }
 
+/// The signer keeps every text that it was shown, the broker those that are needed: an act that names an old one must not be decided
+/// differently by the two, or anybody could stop the signer for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_brings_its_own_text_and_bundle() {
+    let mut world = World::start().await;
+    let old = words("hotfix for OPS-1");
+    let id = world.ask(600).await.unwrap();
+    let deed = Deed::Withdraw { by: world.alice.name(), request: id };
+    world.broker().act(world.sign(&world.alice, None, deed), None, None).await.unwrap();
+    world.daemon.take().unwrap().stop().await;
+    world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    let deed = Deed::Request {
+        by: world.alice.name(),
+        target: TargetName::new(TARGET).unwrap(),
+        role: RoleName::new("deploy").unwrap(),
+        for_s: Some(600),
+        key: world.alice.key(),
+    };
+    let signed = world.sign(&world.alice, Some(&old), deed);
+    assert_eq!(world.broker().act(signed, None, None).await.unwrap_err().code, Code::BAD_ACT);
+    let base = world.broker().memory().await.state.bundle.digest;
+    let deed = Deed::Apply { by: world.admin.name(), bundle: base, base };
+    let signed = world.sign(&world.admin, None, deed);
+    assert_eq!(world.broker().act(signed, None, None).await.unwrap_err().code, Code::BUNDLE_REFUSED);
+    // The signer goes on.
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    let size = world.broker().memory().await.state.size;
+    assert_eq!(world.broker().note().unwrap().0, size, "every entry is under a checkpoint");
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_on_the_ledger_is_refused() {
     let world = World::start().await;

@@ -23,21 +23,23 @@ fn said<T>(result: &Result<T, Refusal>) -> Result<(), Code> {
 impl Walk {
     /// One step; says what it did.
     pub async fn step(&mut self) -> String {
-        match self.dice.roll(26) {
-            0..=4 => self.ask().await,
-            5..=8 => self.approve().await,
-            9 => self.race().await,
-            10 => self.withdraw().await,
-            11 => self.deny().await,
-            12..=15 => self.issue().await,
-            16 => self.bind().await,
-            17 => self.release().await,
-            18 => self.revoke().await,
-            19 if self.reference.disabled || self.dice.roll(3) == 0 => self.disable_or_enable().await,
-            20 => self.begin_again().await,
-            21 if self.dice.roll(2) == 0 => self.step_the_clock().await,
-            22 if self.dice.roll(2) == 0 => self.change_the_rules().await,
-            23 => self.confirm().await,
+        match self.dice.roll(40) {
+            0..=7 => self.ask().await,
+            8..=15 => self.approve().await,
+            16 => self.race().await,
+            17 => self.withdraw().await,
+            18 => self.deny().await,
+            19..=25 => self.issue().await,
+            26 => self.bind().await,
+            27 => self.release().await,
+            28 => self.revoke().await,
+            29 if self.reference.disabled || self.dice.roll(4) == 0 => self.disable_or_enable().await,
+            30 => self.begin_again().await,
+            31 if self.reference.times.off != 0 || self.dice.roll(4) == 0 => self.step_the_clock().await,
+            32 if self.dice.roll(2) == 0 => self.change_the_rules().await,
+            33 | 34 => self.confirm().await,
+            35 if self.reference.disabled => self.disable_or_enable().await,
+            36 if self.reference.times.off != 0 => self.step_the_clock().await,
             _ => {
                 let s = self.dice.roll(900);
                 self.advance(s);
@@ -410,7 +412,7 @@ impl Walk {
             self.reference.times.off = 0;
             return "the wall clock is right again".to_owned();
         }
-        let by = self.dice.pick(&[-7200, -60, 20, 31, 900]).unwrap();
+        let by = self.dice.pick(&[-7200, -60, 20, 31, 300]).unwrap();
         self.bench.clock.step_wall(by);
         self.reference.times.off = by;
         if self.dice.roll(3) == 0 {
