@@ -179,7 +179,9 @@ async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> 
 pub fn ledger_refusal(error: &LedgerError) -> Refusal {
     match error {
         LedgerError::Full => Refusal::new(Code::DISK_FULL, "The disk of the ledger is full; nothing was done."),
-        LedgerError::ReadOnly => Refusal::new(Code::LEDGER_DOWN, "The ledger cannot be written: its file or its file system is read-only."),
+        LedgerError::ReadOnly => {
+            Refusal::new(Code::LEDGER_DOWN, "The ledger cannot be written: its file or its file system is read-only.")
+        }
         LedgerError::Held { .. } => Refusal::new(Code::LEDGER_HELD, format!("The ledger is in use: {error}.")),
         LedgerError::Newer { .. } => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),

@@ -52,7 +52,8 @@ fn was_eligible(state: &State, grant: &Grant, person: &PersonName, now: Now<'_>)
     let Some(request) = state.requests.get(&grant.request) else { return false };
     request.approvals.iter().any(|a| a.by == *person)
         || open(grant).is_ok()
-            && progress(state, request, now).is_ok_and(|(_, views)| views.iter().any(|v| v.step.eligible.contains(person)))
+            && progress(state, request, now)
+                .is_ok_and(|(_, views)| views.iter().any(|v| v.step.eligible.contains(person)))
 }
 
 fn open(grant: &Grant) -> Result<(), Refusal> {

@@ -163,11 +163,7 @@ impl Bench {
 
     /// Signs and submits; now and then the answer is lost, and the client sends the same again.
     pub async fn act(&mut self, who: Voice<'_>, at: i64, reason: Option<&str>, deed: Deed) -> Result<(), Refusal> {
-        let words = reason.map(|text| Words {
-            salt: self.nonces.hex(),
-            reason: Some(text.to_owned()),
-            ticket: None,
-        });
+        let words = reason.map(|text| Words { salt: self.nonces.hex(), reason: Some(text.to_owned()), ticket: None });
         let signed = self.sign(who, at, words.as_ref(), deed);
         let first = self.broker().act(signed.clone(), words.as_ref(), None).await;
         if self.nonces.roll(6) == 0 {
@@ -260,7 +256,8 @@ pub struct Version {
 
 /// web-07 needs one of the leads; db-01 a peer, and then one of the leads who is somebody else.
 fn bundle(bench: &Bench, version: Version) -> BundleText {
-    let mut people = format!("[[person]]\nname = \"alice\"\ngroups = [\"backend\"]\nkeys = [\"{}\"]\n", bench.alice.key());
+    let mut people =
+        format!("[[person]]\nname = \"alice\"\ngroups = [\"backend\"]\nkeys = [\"{}\"]\n", bench.alice.key());
     for who in &bench.others {
         let leads = who.name.as_str() == "bob" || who.name.as_str() == "carol" && version.carol_leads;
         let groups = if leads { "\"backend\", \"leads\"" } else { "\"backend\"" };
@@ -279,7 +276,9 @@ fn bundle(bench: &Bench, version: Version) -> BundleText {
         )
     };
     let targets = format!("{}{}", target("web-07", version.port, "prod"), target("db-01", 22, "crit"));
-    let step = |name: &str, group: &str| format!("  [[rule.step]]\n  name = \"{name}\"\n  need = 1\n  from = [\"group:{group}\"]\n");
+    let step = |name: &str, group: &str| {
+        format!("  [[rule.step]]\n  name = \"{name}\"\n  need = 1\n  from = [\"group:{group}\"]\n")
+    };
     let rule = |env: &str, steps: &str| {
         format!(
             "[[rule]]\nid = \"{env}\"\nwho = [\"group:backend\"]\ntargets = {{ labels = {{ env = \"{env}\" }} }}\n\

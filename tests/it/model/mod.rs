@@ -231,7 +231,10 @@ async fn a_random_walk_keeps_every_promise() {
         walk.end().await;
         (left, seed) = (left.saturating_sub(long), seed + 1);
     }
-    println!("{all} steps, seeds {first} to {}: {certificates} certificates, {decided} requests decided, {windows} grants", seed - 1);
+    println!(
+        "{all} steps, seeds {first} to {}: {certificates} certificates, {decided} requests decided, {windows} grants",
+        seed - 1
+    );
     if all >= 3_000 {
         let least = usize::try_from(all / 40).unwrap();
         assert!(certificates > least && decided > least && windows > least, "the walk went nowhere");

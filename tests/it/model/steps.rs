@@ -27,8 +27,8 @@ impl Walk {
             0..=7 => self.ask().await,
             8..=15 => self.approve().await,
             16 => self.race().await,
-            17 => self.withdraw().await,
-            18 => self.deny().await,
+            17 if self.dice.roll(2) == 0 => self.withdraw().await,
+            18 if self.dice.roll(2) == 0 => self.deny().await,
             19..=25 => self.issue().await,
             26 => self.bind().await,
             27 => self.release().await,
@@ -41,7 +41,9 @@ impl Walk {
             35 if self.reference.disabled => self.disable_or_enable().await,
             36 if self.reference.times.off != 0 => self.step_the_clock().await,
             _ => {
-                let s = self.dice.roll(900);
+                let most =
+                    self.dice.pick(&[9, 9, 9, 30, 30, 30, 30, 200, 200, 200, 200, 900, 900, 4_000, 32_000]).unwrap();
+                let s = self.dice.roll(most);
                 self.advance(s);
                 format!("{s} s pass")
             }
@@ -78,7 +80,7 @@ impl Walk {
 
     async fn ask(&mut self) -> String {
         let web = self.dice.roll(3) > 0;
-        let for_s = self.dice.pick(&[60_i64, 300, 900, 3600, 3601]).unwrap();
+        let for_s = self.dice.pick(&[60_i64, 900, 1800, 3600, 3601]).unwrap();
         let target = if web { "web-07" } else { "db-01" };
         let deed = Deed::Request {
             by: self.bench.alice.name.clone(),
@@ -180,8 +182,8 @@ impl Walk {
     }
 
     async fn approve(&mut self) -> String {
-        let Some(place) = self.some_request() else { return "nothing to approve".to_owned() };
-        let who = self.dice.pick(&["bob", "bob", "carol", "carol", "dave", "dave", "alice"]).unwrap();
+        let Some(place) = self.some_request() else { return self.ask().await };
+        let who = self.dice.pick(&["bob", "bob", "bob", "carol", "carol", "dave", "alice"]).unwrap();
         let (mut terms, digest) = self.terms(place).await;
         let mut more = false;
         match self.dice.roll(8) {
@@ -265,7 +267,7 @@ impl Walk {
     }
 
     async fn issue(&mut self) -> String {
-        let Some(place) = self.some_window() else { return "nothing to issue under".to_owned() };
+        let Some(place) = self.some_window() else { return self.approve().await };
         let laptop = self.dice.roll(4) == 0;
         let key = if laptop { Key(self.bench.laptop.public().clone()) } else { self.bench.alice.key() };
         let window = &self.reference.windows[place];
