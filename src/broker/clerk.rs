@@ -183,7 +183,7 @@ pub fn ledger_refusal(error: &LedgerError) -> Refusal {
             Refusal::new(Code::LEDGER_DOWN, "The ledger cannot be written: its file or its file system is read-only.")
         }
         LedgerError::Held { .. } => Refusal::new(Code::LEDGER_HELD, format!("The ledger is in use: {error}.")),
-        LedgerError::Newer { .. } => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
+        LedgerError::Newer => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
         other => Refusal::new(Code::LEDGER_DOWN, format!("The log cannot be used: {other}.")),
     }

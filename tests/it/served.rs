@@ -24,7 +24,6 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_jit-broker");
 /// Files, people and a broker that can be stopped, killed and started again.
 pub struct Served {
     pub dir: PathBuf,
-    pub admin: Somebody,
     pub alice: Somebody,
     pub bob: Somebody,
     /// What stands before every command of the broker's: another user, another namespace.
@@ -76,10 +75,10 @@ impl Served {
 
     /// In a folder that may exist for the commands of the broker alone.
     pub fn init_in(dir: PathBuf, before: Vec<String>) -> Self {
-        let [admin, alice, bob] = ["root-admin", "alice", "bob"].map(|name| Somebody::make(&dir, name).unwrap());
+        let [_, alice, bob] = ["root-admin", "alice", "bob"].map(|name| Somebody::make(&dir, name).unwrap());
         let port = free_port();
         let mut served =
-            Self { dir, admin, alice, bob, before, server: None, port, fingerprint: String::new(), _folder: None };
+            Self { dir, alice, bob, before, server: None, port, fingerprint: String::new(), _folder: None };
         let (config, key) = (served.broker_dir(), served.dir.join("root-admin/id_ed25519.pub"));
         let mut init = served.operator(&["init", "--admin", "root-admin", "--listen", &format!("127.0.0.1:{port}")]);
         let out = Done::from(init.arg("--dir").arg(config).arg("--key").arg(key).output().unwrap()).ok();
