@@ -150,5 +150,7 @@ pub(super) async fn credential(
         valid_before_s: seconds(facts.valid_before),
         fingerprint: post.key.0.fingerprint(),
         certificate,
+        path: None,
+        files: Vec::new(),
     }))
 }

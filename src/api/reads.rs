@@ -5,6 +5,7 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
 use super::{Api, Caller, Problem};
+use crate::broker::view::instant;
 use crate::domain::bundle::BundleText;
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::names::{PersonName, RoleName, TargetName};
@@ -75,10 +76,11 @@ pub(super) async fn me(State(api): State<Api>, caller: Caller) -> Result<Json<Me
         ("auditor", state.is_auditor(&person.name)),
     ];
     Ok(Json(Me {
+        schema: "jit-broker/me/v1".to_owned(),
         person: person.name,
         groups: person.groups.into_iter().collect(),
         offices: offices.iter().filter(|(_, held)| *held).map(|(name, _)| (*name).to_owned()).collect(),
-        expires_at: caller.0.expires_at,
+        expires_at: instant(caller.0.expires_at),
     }))
 }
 
@@ -170,13 +172,14 @@ pub(super) async fn grant(
 }
 
 pub(super) async fn bundle(State(api): State<Api>, caller: Caller) -> Result<Json<BundleDoc>, Problem> {
+    // Whoever is asked reads it too: approvers compute from its text what they sign (decisions.md 14).
+    let asked = api.broker.request_docs(caller.name(), "answer").await.is_ok_and(|docs| !docs.is_empty());
     let digest = {
         let memory = api.broker.memory().await;
         let state = &memory.state;
-        if !state.is_operator(caller.name()) && !state.is_auditor(caller.name()) {
-            return Err(
-                Refusal::new(Code::NOT_OFFICE, "Administrators, operators and auditors read the bundle.").into()
-            );
+        if !asked && !state.is_operator(caller.name()) && !state.is_auditor(caller.name()) {
+            let message = "Administrators, operators, auditors, and those who are asked for an answer read the bundle.";
+            return Err(Refusal::new(Code::NOT_OFFICE, message).into());
         }
         state.bundle.digest
     };

@@ -17,6 +17,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::state::Beside;
 use crate::ledger::note::SignedNote;
 use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Reserve, Row};
+use crate::signer::cache::{Cache, every};
 use crate::signer::{Answer, Leaf, Order, Signer};
 
 /// The most commands in one batch.
@@ -59,6 +60,8 @@ pub struct Parts {
     pub changed: watch::Receiver<u64>,
     /// The newest checkpoint.
     pub note: watch::Receiver<Option<(u64, String)>>,
+    /// Where the snapshot lies.
+    pub cache: Cache,
     /// The clerk's task.
     pub task: tokio::task::JoinHandle<()>,
 }
@@ -125,9 +128,16 @@ impl SignerHandle {
                 leaves.push(Leaf { blobs: blobs_of(&entry, reader).await?, entry });
             }
             trim_to_command(&mut leaves);
-            match self.raw(Order::Checkpoint { from, leaves }).await? {
-                Answer::Checkpoint { note, size } => newest = Some((size, note)),
-                _ => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+            let shown = leaves.len();
+            match self.raw(Order::Checkpoint { from, leaves }).await {
+                Ok(Answer::Checkpoint { note, size }) => newest = Some((size, note)),
+                Ok(_) => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+                // Below the head that it signed before it folds, and signs nothing: the next page is what it waits for.
+                Err(refusal) if refusal.code == Code::LOG_LIES && shown > 0 => match self.raw(Order::Head).await? {
+                    Answer::Head { size } if size > from => {}
+                    _ => return Err(refusal),
+                },
+                Err(refusal) => return Err(refusal),
             }
         }
     }
@@ -189,13 +199,18 @@ pub fn ledger_refusal(error: &LedgerError) -> Refusal {
     }
 }
 
-/// Folds the whole log into memory.
+/// Folds the log into memory: from a snapshot on that may be used, or from the beginning.
 ///
 /// # Errors
 /// When it cannot be read, or holds what this program does not know.
-pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
+pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
     let mut memory = Memory::default();
-    let mut texts = Vec::new();
+    if cache.path().exists() {
+        match super::snapshot::load(cache, reader).await {
+            Ok(restored) => memory = restored,
+            Err(error) => tracing::warn!("the snapshot is not used, the log is folded from the beginning: {error}"),
+        }
+    }
     loop {
         let page = reader.leaves(memory.state.size, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
         if page.is_empty() {
@@ -214,16 +229,10 @@ pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
             memory.state.apply(&entry, &memory.shelf);
         }
     }
-    for id in &memory.state.open_requests {
-        texts.extend(memory.state.requests.get(id).and_then(|r| r.words));
-        texts.extend(memory.state.requests.get(id).filter(|r| r.key.is_none()).map(|r| r.terms.target_digest));
-    }
-    for id in &memory.state.open_grants {
-        let request = memory.state.grants.get(id).and_then(|g| memory.state.requests.get(&g.request));
-        texts.extend(request.and_then(|r| r.words));
-    }
+    let needed = memory.state.needed();
+    memory.shelf.retain(&needed);
     let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
-    for digest in texts {
+    for digest in needed {
         if let Some(bytes) = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))? {
             memory.shelf.put(&bytes, &admins);
         }
@@ -242,15 +251,23 @@ struct Clerk {
     keeper: Arc<Timekeeper>,
     changed: watch::Sender<u64>,
     note: watch::Sender<Option<(u64, String)>>,
+    cache: Cache,
+    /// The size at which the shelf was last cleared of what nothing needs.
+    cleared: u64,
 }
 
 /// Starts the clerk on an opened ledger: folds it, lets the signer catch up, and serves the queue.
 ///
 /// # Errors
 /// When the log cannot be folded, or the signer refuses it.
-pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>) -> Result<Parts, Refusal> {
+pub async fn start(
+    ledger: Ledger,
+    signer: SignerHandle,
+    keeper: Arc<Timekeeper>,
+    cache: Cache,
+) -> Result<Parts, Refusal> {
     let (reader, reserve) = (ledger.reader(), ledger.reserve());
-    let memory = fold(&reader).await?;
+    let memory = fold(&reader, &cache).await?;
     let size = memory.state.size;
     let memory = Arc::new(RwLock::new(memory));
     let (jobs, queue) = mpsc::channel(4 * BATCH);
@@ -266,12 +283,14 @@ pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>
         keeper: keeper.clone(),
         changed,
         note,
+        cache: cache.clone(),
+        cleared: size,
     };
     if size > 0 {
         clerk.checkpoint_by_catching_up().await?;
     }
     let task = tokio::spawn(clerk.run(queue));
-    Ok(Parts { jobs, memory, reader, reserve, signer, keeper, changed: changed_seen, note: note_seen, task })
+    Ok(Parts { jobs, memory, reader, reserve, signer, keeper, changed: changed_seen, note: note_seen, cache, task })
 }
 
 /// A job that was decided and waits for its batch to be durable.
@@ -338,6 +357,11 @@ impl Clerk {
             return Err(Undone { jobs: decided.into_iter().map(|d| d.job).collect(), why: ledger_refusal(&error) });
         }
         let size = memory.state.size;
+        if size >= self.cleared + every(memory.state.requests.len()) {
+            let needed = memory.state.needed();
+            memory.shelf.retain(&needed);
+            self.cleared = size;
+        }
         drop(memory);
         if size > from {
             self.checkpoint(from, shown).await;
@@ -351,7 +375,7 @@ impl Clerk {
 
     async fn refresh(&mut self, memory: &mut Memory) -> Result<(), Refusal> {
         if self.stale {
-            *memory = fold(&self.reader).await?;
+            *memory = fold(&self.reader, &self.cache).await?;
             self.stale = false;
         }
         Ok(())
@@ -382,18 +406,19 @@ impl Clerk {
             _ => Default::default(),
         };
         // What stood here before stays, whatever becomes of this command: an act that is sent twice brings its text twice.
-        brings_its_own(job)?;
-        let shelf = &mut memory.shelf;
-        let put = |bytes: &Vec<u8>| {
-            let known = shelf.words(&Digest::of(bytes)).is_some();
-            (!known).then(|| shelf.put(bytes, &admins))
-        };
-        let fresh: Vec<Digest> = job.blobs.iter().filter_map(put).collect();
+        let known = |bytes: &Vec<u8>| memory.shelf.words(&Digest::of(bytes)).is_some();
+        let known: Vec<bool> = job.blobs.iter().map(known).collect();
+        let named: Vec<Digest> = job.blobs.iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        let fresh = || named.iter().zip(&known).filter(|(_, known)| !**known).map(|(digest, _)| digest);
+        if let Err(refusal) = complete(&job.command, &named) {
+            fresh().for_each(|digest| memory.shelf.discard(digest));
+            return Err(refusal);
+        }
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,
             other => {
-                fresh.iter().for_each(|digest| memory.shelf.discard(digest));
+                fresh().for_each(|digest| memory.shelf.discard(digest));
                 return other;
             }
         };
@@ -474,27 +499,26 @@ fn refuse(jobs: Vec<Job>, why: &Refusal) {
     jobs.into_iter().for_each(|job| drop(job.reply.send(Err(why.clone()))));
 }
 
-/// SECURITY: an act is decided by what came with it alone. The signer keeps every text and bundle that it was ever shown, the broker does not:
-/// an act that names an old one without bringing it would be decided differently by the two, and the signer would stop for good.
-fn brings_its_own(job: &Job) -> Result<(), Refusal> {
-    let Command::Act(signed) = &job.command else { return Ok(()) };
-    let Ok(act) = signed.read() else { return Ok(()) };
-    let came: Vec<Digest> = job.blobs.iter().map(|bytes| Digest::of(bytes)).collect();
-    if act.words.is_some_and(|words| !came.contains(&words)) {
-        return Err(Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."));
-    }
-    match act.deed {
-        Deed::Apply { bundle, .. } if !came.contains(&bundle) => {
-            Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn bundle_named(signed: &SignedAct) -> Option<Digest> {
     match signed.read().ok()?.deed {
         Deed::Apply { bundle, .. } => Some(bundle),
         _ => None,
+    }
+}
+
+/// SECURITY: an act that leans on a text of an earlier one would be judged by what happens to be in memory, which the signer may have let
+/// go of, or the other way round; so every act brings what it names.
+fn complete(command: &Command, named: &[Digest]) -> Result<(), Refusal> {
+    let Command::Act(signed) = command else { return Ok(()) };
+    let Ok(act) = signed.read() else { return Ok(()) };
+    if act.words.is_some_and(|commitment| !named.contains(&commitment)) {
+        return Err(Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."));
+    }
+    match act.deed {
+        Deed::Apply { bundle, .. } if !named.contains(&bundle) => {
+            Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."))
+        }
+        _ => Ok(()),
     }
 }
 

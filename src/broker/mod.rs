@@ -5,8 +5,10 @@
 //! Start with [`clerk`], then [`Broker`].
 
 pub mod clerk;
+mod past;
 pub mod reaper;
 pub mod session;
+pub mod snapshot;
 pub mod view;
 
 use std::path::PathBuf;
@@ -56,6 +58,8 @@ struct Inner {
     sessions: Mutex<Sessions>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
+    cache: crate::signer::cache::Cache,
+    snapshotting: tokio::sync::Mutex<()>,
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
@@ -85,6 +89,8 @@ impl Broker {
             sessions: Mutex::new(Sessions::default()),
             changed: parts.changed,
             note: parts.note,
+            cache: parts.cache,
+            snapshotting: tokio::sync::Mutex::new(()),
             krl_path,
             krl: Mutex::new(None),
             public_url,
@@ -164,7 +170,13 @@ impl Broker {
             blobs.push(words.bytes());
         }
         blobs.extend(bundle);
-        let done = self.command(Command::Act(signed), blobs).await?;
+        let done = self.command(Command::Act(signed.clone()), blobs).await?;
+        if let Some(Event::ActRefused { person, refusal, .. }) = done.events.first()
+            && refusal.code == Code::MISSING
+            && let Some(known) = self.over_long_ago(person, &signed).await
+        {
+            return Err(known);
+        }
         match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
             None => {
@@ -187,7 +199,7 @@ impl Broker {
     pub(crate) fn list_is_old(&self, state: &State) -> bool {
         let now = self.now().max(state.last_at);
         let served = self.inner.krl.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|list| list.version);
-        state.krl_wanted(now) != state.krl.serials || served.is_none_or(|version| version < state.krl.version)
+        state.krl_due(now) || served.is_none_or(|version| version < state.krl.version)
     }
 
     /// Issues the certificate of a grant for a key: event durable, then signed, then released.
@@ -195,15 +207,15 @@ impl Broker {
     /// # Errors
     /// The refusal of state, policy or signer.
     pub async fn issue(&self, by: &PersonName, grant: GrantId, key: &Key) -> Result<String, Refusal> {
-        {
-            let memory = self.memory().await;
-            if memory.state.grants.get(&grant).is_none_or(|g| g.person != *by) {
-                return Err(Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it."));
-            }
+        let held = self.memory().await.state.grants.get(&grant).map(|g| g.person == *by);
+        if held != Some(true) {
+            let past = if held.is_none() { self.past_grant(grant).await.filter(|g| g.person == *by) } else { None };
+            let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");
+            return Err(past.and_then(|g| g.live_at(self.now()).err()).unwrap_or_else(missing));
         }
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);
-        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce) };
+        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: None };
         let done = self.command(command, Vec::new()).await?;
         for event in &done.events {
             if let Event::GrantCancelled { refusal, .. } = event {

@@ -36,7 +36,7 @@ pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusa
         let state = &memory.state;
         // Never before the log's last entry: what is over for the clerk is over here.
         let now = broker.now().max(state.last_at);
-        let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable(now);
+        let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable();
         (due, now - state.last_at >= HEARTBEAT_S)
     };
     if due {

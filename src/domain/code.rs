@@ -19,6 +19,9 @@ const SECOND: [&str; 64] = [
     "thistle", "tiger", "timber", "tulip", "violet", "walnut", "willow", "zebra",
 ];
 
+/// How many codes there are.
+pub const CODES: u32 = 64 * 64;
+
 /// The `n`-th code that a digest proposes; the broker takes the first that no open request has.
 pub fn match_code(digest: &Digest, n: u32) -> String {
     let bytes = digest.as_bytes();

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::act::{SignedAct, Terms};
+use super::database::Account;
 use super::digest::Digest;
+use super::grant::CredentialKind;
 use super::ids::{ActId, GrantId, InstallId, RequestId};
 use super::key::Key;
-use super::names::{PersonName, RuleId, StepName, TargetName};
+use super::names::{AccountName, PersonName, RuleId, StepName, TargetName};
 use super::refusal::Refusal;
 
 /// The version of entries that this program writes; older ones decode for ever.
@@ -49,7 +51,7 @@ pub enum Command {
     Begin(Box<Genesis>),
     /// A person's signed act.
     Act(SignedAct),
-    /// A credential for a key under a grant; the nonce goes into the certificate.
+    /// A credential for a key under a grant; the nonce goes into the certificate, or names the account.
     Issue {
         /// The grant.
         grant: GrantId,
@@ -57,6 +59,34 @@ pub enum Command {
         key: Key,
         /// 32 random bytes as hex.
         nonce: Digest,
+        /// SHA-256 of the SCRAM verifier that the client made, for accounts with passwords.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verifier: Option<Digest>,
+    },
+    /// The account of a grant was made on its server.
+    AccountMade {
+        /// The grant.
+        grant: GrantId,
+    },
+    /// The server was asked to remove the account of a grant; this is what was read back.
+    AccountRemoved {
+        /// The grant.
+        grant: GrantId,
+        /// What was looked at, and what it showed.
+        proofs: Vec<Proof>,
+        /// What of the account's is kept, under a role without rights.
+        kept: Vec<String>,
+        /// What is still there; nothing when the account is gone.
+        left: Vec<String>,
+    },
+    /// A server has an account with the broker's mark that the log does not know, or knows to be gone.
+    AccountFound {
+        /// The target, or the server's address where it has left the inventory.
+        server: String,
+        /// The account's name there; hostile text.
+        account: String,
+        /// What was done.
+        what: String,
     },
     /// Looks at every deadline.
     Due,
@@ -70,6 +100,13 @@ pub enum Command {
     Stop,
     /// Nothing happened for a while.
     Beat,
+    /// A snapshot of the state was written.
+    Snapshot {
+        /// How many entries are in it.
+        size: u64,
+        /// SHA-256 of the file.
+        sha256: Digest,
+    },
 }
 
 /// What a host signs with its own key: it has this revocation list.
@@ -101,6 +138,9 @@ pub struct Genesis {
     pub ssh_host: Key,
     /// SHA-256 of the server CA's certificate.
     pub x509_server: String,
+    /// The client CA's certificate, PEM; absent in logs that began before there were database accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x509_client: Option<String>,
 }
 
 /// Why a grant ended.
@@ -131,7 +171,7 @@ impl Cause {
 /// One thing that was read back, or could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
-    /// What was looked at: `krl`, `host`, `expiry`, `session`.
+    /// What was looked at: `krl`, `host`, `expiry`, `session`, `account`, and what else a server shows.
     pub what: String,
     /// Whether it shows the end; absent where nobody can see it.
     pub ok: Option<bool>,
@@ -156,6 +196,9 @@ pub enum Event {
     Stopped,
     #[serde(rename = "heartbeat")]
     Heartbeat,
+    /// A snapshot of the state was written, as a cache for the next start.
+    #[serde(rename = "snapshot.taken")]
+    SnapshotTaken { size: u64, sha256: Digest },
     /// A person signed in.
     #[serde(rename = "person.signed_in")]
     SignedIn { person: PersonName, act: ActId, key_fp: String },
@@ -248,10 +291,28 @@ pub enum Event {
     GrantEnding { grant: GrantId, cause: Cause, by: Option<PersonName>, serials: Vec<u64>, words: Option<Digest> },
     /// The end is proven.
     #[serde(rename = "grant.ended")]
-    GrantEnded { grant: GrantId, cause: Cause, proofs: Vec<Proof> },
+    GrantEnded {
+        grant: GrantId,
+        cause: Cause,
+        proofs: Vec<Proof>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        kept: Vec<String>,
+    },
+    /// An account will be made on a server, or made to take another proof.
+    #[serde(rename = "account.planned")]
+    AccountPlanned { grant: GrantId, key: Key, account: Box<Account>, valid_until: i64 },
+    #[serde(rename = "account.made")]
+    AccountMade { grant: GrantId, account: AccountName },
+    /// Something is left of it; the removal goes on.
+    #[serde(rename = "account.residue")]
+    AccountResidue { grant: GrantId, account: AccountName, kept: Vec<String>, left: Vec<String> },
+    #[serde(rename = "account.found")]
+    AccountFound { server: String, account: String, what: String },
     /// A certificate may be signed: exactly these bytes, under this serial.
     #[serde(rename = "credential.issued")]
     CredentialIssued {
+        #[serde(default, skip_serializing_if = "CredentialKind::is_usual")]
+        credential: CredentialKind,
         grant: GrantId,
         serial: u64,
         key: Key,
@@ -302,7 +363,13 @@ impl Event {
     pub fn concerns(&self) -> Concerns {
         let mut c = Concerns::default();
         match self {
-            Self::Begun(_) | Self::Started | Self::Stopped | Self::Heartbeat | Self::KrlPublished { .. } => {}
+            Self::Begun(_)
+            | Self::Started
+            | Self::Stopped
+            | Self::Heartbeat
+            | Self::KrlPublished { .. }
+            | Self::SnapshotTaken { .. }
+            | Self::AccountFound { .. } => {}
             Self::SignedIn { person, .. } | Self::ActRefused { person, .. } => c.actor = Some(person.clone()),
             Self::BundleAdopted { by, .. }
             | Self::PersonDisabled { by, .. }
@@ -337,6 +404,9 @@ impl Event {
             | Self::GrantLapsed { grant }
             | Self::GrantCancelled { grant, .. }
             | Self::GrantEnded { grant, .. }
+            | Self::AccountPlanned { grant, .. }
+            | Self::AccountMade { grant, .. }
+            | Self::AccountResidue { grant, .. }
             | Self::CredentialIssued { grant, .. } => c.grant = Some(*grant),
             Self::HostEnrolled { by, target, .. } => (c.actor, c.target) = (Some(by.clone()), Some(target.clone())),
             Self::HostConfirmed { target, .. } => c.target = Some(target.clone()),

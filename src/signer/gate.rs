@@ -8,18 +8,22 @@ use jit_ca::spec::{CertWindow, HostSpec, KeyId, Principal, Principals, Serial};
 use jit_ca::x509::{ServerLeafSpec, ServerName};
 use serde::{Deserialize, Serialize};
 
+use super::cache::Cache;
 use super::keys::{Keys, replace};
+use super::recall::Recall;
 use super::{Answer, Leaf, Order, Signer, lies, refused};
 use crate::clock::Timekeeper;
 use crate::domain::act::KRL_NAMESPACE;
-use crate::domain::decide::{Now, decide, user_spec};
+use crate::domain::decide::{Now, client_spec, decide, user_spec};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
+use crate::domain::grant::{Credential, CredentialKind, LiveGrant};
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::TargetName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
+use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::ledger::note::{Checkpoint, NoteSigner};
 use crate::ledger::tree::{Frontier, leaf_hash};
@@ -29,22 +33,26 @@ const SERVER_LEAF_S: i64 = 30 * 86_400;
 
 /// What the gate remembers across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Head {
-    size: u64,
-    root: String,
-    krl_version: u64,
+pub(super) struct Head {
+    pub(super) size: u64,
+    pub(super) root: String,
+    pub(super) krl_version: u64,
+    /// The snapshot of its own fold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) snapshot: Option<Snapshot>,
 }
 
 /// The signer. It believes the log as far as it can check it, and nothing else.
 #[derive(Debug)]
 pub struct Gate {
     keys: Keys,
-    state: State,
-    shelf: Shelf,
-    frontier: Frontier,
+    pub(super) state: State,
+    pub(super) shelf: Shelf,
+    pub(super) frontier: Frontier,
     /// Events of the command that is being shown, still to come.
     expected: VecDeque<Event>,
-    head: Head,
+    pub(super) head: Head,
+    pub(super) recall: Recall,
     head_path: PathBuf,
     server_names: Vec<ServerName>,
     keeper: Timekeeper,
@@ -71,18 +79,27 @@ impl Gate {
                 return Err(Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", head_path.display())));
             }
         };
-        Ok(Self {
+        let cache = Cache::at(head_path.with_extension("fold"));
+        let mut gate = Self {
             keys,
             state: State::default(),
             shelf: Shelf::default(),
             frontier: Frontier::empty(),
             expected: VecDeque::new(),
             head,
+            recall: Recall { cache, writing: None, begun: 0 },
             head_path,
             server_names,
             keeper,
             broken: None,
-        })
+        };
+        gate.recall();
+        Ok(gate)
+    }
+
+    /// True between commands, while nothing is wrong.
+    pub(super) fn whole(&self) -> bool {
+        self.expected.is_empty() && self.broken.is_none()
     }
 
     /// The keys' public halves, for the first entry of a log.
@@ -142,7 +159,9 @@ impl Gate {
     }
 
     fn own_genesis(&self, genesis: &crate::domain::event::Genesis) -> Result<(), Refusal> {
+        let client = self.keys.x509_client.as_ref().map(|(_, cert)| cert.pem());
         let ours = genesis.log_key == self.keys.log_public()
+            && genesis.x509_client.as_deref() == client
             && genesis.ssh_user.0 == *self.keys.ssh_user.public()
             && genesis.ssh_host.0 == *self.keys.ssh_host.public();
         if ours { Ok(()) } else { Err(lies("The log begins with other keys than the signer's.")) }
@@ -167,6 +186,7 @@ impl Gate {
         }
         self.flush()?;
         let root = self.frontier.root();
+        self.refresh();
         let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
         let signer = LogSigner { name: checkpoint.origin.clone(), key: &self.keys.log, public: self.log_bytes()? };
         Ok(Answer::Checkpoint { note: checkpoint.sign(&signer).text, size: self.state.size })
@@ -181,11 +201,11 @@ impl Gate {
             return Err(lies("The log ends in the middle of a command."));
         }
         let root = hex(&self.frontier.root());
-        self.remember(Head { size: self.state.size, root, krl_version: self.head.krl_version })
+        self.remember(Head { size: self.state.size, root, ..self.head.clone() })
     }
 
     /// INVARIANT (I8): flushed before the signature leaves.
-    fn remember(&mut self, head: Head) -> Result<(), Refusal> {
+    pub(super) fn remember(&mut self, head: Head) -> Result<(), Refusal> {
         if head == self.head {
             return Ok(());
         }
@@ -232,6 +252,9 @@ impl Gate {
         }
         let credential =
             live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
+        if credential.kind == CredentialKind::X509Client {
+            return self.client_leaf(&live, credential);
+        }
         let spec = user_spec(&live, credential)?;
         let tbs = jit_ca::ssh::tbs_user(&spec, self.keys.ssh_user.public());
         if Digest::of(&tbs) != credential.tbs_sha256 {
@@ -240,6 +263,19 @@ impl Gate {
         let certificate = jit_ca::ssh::sign_user(&self.keys.ssh_user, &spec, &Limits::STANDARD)
             .map_err(|e| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}.")))?;
         Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
+    }
+
+    fn client_leaf(&self, live: &LiveGrant<'_>, credential: &Credential) -> Result<Answer, Refusal> {
+        let account = live.account.as_ref().ok_or_else(|| refused("The grant has no account."))?;
+        let (key, ca) = self.keys.x509_client.as_ref().ok_or_else(|| refused("There is no client authority."))?;
+        let lint = |e: jit_ca::CaError| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}."));
+        let spec = client_spec(live, &account.name, credential);
+        let tbs = jit_ca::x509::tbs_client(ca, &spec).map_err(lint)?;
+        if Digest::of(&tbs) != credential.tbs_sha256 {
+            return Err(refused("The log allows other bytes under this serial."));
+        }
+        let der = jit_ca::x509::sign_client_leaf(ca, key, &spec).map_err(lint)?;
+        Ok(Answer::Client { pem: pem(&der) })
     }
 
     fn host_cert(&mut self, target: &TargetName) -> Result<Answer, Refusal> {
@@ -279,10 +315,7 @@ impl Gate {
         };
         let der = jit_ca::x509::sign_server_leaf(&self.keys.x509_cert, &self.keys.x509_server, &spec)
             .map_err(|e| Refusal::new(Code::LINT, format!("The server certificate was not signed: {e}.")))?;
-        let leaf = data_encoding::BASE64.encode(&der);
-        let lines: Vec<&str> = leaf.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
-        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-        Ok(Answer::ServerLeaf { chain_pem: format!("{pem}{}", self.keys.x509_cert.pem()) })
+        Ok(Answer::ServerLeaf { chain_pem: format!("{}{}", pem(&der), self.keys.x509_cert.pem()) })
     }
 
     fn krl(&mut self) -> Result<Answer, Refusal> {
@@ -326,7 +359,14 @@ pub fn origin_of(install: &str) -> String {
     format!("jit-broker/audit/{install}/e0")
 }
 
-fn hex(hash: &[u8; 32]) -> String {
+/// RFC 7468.
+fn pem(der: &[u8]) -> String {
+    let base64 = data_encoding::BASE64.encode(der);
+    let lines: Vec<&str> = base64.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+pub(super) fn hex(hash: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(hash)
 }
 

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod apart;
+mod attacks;
 mod bad_input;
 mod doors;
+mod enroll;
 mod full;
 mod help;
 mod hook;
@@ -11,7 +13,10 @@ mod house;
 mod kill;
 mod model;
 mod served;
+mod slow;
+mod snapshot;
 mod story;
 mod tampered;
+mod terminal;
 mod trust;
 mod world;

@@ -18,6 +18,7 @@ use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::request::RequestState;
 use jit_broker::domain::text::Words;
 use jit_broker::settings::Settings;
+use jit_broker::signer::gate::Gate;
 use jit_broker::signer::{Leaf, Order, Signer};
 
 pub(crate) struct World {
@@ -242,10 +243,10 @@ pub(crate) async fn leaves(ledger: &std::path::Path) -> Vec<Leaf> {
 }
 
 /// A signer that has seen nothing yet: it judges every entry it is shown.
-fn fresh_gate(world: &World, name: &str) -> impl Signer + use<> {
+pub(crate) fn fresh_gate(world: &World, name: &str) -> Gate {
     let head: PathBuf = world.settings.state_dir.join(name);
     let keys = jit_broker::signer::keys::Keys::load(&world.settings.ca_dir).unwrap();
-    jit_broker::signer::gate::Gate::open(keys, head, Vec::new(), Timekeeper::new(world.clock.clone())).unwrap()
+    Gate::open(keys, head, Vec::new(), Timekeeper::new(world.clock.clone())).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

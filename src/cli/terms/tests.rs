@@ -71,6 +71,7 @@ fn granted(role_name: &str, for_s: u64) -> Terms {
         role: role(role_name),
         logins: found.logins.clone(),
         allow: found.allow.iter().copied().collect(),
+        database: None,
         for_s,
     }
 }
@@ -161,6 +162,7 @@ fn a_bundle_is_approved_by_its_digest_alone() {
         role: role("apply"),
         logins: vec![],
         allow: vec![],
+        database: None,
         for_s: 0,
     };
     verified(&doc(&act(deed.clone()), terms(new)), install(), &inventory()).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! The clerk runs it before it appends; the signer runs it again on every entry that it is shown, and a verifier may do so years later.
 
+mod account;
 mod answer;
 mod ask;
 mod end;
@@ -11,12 +12,14 @@ mod trust;
 use std::sync::Arc;
 
 use super::act::{ACT_SKEW_S, Act, Deed, SignedAct};
+use super::digest::Digest;
 use super::event::{Command, Event};
 use super::key::Key;
 use super::names::PersonName;
 use super::refusal::{Code, Refusal};
 use super::state::{Beside, State};
 
+pub use account::{client_ca, client_spec};
 pub use answer::{StepView, progress};
 pub use issue::user_spec;
 
@@ -47,19 +50,26 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         Command::Begin(_) => Err(Refusal::new(Code::NOT_EMPTY, "The log has begun already.")),
         _ if state.genesis.is_none() => Err(Refusal::new(Code::LEDGER_CORRUPT, "The log has no beginning.")),
         Command::Act(signed) => decide_act(state, signed, now),
-        Command::Issue { grant, key, nonce } => issue::issue(state, *grant, key, *nonce, now),
+        Command::Issue { grant, key, nonce, verifier } => issue::issue(state, *grant, key, *nonce, *verifier, now),
+        Command::AccountMade { grant } => account::made(state, *grant),
+        Command::AccountRemoved { grant, proofs, kept, left } => account::removed(state, *grant, proofs, kept, left),
+        Command::AccountFound { server, account, what } => {
+            let (server, account, what) = (server.clone(), account.clone(), what.clone());
+            Ok(vec![Event::AccountFound { server, account, what }])
+        }
         Command::Due => Ok(end::due(state, now)),
         Command::PublishKrl => Ok(end::publish(state, now.at)),
         Command::Confirm(signed) => trust::confirm(state, signed, now),
         Command::Start => Ok(vec![Event::Started]),
         Command::Stop => Ok(vec![Event::Stopped]),
         Command::Beat => Ok(vec![Event::Heartbeat]),
+        Command::Snapshot { size, sha256 } => snapshot(state, *size, *sha256),
     }
 }
 
 fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let act = signed.read()?;
-    if state.acts.contains_key(&signed.id()) {
+    if state.acts.contains(&signed.id()) {
         // The answer is the one that it got: nothing happens twice, and what was refused stays refused.
         return state.refused.get(&signed.id()).map_or_else(|| Ok(Vec::new()), |refusal| Err(refusal.clone()));
     }
@@ -92,6 +102,14 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
         let (person, act_id, deed) = (verified.person.clone(), signed.id(), act.deed.word().to_owned());
         Ok(vec![Event::ActRefused { person, act: act_id, deed, refusal }])
     })
+}
+
+/// The cache is not what counts: a leaf only pins it, so size and order are all that is judged.
+fn snapshot(state: &State, size: u64, sha256: Digest) -> Result<Vec<Event>, Refusal> {
+    if size == 0 || size > state.size || state.snapshot.is_some_and(|newest| size <= newest.size) {
+        return Err(Refusal::new(Code::MISSING, "The snapshot is of no size that is newer and in the log."));
+    }
+    Ok(vec![Event::SnapshotTaken { size, sha256 }])
 }
 
 /// Checks time, installation, key and signature; what the act asks for is judged afterwards.
@@ -156,7 +174,7 @@ fn missing(what: &str) -> Refusal {
 }
 
 /// The bundle of a digest, or a refusal that says what it lacks.
-fn bundle_of(now: Now<'_>, digest: &super::digest::Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
+fn bundle_of(now: Now<'_>, digest: &Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
     now.beside
         .bundle(digest)
         .ok_or_else(|| Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act."))
