@@ -3,7 +3,7 @@
 //! A batch is everything that waits when the clerk looks: decided in order, appended in one durable transaction, checkpointed by the
 //! signer, answered. The cost of durability is shared by everyone in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
@@ -80,10 +80,10 @@ impl SignerHandle {
 
     async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
         let signer = self.signer.clone();
-        let carried_out = move || signer.lock().unwrap_or_else(PoisonError::into_inner).order(order);
-        tokio::task::spawn_blocking(carried_out)
-            .await
-            .map_err(|_| Refusal::new(Code::SIGNER_AWAY, "The signer failed."))?
+        // SECURITY: a signer that panicked has folded half an order: it signs nothing more.
+        let failed = || Refusal::new(Code::SIGNER_AWAY, "The signer failed in the middle of an order; start it anew.");
+        let carried_out = move || signer.lock().map_err(|_| failed())?.order(order);
+        tokio::task::spawn_blocking(carried_out).await.map_err(|_| failed())?
     }
 
     /// Carries out an order; a signer that was restarted is shown the log again first.
@@ -128,16 +128,10 @@ impl SignerHandle {
                 leaves.push(Leaf { blobs: blobs_of(&entry, reader).await?, entry });
             }
             trim_to_command(&mut leaves);
-            let shown = leaves.len();
-            match self.raw(Order::Checkpoint { from, leaves }).await {
-                Ok(Answer::Checkpoint { note, size }) => newest = Some((size, note)),
-                Ok(_) => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
-                // Below the head that it signed before it folds, and signs nothing: the next page is what it waits for.
-                Err(refusal) if refusal.code == Code::LOG_LIES && shown > 0 => match self.raw(Order::Head).await? {
-                    Answer::Head { size } if size > from => {}
-                    _ => return Err(refusal),
-                },
-                Err(refusal) => return Err(refusal),
+            match self.raw(Order::Checkpoint { from, leaves }).await? {
+                Answer::Checkpoint { note, size } => newest = Some((size, note)),
+                Answer::Head { size } if size > from => {}
+                _ => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
             }
         }
     }
@@ -160,18 +154,9 @@ fn corrupt(what: &str) -> Refusal {
 
 /// The digests of what stands beside an entry: bundles that are needed for ever, texts that may be shredded.
 pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
-    let mut required = Vec::new();
-    let mut shreddable = Vec::new();
-    if let Some(Command::Act(signed)) = &entry.cause
-        && let Ok(act) = signed.read()
-    {
-        shreddable.extend(act.words);
-        if let Deed::Apply { bundle, .. } = act.deed {
-            // A refused bundle need not parse, but its bytes are what was refused.
-            required.push(bundle);
-        }
-    }
-    (required, shreddable)
+    let named = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
+    // A refused bundle need not parse, but its bytes are what was refused.
+    (named.bundle.into_iter().collect(), named.words.into_iter().collect())
 }
 
 async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> {
@@ -225,6 +210,9 @@ pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
                 let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
                 let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
                 memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
+                if memory.shelf.bundle(bundle).is_none() {
+                    return Err(corrupt(&format!("the bundle that entry {} adopts cannot be read", leaf.seq)));
+                }
             }
             memory.state.apply(&entry, &memory.shelf);
         }
@@ -317,7 +305,7 @@ impl Clerk {
     async fn carry_out(&mut self, batch: Vec<Job>) {
         let Err(mut undone) = self.attempt(batch).await else { return };
         if undone.why.code == Code::DISK_FULL {
-            let (grants, ends): (Vec<Job>, _) = undone.jobs.into_iter().partition(|job| grants_something(&job.command));
+            let (grants, ends): (Vec<Job>, _) = undone.jobs.into_iter().partition(|job| !job.command.may_use_reserve());
             refuse(grants, &undone.why);
             undone.jobs = ends;
             if !undone.jobs.is_empty() && self.reserve.spend() {
@@ -390,7 +378,7 @@ impl Clerk {
     ) -> Result<Vec<Event>, Refusal> {
         let moment = self.keeper.now();
         let at = moment.at.max(memory.state.last_at);
-        if grants_something(&job.command) {
+        if job.command.grants() {
             if !moment.trusted(memory.state.last_at) {
                 return Err(Refusal::new(
                     Code::CLOCK,
@@ -405,27 +393,26 @@ impl Clerk {
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => Default::default(),
         };
-        // What stood here before stays, whatever becomes of this command: an act that is sent twice brings its text twice.
-        let known = |bytes: &Vec<u8>| memory.shelf.words(&Digest::of(bytes)).is_some();
-        let known: Vec<bool> = job.blobs.iter().map(known).collect();
-        let named: Vec<Digest> = job.blobs.iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
-        let fresh = || named.iter().zip(&known).filter(|(_, known)| !**known).map(|(digest, _)| digest);
-        if let Err(refusal) = complete(&job.command, &named) {
-            fresh().for_each(|digest| memory.shelf.discard(digest));
-            return Err(refusal);
-        }
+        // Nothing is kept that the command does not name.
+        let beside = job.command.beside();
+        let blobs: Vec<&Vec<u8>> = job.blobs.iter().filter(|bytes| beside.names(&Digest::of(bytes))).collect();
+        // What an open request needs may come again with another act: only what is new here goes when nothing follows.
+        let new = blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
+        let named: Vec<Digest> = new.into_iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        complete(&job.command, &blobs)?;
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,
             other => {
-                fresh().for_each(|digest| memory.shelf.discard(digest));
+                named.iter().for_each(|digest| memory.shelf.discard(digest));
                 return other;
             }
         };
         if events.iter().any(|e| matches!(e, Event::ClockConfirmed { .. })) {
             self.keeper.anchor();
         }
-        self.enter(memory, job, &events, (at, &moment), leaves, shown)?;
+        self.enter(memory, (job, &blobs), &events, (at, &moment), leaves, shown)?;
+        beside.settle(&named, &memory.state, &mut memory.shelf);
         Ok(events)
     }
 
@@ -433,7 +420,7 @@ impl Clerk {
     fn enter(
         &self,
         memory: &mut Memory,
-        job: &Job,
+        (job, blobs): (&Job, &[&Vec<u8>]),
         events: &[Event],
         (at, moment): (i64, &Moment),
         leaves: &mut Vec<NewLeaf>,
@@ -455,7 +442,7 @@ impl Clerk {
             let bytes =
                 canonical(&entry).map_err(|e| Refusal::new(Code::BUG, format!("An entry cannot be written: {e}.")))?;
             let text = String::from_utf8(bytes.clone()).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
-            let blobs = if i == 0 { job.blobs.clone() } else { Vec::new() };
+            let blobs: Vec<Vec<u8>> = if i == 0 { blobs.iter().map(|b| (*b).clone()).collect() } else { Vec::new() };
             let texts = blobs.iter().filter_map(|b| String::from_utf8(b.clone()).ok()).collect();
             shown.push(Leaf { entry: text, blobs: texts });
             let keep = |b: &[u8]| if Some(Digest::of(b)) == bundle { Keep::Required } else { Keep::Shreddable };
@@ -469,11 +456,10 @@ impl Clerk {
     async fn checkpoint(&mut self, from: u64, leaves: Vec<Leaf>) {
         let note = match self.signer.raw(Order::Checkpoint { from, leaves }).await {
             Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
-            Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
             // It was asked anew already; revocations do not wait for it any longer.
             Err(away) if away.code == Code::SIGNER_AWAY => Err(away),
             // A restarted signer is shown the log again; what is durable stays durable meanwhile.
-            Err(_) => self.signer.catch_up(&self.reader).await,
+            _ => self.signer.catch_up(&self.reader).await,
         };
         match note {
             Ok((size, note)) => self.keep_note(size, note).await,
@@ -508,37 +494,18 @@ fn bundle_named(signed: &SignedAct) -> Option<Digest> {
 
 /// SECURITY: an act that leans on a text of an earlier one would be judged by what happens to be in memory, which the signer may have let
 /// go of, or the other way round; so every act brings what it names.
-fn complete(command: &Command, named: &[Digest]) -> Result<(), Refusal> {
+fn complete(command: &Command, brought: &[&Vec<u8>]) -> Result<(), Refusal> {
     let Command::Act(signed) = command else { return Ok(()) };
     let Ok(act) = signed.read() else { return Ok(()) };
-    if act.words.is_some_and(|commitment| !named.contains(&commitment)) {
+    let came = |wanted: &Digest| brought.iter().any(|bytes| Digest::of(bytes) == *wanted);
+    if act.words.is_some_and(|commitment| !came(&commitment)) {
         return Err(Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."));
     }
     match act.deed {
-        Deed::Apply { bundle, .. } if !named.contains(&bundle) => {
+        Deed::Apply { bundle, .. } if !came(&bundle) => {
             Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."))
         }
         _ => Ok(()),
-    }
-}
-
-/// Granting fails closed on a bad clock; ending goes on.
-fn grants_something(command: &Command) -> bool {
-    match command {
-        Command::Issue { .. } => true,
-        Command::Act(signed) => signed.read().is_ok_and(|act| {
-            matches!(
-                act.deed,
-                Deed::Request { .. }
-                    | Deed::Approve { .. }
-                    | Deed::Apply { .. }
-                    | Deed::Enroll { .. }
-                    | Deed::EnrollHost { .. }
-                    | Deed::BindKey { .. }
-                    | Deed::Enable { .. }
-            )
-        }),
-        _ => false,
     }
 }
 

@@ -33,6 +33,9 @@ use crate::signer::{Answer, Order};
 use clerk::{Done, Job, SignerHandle};
 use session::Sessions;
 
+/// How often a revocation list is made anew at once when more was revoked meanwhile.
+const KRL_TRIES: u32 = 8;
+
 /// What the clerk and everybody else look at: the state and what stands beside it.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -170,20 +173,24 @@ impl Broker {
             blobs.push(words.bytes());
         }
         blobs.extend(bundle);
-        let done = self.command(Command::Act(signed.clone()), blobs).await?;
-        if let Some(Event::ActRefused { person, refusal, .. }) = done.events.first()
-            && refusal.code == Code::MISSING
-            && let Some(known) = self.over_long_ago(person, &signed).await
+        let refusal = match self.command(Command::Act(signed.clone()), blobs).await {
+            Ok(done) => match done.events.iter().find_map(refusal_in) {
+                Some(refusal) => refusal.clone(),
+                None => {
+                    self.settle().await;
+                    return Ok(done);
+                }
+            },
+            // Also what was answered before, to the same act.
+            Err(refusal) => refusal,
+        };
+        if refusal.code == Code::MISSING
+            && let Some(by) = signed.read().ok().and_then(|act| act.deed.by().cloned())
+            && let Some(known) = self.over_long_ago(&by, &signed).await
         {
             return Err(known);
         }
-        match done.events.iter().find_map(refusal_in) {
-            Some(refusal) => Err(refusal.clone()),
-            None => {
-                self.settle().await;
-                Ok(done)
-            }
-        }
+        Err(refusal)
     }
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
@@ -248,11 +255,17 @@ impl Broker {
     /// # Errors
     /// When log, signer or disk refuse; the list that was published before stays.
     pub async fn publish_krl(&self) -> Result<(), Refusal> {
-        self.command(Command::PublishKrl, Vec::new()).await?;
-        match self.serve_krl().await {
-            // The list is a part of the end: it may use the reserve as well.
-            Err(refusal) if refusal.code == Code::DISK_FULL && self.inner.reserve.spend() => self.serve_krl().await,
-            other => other,
+        let mut tries = 0;
+        loop {
+            self.command(Command::PublishKrl, Vec::new()).await?;
+            tries += 1;
+            match self.serve_krl().await {
+                // Something else was revoked in between, so the signer wants a newer list.
+                Err(refusal) if refusal.code == Code::SIGNER_REFUSED && tries < KRL_TRIES => {}
+                // The list is a part of the end: it may use the reserve as well.
+                Err(refusal) if refusal.code == Code::DISK_FULL && self.inner.reserve.spend() => {}
+                other => return other,
+            }
         }
     }
 

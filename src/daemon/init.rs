@@ -112,7 +112,7 @@ fn configuration(plan: &Plan) -> String {
 }
 
 async fn begin(settings: &Settings, clock: Arc<dyn Clock>, genesis: &Genesis) -> Result<(), Refusal> {
-    let gate = super::open_gate(settings, clock.clone())?;
+    let gate = super::found_gate(settings, clock.clone())?;
     let ledger = Ledger::open(&settings.ledger, OpenMode::Create).await.map_err(|e| ledger_refusal(&e))?;
     let parts = clerk::start(
         ledger,
@@ -126,6 +126,9 @@ async fn begin(settings: &Settings, clock: Arc<dyn Clock>, genesis: &Genesis) ->
     let stopped = || Refusal::new(Code::LEDGER_DOWN, "The log could not be begun.");
     parts.jobs.send(job).await.map_err(|_| stopped())?;
     answer.await.map_err(|_| stopped())??;
+    if parts.note.borrow().is_none() {
+        return Err(Refusal::new(Code::SIGNER_AWAY, "The first checkpoint could not be signed."));
+    }
     drop(parts.jobs);
     let _ = parts.task.await;
     Ok(())

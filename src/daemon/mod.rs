@@ -24,9 +24,12 @@ use crate::ledger::{Ledger, OpenMode};
 use crate::settings::{Settings, SignerAt};
 use crate::signer::Signer;
 use crate::signer::cache::Cache;
-use crate::signer::gate::Gate;
+use crate::signer::gate::{Gate, Pins};
 use crate::signer::keys::Keys;
 use crate::signer::socket::Remote;
+
+/// The file in the keys' folder in which the signer keeps how much of which log it has signed.
+const HEAD: &str = "head.json";
 
 /// A running daemon.
 pub struct Daemon {
@@ -44,9 +47,20 @@ pub struct Daemon {
 /// # Errors
 /// When keys are missing or too open, or the head is damaged.
 pub fn open_gate(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Gate, Refusal> {
-    let keys = Keys::load(&settings.ca_dir)?;
-    let head = settings.ca_dir.join("head.json");
-    Gate::open(keys, head, tls::names_of(settings), Timekeeper::new(clock))
+    Gate::open(Keys::load(&settings.ca_dir)?, settings.ca_dir.join(HEAD), pins(settings), Timekeeper::new(clock))
+}
+
+/// Opens the gate of a configuration whose keys have signed nothing yet.
+///
+/// # Errors
+/// As [`open_gate`]; [`Code::NOT_EMPTY`] when there is a head.
+pub fn found_gate(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Gate, Refusal> {
+    Gate::found(Keys::load(&settings.ca_dir)?, settings.ca_dir.join(HEAD), pins(settings), Timekeeper::new(clock))
+}
+
+/// What a configuration pins for its signer.
+pub fn pins(settings: &Settings) -> Pins {
+    Pins { server_names: tls::names_of(settings), admins: settings.admins.clone() }
 }
 
 /// Where the broker keeps its snapshot.

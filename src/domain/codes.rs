@@ -176,6 +176,8 @@ codes! {
         "The first administrators are pinned in leaf 0. Changing [trust] in the file does not change them; an administrator's later keys are enrolled by signed acts.";
     BAD_MODE = 8005, 78, 400, "a file mode that is too open", Some("chmod 600 FILE; chmod 700 FOLDER"),
         "Keys and the ledger must be closed to everybody but the service's user, or nothing starts.";
+    HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("Restore head.json into [ca].dir from a copy of this machine's folder."),
+        "Beside its keys the signer keeps head.json: how much of which log it has signed. `init` makes it. Without it a log that was cut, forked or made anew would be signed, so nothing starts. Restore the newest copy of the file: an older one is accepted, but shows less.";
 }
 
 impl Code {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::act::{SignedAct, Terms};
+use super::act::{Deed, SignedAct, Terms};
 use super::database::Account;
 use super::digest::Digest;
 use super::grant::CredentialKind;
@@ -12,6 +12,8 @@ use super::ids::{ActId, GrantId, InstallId, RequestId};
 use super::key::Key;
 use super::names::{AccountName, PersonName, RuleId, StepName, TargetName};
 use super::refusal::Refusal;
+use super::shelf::Shelf;
+use super::state::State;
 
 /// The version of entries that this program writes; older ones decode for ever.
 pub const ENTRY_VERSION: u32 = 1;
@@ -107,6 +109,71 @@ pub enum Command {
         /// SHA-256 of the file.
         sha256: Digest,
     },
+}
+
+/// The blobs that a command names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The bundle that an act wants adopted.
+    pub bundle: Option<Digest>,
+    /// The personal text that an act commits to.
+    pub words: Option<Digest>,
+    /// The request that the act would be.
+    request: Option<RequestId>,
+}
+
+impl Command {
+    /// True for what gives or prepares access: it fails closed on a bad clock and on a full disk, where ends go on.
+    pub fn grants(&self) -> bool {
+        match self {
+            Self::Issue { .. } => true,
+            Self::Act(signed) => signed.read().is_ok_and(|act| {
+                matches!(
+                    act.deed,
+                    Deed::Request { .. }
+                        | Deed::Approve { .. }
+                        | Deed::Apply { .. }
+                        | Deed::Enroll { .. }
+                        | Deed::EnrollHost { .. }
+                        | Deed::BindKey { .. }
+                        | Deed::Enable { .. }
+                )
+            }),
+            _ => false,
+        }
+    }
+
+    /// True for what is recorded on a full disk too; a snapshot is only a cache.
+    pub fn may_use_reserve(&self) -> bool {
+        !self.grants() && !matches!(self, Self::Snapshot { .. })
+    }
+
+    /// The blobs that stand beside this command.
+    pub fn beside(&self) -> Named {
+        let Self::Act(signed) = self else { return Named::default() };
+        let Ok(act) = signed.read() else { return Named::default() };
+        let bundle = match act.deed {
+            Deed::Apply { bundle, .. } => Some(bundle),
+            _ => None,
+        };
+        Named { bundle, words: act.words, request: Some(RequestId::of_digest(&signed.digest())) }
+    }
+}
+
+impl Named {
+    /// True for a blob that the command names.
+    pub fn names(&self, digest: &Digest) -> bool {
+        self.bundle == Some(*digest) || self.words == Some(*digest)
+    }
+
+    /// Lets go of what a command brought, unless it made a request that needs it.
+    pub fn settle(&self, new: &[Digest], state: &State, shelf: &mut Shelf) {
+        if self.request.is_some_and(|id| state.requests.contains_key(&id)) {
+            return;
+        }
+        // The adopted bundle stays: a snapshot brings it along.
+        new.iter().filter(|digest| **digest != state.bundle.digest).for_each(|digest| shelf.discard(digest));
+    }
 }
 
 /// What a host signs with its own key: it has this revocation list.

@@ -47,9 +47,15 @@ impl Shelf {
         self.bundles.retain(|digest, _| needed.contains(digest));
     }
 
-    /// Lets go of a text that nothing refers to any more.
+    /// True for a blob that is kept.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.words.contains_key(digest) || self.bundles.contains_key(digest)
+    }
+
+    /// Lets go of a blob that nothing refers to any more.
     pub fn discard(&mut self, digest: &Digest) {
         self.words.remove(digest);
+        self.bundles.remove(digest);
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Leaf {
 pub enum Order {
     /// How far the gate has folded the log.
     Head,
-    /// Takes the leaves since its head and signs a checkpoint.
+    /// Takes the leaves since its head and signs a checkpoint; below the head that was signed before it answers with [`Answer::Head`].
     Checkpoint {
         /// Where they begin: the gate's own head.
         from: u64,

@@ -38,6 +38,7 @@ impl Gate {
             return Err(SnapshotError::Shape("its tree or bundle is another one"));
         }
         (self.state, self.shelf, self.frontier) = (found.state, found.shelf, frontier);
+        self.genesis.clone_from(&self.head.genesis);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use jit_broker::broker::clerk::fold;
 use jit_broker::domain::event::{Entry, Event};
 use jit_broker::domain::ids::GrantId;
 use jit_broker::ledger::Reader;
+use jit_broker::signer::cache::Cache;
 
 use crate::served::{Failed, Served, eventually, serial};
 
@@ -95,7 +96,7 @@ async fn what_was_said_survives_a_kill() {
     assert_eq!(verify.code, Some(0), "{}{}", verify.out, verify.err);
     served.stop();
     let reader = Reader::open(&served.ledger()).await.unwrap();
-    let state = fold(&reader).await.unwrap().state;
+    let state = fold(&reader, &Cache::at("none".into())).await.unwrap().state;
     let seen = seen.into_inner().unwrap();
     println!(
         "{rounds} kills: {} grants, {} certificates, {} revocations",
@@ -109,7 +110,7 @@ async fn what_was_said_survives_a_kill() {
     }
     for (serial, (grant, certificate)) in &seen.certificates {
         let facts = jit_ca::ssh::read(certificate).unwrap();
-        let logged = state.grants[grant].credentials.iter().find(|c| c.serial == *serial).unwrap();
+        let logged = state.grants.get(grant).unwrap().credentials.iter().find(|c| c.serial == *serial).unwrap();
         assert_eq!(u64::try_from(logged.valid_before), Ok(facts.valid_before));
         assert!(logged.key.0 == facts.key);
         if seen.revoked.contains(grant) {
@@ -118,7 +119,7 @@ async fn what_was_said_survives_a_kill() {
     }
     let now = jit_broker::clock::wall_s();
     for grant in &seen.revoked {
-        assert!(state.grants[grant].live_at(now).is_err(), "{grant} was revoked and lives again");
+        assert!(state.grants.get(grant).unwrap().live_at(now).is_err(), "{grant} was revoked and lives again");
     }
     let mut serials = BTreeSet::new();
     for leaf in reader.leaves(0, u32::MAX).await.unwrap() {

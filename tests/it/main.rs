@@ -7,6 +7,7 @@ mod bad_input;
 mod doors;
 mod enroll;
 mod full;
+mod gate;
 mod help;
 mod hook;
 mod house;

@@ -127,22 +127,22 @@ fn an_older_copy_is_noticed_by_the_signer_and_by_everybody() {
     served.serve();
     served.adopt();
     served.stop();
-    let old = served.dir.join("old.db");
+    let (old, head) = (served.dir.join("old.db"), served.broker_dir().join("state/ca/head.json"));
     copy(&served.ledger(), &old);
+    let old_head = std::fs::read(&head).unwrap();
     served.serve();
     served.sign_in("alice");
     served.sign_in("bob");
     served.cli("alice", "jit-broker cert web-07 --role ops --for 15m --out -").ok();
     served.cli("bob", "jit-broker audit tail").ok();
     served.stop();
-    let head = served.broker_dir().join("state/ca/head.json");
     copy(&old, &served.ledger());
     let (mut child, ready) = served.try_serve();
     let said = ready.unwrap_err();
     assert!(said.contains("JB5005"), "the signer knows more than the ledger shows: {said}");
     assert_eq!(child.wait().unwrap().code(), Some(70));
-    // Somebody who is root makes the signer forget. Everybody else remembers.
-    std::fs::remove_file(head).unwrap();
+    // Somebody who is root makes the signer forget as well. Everybody else remembers.
+    std::fs::write(head, old_head).unwrap();
     served.serve();
     for (who, line) in [("bob", "jit-broker audit tail"), ("alice", "jit-broker status"), ("alice", "jit-broker ls")] {
         let done = served.cli(who, line);

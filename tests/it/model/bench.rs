@@ -19,6 +19,7 @@ use jit_broker::domain::refusal::Refusal;
 use jit_broker::domain::text::Words;
 use jit_broker::ledger::{Ledger, OpenMode};
 use jit_broker::settings::Settings;
+use jit_broker::signer::cache::Cache;
 use jit_ca::key::PrivateKey;
 
 use super::Dice;
@@ -91,7 +92,7 @@ impl Bench {
             lives: 0,
             nonces: dice,
         };
-        bench.run().await;
+        bench.run().await.unwrap();
         bench
     }
 
@@ -100,22 +101,23 @@ impl Bench {
     }
 
     /// As the daemon starts, but for HTTPS and timers.
-    async fn run(&mut self) {
+    pub async fn run(&mut self) -> Result<(), Refusal> {
         let ledger = Ledger::open(&self.settings.ledger, OpenMode::Write).await.unwrap();
         let gate = open_gate(&self.settings, self.clock.clone()).unwrap();
         let keeper = Arc::new(Timekeeper::new(self.clock.clone()));
-        let mut parts = clerk::start(ledger, SignerHandle::new(Box::new(gate)), keeper).await.unwrap();
+        let cache = Cache::at(self.settings.state_dir.join("snapshot"));
+        let mut parts = clerk::start(ledger, SignerHandle::new(Box::new(gate)), keeper, cache).await?;
         let task = std::mem::replace(&mut parts.task, tokio::spawn(async {}));
         let broker = Broker::new(parts, self.settings.public_url.clone(), self.settings.state_dir.join("krl"));
         broker.command(Command::Start, Vec::new()).await.unwrap();
         reaper::round(&broker).await.unwrap();
         self.running = Some((broker, task));
+        Ok(())
     }
 
-    pub async fn restart_in_order(&mut self) {
+    pub async fn stop_in_order(&mut self) {
         self.broker().command(Command::Stop, Vec::new()).await.unwrap();
         self.end().await;
-        self.run().await;
     }
 
     /// Nothing is said and nothing is closed: the next life has what was on the disk at this moment. `head` is the signer's file from before
@@ -139,7 +141,6 @@ impl Bench {
             let _ = std::fs::remove_file(beside(&now, suffix));
         }
         self.settings.ledger = next.join("ledger.db");
-        self.run().await;
     }
 
     async fn end(&mut self) {
