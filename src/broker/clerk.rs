@@ -257,6 +257,7 @@ pub async fn start(
     let (reader, reserve) = (ledger.reader(), ledger.reserve());
     let memory = fold(&reader, &cache).await?;
     let size = memory.state.size;
+    keeper.resume(memory.state.last_at, memory.state.last_boot.as_ref());
     let memory = Arc::new(RwLock::new(memory));
     let (jobs, queue) = mpsc::channel(4 * BATCH);
     let (changed, changed_seen) = watch::channel(size);
@@ -382,7 +383,10 @@ impl Clerk {
             if !moment.trusted(memory.state.last_at) {
                 return Err(Refusal::new(
                     Code::CLOCK,
-                    format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.drift_s),
+                    format!(
+                        "The broker's clock is off by {} s; nothing is granted until it is right.",
+                        moment.wall_s - at
+                    ),
                 ));
             }
             // Without the reserve what is left of the disk belongs to the ends.
@@ -408,7 +412,9 @@ impl Clerk {
                 return other;
             }
         };
-        if events.iter().any(|e| matches!(e, Event::ClockConfirmed { .. })) {
+        let right =
+            |e: &Event| matches!(e, Event::ClockConfirmed { .. } | Event::ClockJumped { synchronised: true, .. });
+        if events.iter().any(right) {
             self.keeper.anchor();
         }
         self.enter(memory, (job, &blobs), &events, (at, &moment), leaves, shown)?;

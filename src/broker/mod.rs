@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
-use crate::clock::Timekeeper;
-use crate::domain::act::SignedAct;
+use crate::clock::{DRIFT_S, Timekeeper};
+use crate::domain::act::{Act, Deed, SignedAct};
+use crate::domain::decide::admit;
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Event};
 use crate::domain::ids::GrantId;
@@ -157,6 +158,23 @@ impl Broker {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// The log's time, and the wall clock's where it tells another one.
+    fn clocks(&self, state: &State) -> (i64, Option<i64>) {
+        let moment = self.inner.keeper.now();
+        let at = moment.at.max(state.last_at);
+        (at, (at.saturating_sub(moment.wall_s).saturating_abs() > DRIFT_S).then_some(moment.wall_s))
+    }
+
+    /// Asks of an act what can be asked before anything that comes with it is looked at.
+    ///
+    /// # Errors
+    /// As [`admit`].
+    pub async fn admit(&self, signed: &SignedAct) -> Result<Act, Refusal> {
+        let memory = self.memory().await;
+        let (at, wall) = self.clocks(&memory.state);
+        admit(&memory.state, signed, at, wall)
+    }
+
     /// Carries out a person's signed act.
     ///
     /// # Errors
@@ -167,13 +185,22 @@ impl Broker {
         words: Option<&Words>,
         bundle: Option<Vec<u8>>,
     ) -> Result<Done, Refusal> {
+        // SECURITY: an act of nobody known must cost neither memory nor a place in the queue, where revocations wait.
+        let act = self.admit(&signed).await?;
         let mut blobs = Vec::new();
-        if let Some(words) = words {
+        if let Some(words) = words.filter(|w| act.words == Some(w.commitment())) {
             words.check()?;
             blobs.push(words.bytes());
         }
-        blobs.extend(bundle);
-        let refusal = match self.command(Command::Act(signed.clone()), blobs).await {
+        if let Deed::Apply { bundle: named, .. } = act.deed {
+            blobs.extend(bundle.filter(|bytes| Digest::of(bytes) == named));
+        }
+        let (_, wall) = self.clocks(&self.memory().await.state);
+        let command = match wall.filter(|_| act.deed.ends()) {
+            Some(wall_s) => Command::ActByWall { signed: signed.clone(), wall_s },
+            None => Command::Act(signed.clone()),
+        };
+        let refusal = match self.command(command, blobs).await {
             Ok(done) => match done.events.iter().find_map(refusal_in) {
                 Some(refusal) => refusal.clone(),
                 None => {
@@ -185,8 +212,8 @@ impl Broker {
             Err(refusal) => refusal,
         };
         if refusal.code == Code::MISSING
-            && let Some(by) = signed.read().ok().and_then(|act| act.deed.by().cloned())
-            && let Some(known) = self.over_long_ago(&by, &signed).await
+            && let Some(by) = act.deed.by()
+            && let Some(known) = self.over_long_ago(by, &signed).await
         {
             return Err(known);
         }

@@ -32,6 +32,14 @@ pub fn read_bundle(dir: &Path, admins: &[PersonName]) -> Result<(BundleText, Bun
     Err(lines(failures.iter().map(ToString::to_string).collect()))
 }
 
+/// Names that rules may use though people.toml has none of them: those of [trust] in a jit-broker.toml beside, and one's own.
+fn administrators(dir: &Path) -> Vec<PersonName> {
+    let settings = crate::settings::Settings::read(&dir.join("jit-broker.toml"));
+    let mut names: Vec<PersonName> = settings.map(|s| s.admins.into_keys().collect()).unwrap_or_default();
+    names.extend(Home::find().and_then(|home| Client::remembered(&home)).and_then(|client| me(&client)).ok());
+    names
+}
+
 /// `apply`
 pub async fn apply(dir: &Path, dry_run: bool, yes: bool, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
@@ -141,8 +149,12 @@ impl PersonVerb {
                 return super::answer::watch(&mut client, outcome.grants.iter().map(|g| g.id).collect(), globals).await;
             }
             Self::Enable { name } => {
-                client.act(Deed::Enable { by: me(&client)?, person: name.clone() }, None, None).await?;
-                output::done(globals.output, "person.enabled", &format!("{name} may sign in and ask again."))?;
+                let deed = Deed::Enable { by: me(&client)?, person: name.clone() };
+                let outcome = client.act(deed, None, None).await?;
+                outcome.request.iter().try_for_each(|request| super::ask::print_request(request, globals))?;
+                if outcome.request.is_none() {
+                    output::done(globals.output, "person.enabled", &format!("{name} may sign in and ask again."))?;
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -191,8 +203,11 @@ impl KeyVerb {
                 (Deed::RevokeKey { by, key }, "key.revoked", said)
             }
         };
-        client.act(deed, None, None).await?;
-        output::done(globals.output, what, &said)?;
+        let outcome = client.act(deed, None, None).await?;
+        outcome.request.iter().try_for_each(|request| super::ask::print_request(request, globals))?;
+        if outcome.request.is_none() {
+            output::done(globals.output, what, &said)?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -278,7 +293,7 @@ impl PolicyVerb {
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self {
             Self::Check { dir } | Self::Test { dir } => {
-                let (text, bundle) = read_bundle(dir, &[])?;
+                let (text, bundle) = read_bundle(dir, &administrators(dir))?;
                 let (rules, tests) = (bundle.policy.rules.len(), bundle.policy.tests.len());
                 // The broker's own target for changes of the bundle is nobody's to count.
                 let targets = bundle.targets.keys().filter(|name| name.as_str() != "broker/policy").count();
@@ -305,6 +320,27 @@ impl PolicyVerb {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Shows what a proposed bundle would change, out of the texts themselves: that is what its approval signs.
+///
+/// # Errors
+/// [`Code::STALE_TERMS`] when the text is not the one that was signed.
+pub async fn show_proposal(client: &mut Client, request: &crate::wire::RequestDoc) -> Result<(), Failure> {
+    let digest = request.terms.target_digest;
+    let (new, old): (BundleDoc, BundleDoc) =
+        (client.get(&format!("/v1/bundle?digest={digest}")).await?, client.get("/v1/bundle").await?);
+    let admins = std::slice::from_ref(&request.requester);
+    let text = BundleText { files: new.files };
+    let parsed = Bundle::parse(&text, admins).ok().filter(|_| text.digest() == digest);
+    let Some(parsed) = parsed else {
+        return Err(Failure::new(
+            Code::STALE_TERMS,
+            "The proposed bundle is not the one that was signed. Do not approve this.",
+        ));
+    };
+    show_plan(&plan(&Bundle::parse(&BundleText { files: old.files }, admins).unwrap_or_default(), &parsed));
+    Ok(())
 }
 
 fn show_plan(plan: &crate::domain::bundle::Plan) {

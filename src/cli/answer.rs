@@ -176,6 +176,9 @@ pub async fn review() -> Result<ExitCode, Failure> {
     for item in list.items {
         let doc: RequestDoc = client.get(&format!("/v1/requests/{}", item.id)).await?;
         print_request(&doc, &Globals { output: output::Format::Table })?;
+        if doc.target.as_str() == "broker/policy" {
+            super::admin::show_proposal(&mut client, &doc).await?;
+        }
         // One refusal, such as an answer that came in between, does not end the round.
         match review_one(&mut client, &doc).await {
             Ok(Answer::Next) => {}
@@ -243,7 +246,12 @@ pub async fn show(id: &str, globals: &Globals) -> Result<ExitCode, Failure> {
     if id.starts_with("gr_") {
         print_grant(&find_grant(&mut client, id).await?, globals)?;
     } else {
-        print_request(&find_request(&mut client, id).await?, globals)?;
+        let doc = find_request(&mut client, id).await?;
+        print_request(&doc, globals)?;
+        let proposal = doc.yours && doc.target.as_str() == "broker/policy" && doc.state == "pending";
+        if proposal && matches!(globals.output, output::Format::Auto | output::Format::Table) {
+            super::admin::show_proposal(&mut client, &doc).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

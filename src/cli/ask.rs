@@ -192,18 +192,25 @@ async fn submit(
     }
 }
 
+/// What a request would open, in words.
+pub(super) fn gives(terms: &crate::domain::act::Terms) -> String {
+    match &terms.database {
+        Some(role) => role.words(),
+        None => format!("logins {}", terms.logins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 fn show_request(doc: &RequestDoc) -> Vec<String> {
-    let mut lines = vec![
-        format!("{}  {}  {}", doc.id, doc.state, doc.code),
-        format!(
-            "  {} asks for {} on {} for {}",
-            doc.requester,
-            doc.role,
-            doc.target,
-            output::span(i64::try_from(doc.for_s).unwrap_or(0))
-        ),
-        format!("  logins {}", doc.terms.logins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-    ];
+    let mut lines = vec![format!("{}  {}  {}", doc.id, doc.state, doc.code)];
+    if let Some(what) = super::terms::power(doc) {
+        lines.push(format!("  {} asks: {what}", doc.requester));
+    } else if doc.target.as_str() == "broker/policy" {
+        lines.push(format!("  {} asks to change the bundle to {}", doc.requester, doc.terms.target_digest));
+    } else {
+        let span = output::span(i64::try_from(doc.for_s).unwrap_or(0));
+        lines.push(format!("  {} asks for {} on {} for {span}", doc.requester, doc.role, doc.target));
+        lines.push(format!("  {}", gives(&doc.terms)));
+    }
     lines.extend(doc.reason.iter().map(|r| format!("  reason: {r}")));
     lines.extend(doc.ticket.iter().map(|t| format!("  ticket: {t}")));
     for step in &doc.steps {

@@ -130,7 +130,7 @@ pub fn looked_at(home: &Home, target: &TargetName, login: &LoginName) -> Result<
 async fn over(home: &Home, target: &TargetName, login: &LoginName) -> Option<GrantDoc> {
     let text = fs::read_to_string(ssh::certificate(home, target.as_str(), login.as_str())).ok()?;
     let facts = jit_ca::ssh::read(text.trim_end()).ok()?;
-    let id: crate::domain::ids::GrantId = facts.key_id.to_string().split(':').nth(1)?.parse().ok()?;
+    let id: crate::domain::ids::GrantId = facts.key_id.split(':').nth(1)?.parse().ok()?;
     let mut client = Client::remembered(home).ok()?;
     // A touch of a security key is not asked for only to look.
     let touched =
@@ -260,7 +260,7 @@ fn ancestors_are_silent() -> bool {
 /// True for a command line of ssh that only prints its configuration (`-G`), or must not ask (`BatchMode`). The remote command is not read.
 pub(super) fn asks_nobody(words: &[String]) -> bool {
     let mut words = words.iter();
-    if !words.next().is_some_and(|program| program.rsplit('/').next() == Some("ssh")) {
+    if words.next().is_none_or(|program| program.rsplit('/').next() != Some("ssh")) {
         return false;
     }
     let mut host = false;

@@ -220,7 +220,7 @@ PATH=$PATH:/usr/sbin:/sbin
 systemd=
 [ ! -d /run/systemd/system ] || systemd=yes
 dir=/etc/ssh/jit-broker
-mkdir -p $dir/principals /etc/jit-broker /etc/ssh/sshd_config.d /etc/systemd/system
+mkdir -p $dir/principals /etc/ssh/sshd_config.d /etc/systemd/system
 
 "#;
 /// Takes the new lines away again where sshd refuses them, or where older ones hide them: a host nobody can enter helps nobody.
@@ -248,6 +248,10 @@ async fn enroll(name: &TargetName, key: &Key) -> Result<String, Failure> {
     let doc = target(&mut client, name).await?;
     let deed = Deed::EnrollHost { by: me(&client)?, target: name.clone(), key: key.clone() };
     let outcome: Outcome = client.act(deed, None, None).await?;
+    if let Some(request) = outcome.request {
+        let what = format!("Request {} waits for people; enrol the host again once they have agreed.", request.id);
+        return Err(Failure::new(Code::PENDING, what));
+    }
     let host = outcome.host.ok_or_else(|| Failure::new(Code::BUG, "The broker sent no certificate."))?;
     let krl: KrlDoc = client.get("/v1/krl").await?;
     steps(client.context()?, &doc, key, &host.certificate, &krl)
@@ -303,7 +307,7 @@ pub(super) fn steps(
         file(DROP_IN, include_str!("../../config/target-host/60-jit-broker.conf")),
         SSHD.replace("DROP_IN", DROP_IN),
         "\n# Keeps the list fresh and confirms it.\n".to_owned(),
-        file("/etc/jit-broker/host.env", &environment),
+        file("$dir/host.env", &environment),
         file(&format!("{units}.service"), include_str!("../../config/target-host/jit-broker-host.service")),
         file(&format!("{units}.timer"), include_str!("../../config/target-host/jit-broker-host.timer")),
         FRESH.replace("RUN", &format!("/usr/local/bin/jit-broker host run --server {} --target {name}", context.server)),

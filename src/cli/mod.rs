@@ -254,7 +254,8 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
     if let Verb::Explain { code } = &cli.verb {
         return explain(code, cli.globals.output);
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    let level = std::env::var("JIT_BROKER_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(tracing::Level::WARN);
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
     if let Verb::Signer(args) = &cli.verb {
         return args.signer();
     }

@@ -90,7 +90,24 @@ impl ConfigArgs {
         let settings = self.settings()?;
         let daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
         eprintln!("listening on https://{}", daemon.address);
-        ended().await;
+        let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
+        let mut over = std::pin::pin!(ended());
+        loop {
+            let told = async {
+                match &mut hang_up {
+                    Some(signal) => signal.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = &mut over => break,
+                // The bundle takes effect by `apply`; what this file says is about sockets and keys, which are opened once.
+                _ = told => match self.settings() {
+                    Ok(_) => eprintln!("{} is good; a restart makes it count.", self.config.display()),
+                    Err(failure) => drop(failure.report(false)),
+                },
+            }
+        }
         daemon.stop().await;
         Ok(ExitCode::SUCCESS)
     }

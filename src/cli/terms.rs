@@ -79,9 +79,24 @@ pub(super) fn verified(doc: &RequestDoc, install: InstallId, targets: &Targets) 
             opens_exactly(found, terms)?;
         }
         Deed::Apply { bundle, .. } => bundle_terms(terms, *bundle)?,
+        Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } => bundle_terms(terms, doc.digest)?,
         _ => return Err(differs("act")),
     }
     Ok(terms.clone())
+}
+
+/// What a request asks for that is neither access nor a bundle, in words, out of the act itself.
+pub(super) fn power(doc: &RequestDoc) -> Option<String> {
+    let signed = SignedAct { act: doc.act.clone()?, signature: String::new() };
+    match signed.read().ok()?.deed {
+        Deed::Enable { person, .. } => Some(format!("to let {person} in again, who was disabled")),
+        Deed::Enroll { person, key, .. } => Some(format!("to give {person} the key {}", key.0.fingerprint())),
+        Deed::EnrollHost { target, key, .. } => {
+            Some(format!("to certify {} as the host {target}", key.0.fingerprint()))
+        }
+        Deed::Apply { bundle, .. } => Some(format!("to adopt the bundle {bundle}")),
+        _ => None,
+    }
 }
 
 fn bundle_terms(terms: &Terms, bundle: Digest) -> Result<(), Failure> {

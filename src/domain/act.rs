@@ -217,6 +217,20 @@ impl Deed {
         }
     }
 
+    /// True when it only ever takes access away, or lets the operator say what time it is: this works whatever the clocks do.
+    pub fn ends(&self) -> bool {
+        matches!(
+            self,
+            Self::Deny { .. }
+                | Self::Withdraw { .. }
+                | Self::Release { .. }
+                | Self::Revoke { .. }
+                | Self::Disable { .. }
+                | Self::RevokeKey { .. }
+                | Self::ConfirmClock { .. }
+        )
+    }
+
     /// The namespace that its signature must have.
     pub fn namespace(&self) -> &'static str {
         if matches!(self, Self::Login { .. }) { LOGIN_NAMESPACE } else { ACT_NAMESPACE }

@@ -28,8 +28,8 @@ pub fn match_code(digest: &Digest, n: u32) -> String {
     let (tail, _) = bytes.split_at(8);
     let seed = tail.iter().fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
     let pick = seed.wrapping_add(u64::from(n)) % (64 * 64);
-    let first = FIRST.iter().nth((pick / 64) as usize).copied().unwrap_or("plain");
-    let second = SECOND.iter().nth((pick % 64) as usize).copied().unwrap_or("pebble");
+    let first = FIRST.get((pick / 64) as usize).copied().unwrap_or("plain");
+    let second = SECOND.get((pick % 64) as usize).copied().unwrap_or("pebble");
     format!("{first}-{second}")
 }
 

@@ -112,6 +112,9 @@ codes! {
     BUNDLE_REFUSED = 3012, 78, 400, "the bundle cannot be adopted", Some("jit-broker policy check DIR lists every problem."),
         "The files do not parse, contradict each other, or their own tests fail. Nothing was changed.";
 
+    LAST_ADMIN = 3013, 5, 409, "the last administrator", Some("Have another administrator enrolled first."),
+        "Disabling this person, revoking this key or adopting this bundle would leave no administrator who can act. A key that was stolen and is the last one is replaced first.";
+
     NOT_SIGNED_IN = 4001, 4, 401, "not signed in", Some("jit-broker auth login"),
         "The command needs a session. It is renewed silently where the ssh-agent or the key file allows it.";
     BAD_SIGNATURE = 4002, 5, 403, "the signature does not hold", None,

@@ -1,6 +1,6 @@
 //! What happened: the leaves of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,13 @@ pub enum Command {
     Begin(Box<Genesis>),
     /// A person's signed act.
     Act(SignedAct),
+    /// A signed act that ends something, while the clocks have drifted apart: it counts if it is timely by either of them.
+    ActByWall {
+        /// The act.
+        signed: SignedAct,
+        /// What the wall clock shows, in Unix seconds.
+        wall_s: i64,
+    },
     /// A credential for a key under a grant; the nonce goes into the certificate, or names the account.
     Issue {
         /// The grant.
@@ -92,6 +99,13 @@ pub enum Command {
     },
     /// Looks at every deadline.
     Due,
+    /// The wall clock has drifted from the boot-time clock, or come back to it.
+    Clock {
+        /// How far it is ahead, in seconds.
+        drift_s: i64,
+        /// The system vouches for the wall clock, so that time goes on from there.
+        synchronised: bool,
+    },
     /// Publishes the revocation list that the state asks for.
     PublishKrl,
     /// A host's confirmation that it has a revocation list.
@@ -125,22 +139,20 @@ pub struct Named {
 impl Command {
     /// True for what gives or prepares access: it fails closed on a bad clock and on a full disk, where ends go on.
     pub fn grants(&self) -> bool {
-        match self {
-            Self::Issue { .. } => true,
-            Self::Act(signed) => signed.read().is_ok_and(|act| {
-                matches!(
-                    act.deed,
-                    Deed::Request { .. }
-                        | Deed::Approve { .. }
-                        | Deed::Apply { .. }
-                        | Deed::Enroll { .. }
-                        | Deed::EnrollHost { .. }
-                        | Deed::BindKey { .. }
-                        | Deed::Enable { .. }
-                )
-            }),
-            _ => false,
-        }
+        let gives = |deed: &Deed| {
+            matches!(
+                deed,
+                Deed::Request { .. }
+                    | Deed::Approve { .. }
+                    | Deed::Apply { .. }
+                    | Deed::Enroll { .. }
+                    | Deed::EnrollHost { .. }
+                    | Deed::BindKey { .. }
+                    | Deed::Enable { .. }
+            )
+        };
+        let said = self.act().and_then(|(signed, _)| signed.read().ok());
+        matches!(self, Self::Issue { .. }) || said.is_some_and(|act| gives(&act.deed))
     }
 
     /// True for what is recorded on a full disk too; a snapshot is only a cache.
@@ -150,7 +162,7 @@ impl Command {
 
     /// The blobs that stand beside this command.
     pub fn beside(&self) -> Named {
-        let Self::Act(signed) = self else { return Named::default() };
+        let Some((signed, _)) = self.act() else { return Named::default() };
         let Ok(act) = signed.read() else { return Named::default() };
         let bundle = match act.deed {
             Deed::Apply { bundle, .. } => Some(bundle),
@@ -173,6 +185,17 @@ impl Named {
         }
         // The adopted bundle stays: a snapshot brings it along.
         new.iter().filter(|digest| **digest != state.bundle.digest).for_each(|digest| shelf.discard(digest));
+    }
+}
+
+impl Command {
+    /// The signed act, and the wall clock that it may be measured by as well.
+    pub fn act(&self) -> Option<(&SignedAct, Option<i64>)> {
+        match self {
+            Self::Act(signed) => Some((signed, None)),
+            Self::ActByWall { signed, wall_s } => Some((signed, Some(*wall_s))),
+            _ => None,
+        }
     }
 }
 
@@ -248,6 +271,23 @@ pub struct Proof {
     pub detail: String,
 }
 
+/// Which serials a revocation list has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// How many.
+    pub count: u64,
+    /// SHA-256 of all of them in ascending order, as 8 bytes each, the highest byte first.
+    pub sha256: Digest,
+}
+
+impl Listed {
+    /// What stands for these serials.
+    pub fn of(serials: &BTreeSet<u64>) -> Self {
+        let bytes: Vec<u8> = serials.iter().flat_map(|serial| serial.to_be_bytes()).collect();
+        Self { count: serials.len() as u64, sha256: Digest::of(&bytes) }
+    }
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
@@ -287,6 +327,9 @@ pub enum Event {
     /// An operator said that the clock is right.
     #[serde(rename = "clock.confirmed")]
     ClockConfirmed { by: PersonName, act: ActId },
+    /// The wall clock went another way than the boot-time clock, or came back.
+    #[serde(rename = "clock.jumped")]
+    ClockJumped { drift_s: i64, synchronised: bool },
     /// A request was made and waits for people, or was approved by rule.
     #[serde(rename = "request.submitted")]
     RequestSubmitted {
@@ -299,6 +342,12 @@ pub enum Event {
         answer_by: i64,
         rules: Vec<RuleId>,
         words: Option<Digest>,
+        /// What is done once people have agreed, where it is neither a grant nor a bundle.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deed: Option<Box<Deed>>,
+        /// Fingerprint of the key that signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_fp: Option<String>,
     },
     /// A request was refused at once.
     #[serde(rename = "request.refused")]
@@ -322,6 +371,9 @@ pub enum Event {
         touched: bool,
         terms: Terms,
         words: Option<Digest>,
+        /// Fingerprint of the key that signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_fp: Option<String>,
     },
     /// All have agreed, or rules did.
     #[serde(rename = "request.approved")]
@@ -388,9 +440,16 @@ pub enum Event {
         nonce: Digest,
         tbs_sha256: Digest,
     },
-    /// A revocation list was published.
+    /// A revocation list was published: all serials that were revoked and not yet expired then. The log itself says which, so that the
+    /// entry stays small; older entries list them.
     #[serde(rename = "krl.published")]
-    KrlPublished { version: u64, serials: Vec<u64> },
+    KrlPublished {
+        version: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        serials: Vec<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        listed: Option<Listed>,
+    },
     /// A host's key was certified.
     #[serde(rename = "host.enrolled")]
     HostEnrolled {
@@ -434,6 +493,7 @@ impl Event {
             | Self::Started
             | Self::Stopped
             | Self::Heartbeat
+            | Self::ClockJumped { .. }
             | Self::KrlPublished { .. }
             | Self::SnapshotTaken { .. }
             | Self::AccountFound { .. } => {}
@@ -479,5 +539,58 @@ impl Event {
             Self::HostConfirmed { target, .. } => c.target = Some(target.clone()),
         }
         c
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::domain::digest::{canonical, read_canonical};
+    use crate::domain::state::{Beside, State};
+
+    struct Nothing;
+
+    impl Beside for Nothing {
+        fn words(&self, _: &Digest) -> Option<crate::domain::text::Words> {
+            None
+        }
+
+        fn bundle(&self, _: &Digest) -> Option<std::sync::Arc<crate::domain::bundle::Bundle>> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_list_of_a_hundred_thousand_serials_is_a_small_entry_and_the_old_form_is_still_read() {
+        let old = br#"{"kind":"krl.published","serials":[3,5],"version":7}"#;
+        let event: Event = read_canonical(old).unwrap();
+        assert_eq!(event, Event::KrlPublished { version: 7, serials: vec![3, 5], listed: None });
+        let mut state = State::default();
+        let entry =
+            |event| Entry { v: 1, seq: 0, at: 1000, boot: Boot { id: String::new(), ms: 0 }, cause: None, event };
+        state.apply(&entry(event), &Nothing);
+        assert_eq!(state.krl.serials, BTreeSet::from([3, 5]));
+        state.revoked = (1..=100_000).map(|serial| (serial, 5000)).collect();
+        state.revoked.insert(200_000, 950);
+        let now = crate::domain::decide::Now { at: 1000, beside: &Nothing };
+        let genesis = Genesis {
+            x509_client: None,
+            install: InstallId::new([0; 16]),
+            admins: BTreeMap::new(),
+            log_key: key(),
+            ssh_user: key(),
+            ssh_host: key(),
+            x509_server: String::new(),
+        };
+        state.genesis = Some(std::sync::Arc::new(genesis));
+        let next = crate::domain::decide::decide(&state, &Command::PublishKrl, now).unwrap();
+        assert!(canonical(&next).unwrap().len() < 300);
+        state.apply(&entry(next.into_iter().next().unwrap()), &Nothing);
+        assert_eq!((state.krl.version, state.krl.serials.len()), (8, 100_001), "200,000 is inside the skew");
+    }
+
+    fn key() -> Key {
+        Key(jit_ca::key::PrivateKey::from_seed([1; 32]).public().clone())
     }
 }

@@ -207,7 +207,8 @@ impl Grant {
         self.ssh_credentials().map(|c| c.valid_before + SKEW_S).max().unwrap_or(self.starts_at)
     }
 
-    fn ssh_credentials(&self) -> impl Iterator<Item = &Credential> {
+    /// The certificates that revocation lists name.
+    pub fn ssh_credentials(&self) -> impl Iterator<Item = &Credential> {
         self.credentials.iter().filter(|c| c.kind == CredentialKind::SshUser)
     }
 

@@ -153,7 +153,7 @@ impl State {
             Event::HostConfirmed { target, .. } | Event::HostEnrolled { target, .. } => {
                 self.index.host(target, self.confirmed_by(target));
             }
-            Event::KrlPublished { .. } => self.index_lists(),
+            Event::KrlPublished { .. } | Event::KeyRevoked { .. } => self.index_lists(),
             Event::GrantEnding { serials, .. } => {
                 for serial in serials.iter().filter(|s| !self.krl.serials.contains(s)) {
                     let end = self.revoked.get(serial).map(|valid_before| valid_before + SKEW_S);

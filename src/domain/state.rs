@@ -78,6 +78,8 @@ pub struct State {
     pub enrolled: BTreeMap<Key, PersonName>,
     /// Keys that are refused for ever.
     pub revoked_keys: BTreeSet<Key>,
+    /// Their fingerprints.
+    pub revoked_fps: BTreeSet<String>,
     /// When each person last signed in.
     pub signed_in: BTreeMap<PersonName, i64>,
     /// Requests by id: those that wait, those with an open grant, and for an hour those that are over.
@@ -102,6 +104,8 @@ pub struct State {
     pub clock_confirmed: Option<(i64, Boot)>,
     /// The newest snapshot that the log names.
     pub snapshot: Option<Snapshot>,
+    /// How far the wall clock is known to have drifted, in seconds, while it has.
+    pub clock_drift: Option<i64>,
     /// Acts seen lately, so that sending one twice does nothing twice.
     #[serde(skip)]
     pub acts: BTreeSet<ActId>,
@@ -128,7 +132,7 @@ impl State {
         self.size = entry.seq + 1;
         self.last_at = entry.at;
         self.last_boot = Some(entry.boot.clone());
-        if let Some(super::event::Command::Act(signed)) = &entry.cause {
+        if let Some((signed, _)) = entry.cause.as_ref().and_then(super::event::Command::act) {
             self.remember_act(signed.id(), entry.at);
             if let Event::ActRefused { refusal, .. } | Event::RequestRefused { refusal, .. } = &entry.event {
                 self.refused.insert(signed.id(), refusal.clone());
@@ -176,10 +180,13 @@ impl State {
             Event::KeyEnrolled { person, key, .. } => {
                 self.enrolled.insert(key.clone(), person.clone());
             }
-            Event::KeyRevoked { key, .. } => {
-                self.revoked_keys.insert(key.clone());
+            Event::KeyRevoked { key, .. } => self.revoke_key(key, at),
+            Event::ClockJumped { drift_s, synchronised } => {
+                let agree = *synchronised || drift_s.saturating_abs() <= super::decide::DRIFT_S;
+                self.clock_drift = (!agree).then_some(*drift_s);
             }
             Event::ClockConfirmed { .. } => {
+                self.clock_drift = None;
                 self.clock_confirmed = self.last_boot.clone().map(|boot| (at, boot));
             }
             Event::HostEnrolled { target, key, serial, valid_after, valid_before, .. } => {
@@ -199,20 +206,49 @@ impl State {
                     (host.krl_version, host.confirmed_at) = (*version, Some(at));
                 }
             }
-            Event::KrlPublished { version, serials } => self.apply_krl(*version, serials, at),
+            Event::KrlPublished { version, serials, listed } => {
+                // INVARIANT: only what the log itself says is revoked can have been listed.
+                let serials = if listed.is_some() { self.krl_wanted(at) } else { serials.iter().copied().collect() };
+                self.apply_krl(*version, serials, at);
+            }
             _ => self.apply_request_or_grant(event, at),
         }
     }
 
-    fn apply_krl(&mut self, version: u64, serials: &[u64], at: i64) {
-        self.krl = PublishedKrl { version, at, serials: serials.iter().copied().collect() };
+    /// SECURITY: a stolen key's fresh sign-in must not make a rule grant by itself, and its certificates go on the list.
+    fn revoke_key(&mut self, key: &Key, at: i64) {
+        if let Some(owner) = self.owner_of(key) {
+            self.signed_in.remove(&owner);
+        }
+        self.revoked_fps.insert(key.0.fingerprint());
+        self.revoked_keys.insert(key.clone());
+        for grant in self.open_grants.iter().filter_map(|id| self.grants.get(id)) {
+            let held = grant.ssh_credentials().filter(|c| c.key == *key && at < c.valid_before + SKEW_S);
+            self.revoked.extend(held.map(|c| (c.serial, c.valid_before)));
+        }
+    }
+
+    fn apply_krl(&mut self, version: u64, serials: BTreeSet<u64>, at: i64) {
+        self.krl = PublishedKrl { version, at, serials };
         self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
         self.list_endings(version, at);
     }
 
     fn apply_request_or_grant(&mut self, event: &Event, at: i64) {
         match event {
-            Event::RequestSubmitted { request, digest, person, key, terms, code, answer_by, rules, words } => {
+            Event::RequestSubmitted {
+                request,
+                digest,
+                person,
+                key,
+                terms,
+                code,
+                answer_by,
+                rules,
+                words,
+                deed,
+                key_fp,
+            } => {
                 self.open_requests.insert(*request);
                 self.requests.insert(
                     *request,
@@ -227,12 +263,14 @@ impl State {
                         answer_by: *answer_by,
                         rules: rules.clone(),
                         words: *words,
+                        deed: deed.clone(),
+                        key_fp: key_fp.clone(),
                         approvals: Vec::new(),
                         state: RequestState::Pending,
                     },
                 );
             }
-            Event::StepApproved { request, step, by, touched, terms, words, .. } => {
+            Event::StepApproved { request, step, by, touched, terms, words, key_fp, .. } => {
                 if let Some(request) = self.requests.get_mut(request) {
                     request.approvals.push(Approval {
                         step: step.clone(),
@@ -241,6 +279,7 @@ impl State {
                         terms: terms.clone(),
                         at,
                         words: *words,
+                        key_fp: key_fp.clone(),
                     });
                 }
             }
@@ -383,11 +422,10 @@ impl State {
         if let Some(name) = self.enrolled.get(key) {
             return Some(name.clone());
         }
-        if let Some(name) = self.bundle.owner_of(key) {
-            return Some(name.clone());
-        }
-        let admins = &self.genesis.as_ref()?.admins;
-        admins.iter().find(|(_, admin_key)| *admin_key == key).map(|(name, _)| name.clone())
+        // SECURITY: leaf 0 before the bundle, so that no bundle gives an administrator's key to somebody else.
+        let admins = self.genesis.iter().flat_map(|genesis| &genesis.admins);
+        let pinned = admins.filter(|(_, first)| *first == key).map(|(name, _)| name).next();
+        pinned.or_else(|| self.bundle.owner_of(key)).cloned()
     }
 
     /// The person as rules see them; an administrator outside people.toml has no groups.
@@ -406,6 +444,19 @@ impl State {
     /// True for an administrator that leaf 0 pins.
     pub fn is_admin(&self, name: &PersonName) -> bool {
         self.genesis.as_ref().is_some_and(|g| g.admins.contains_key(name))
+    }
+
+    /// True when some administrator can still act under a bundle, once this person is disabled or that key is revoked.
+    pub fn has_admin_without(&self, bundle: &Bundle, person: Option<&PersonName>, key: Option<&Key>) -> bool {
+        let usable = |candidate: &Key| Some(candidate) != key && !self.revoked_keys.contains(candidate);
+        let Some(genesis) = &self.genesis else { return false };
+        genesis.admins.iter().any(|(name, first)| {
+            let enrolled = self.enrolled.iter().filter(|(_, owner)| *owner == name).map(|(key, _)| key);
+            let listed = bundle.people.get(name).into_iter().flat_map(|person| &person.keys);
+            Some(name) != person
+                && !self.disabled.contains(name)
+                && enrolled.chain(listed).chain([first]).any(|key| usable(key) && key.0.signs_acts())
+        })
     }
 
     /// True for a holder of the operators' office; administrators hold it too.

@@ -182,9 +182,9 @@ impl Gate {
         if seq >= self.head.size {
             self.judge(&entry)?;
             self.note_lateness(&entry);
-        }
-        if matches!(entry.event, Event::ClockConfirmed { .. }) {
-            self.keeper.anchor();
+            if matches!(entry.event, Event::ClockConfirmed { .. }) {
+                self.keeper.anchor();
+            }
         }
         // SECURITY: without its bundle an adoption would change nothing, and the old policy would go on.
         if let Event::BundleAdopted { bundle, .. } = &entry.event
@@ -203,9 +203,12 @@ impl Gate {
 
     /// Decides the entry's command again: the log must hold exactly what follows from it.
     fn judge(&mut self, entry: &Entry) -> Result<(), Refusal> {
-        // A clock that was stepped must not keep ends from being signed: only what grants waits until this clock has come up to it.
+        self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
+        let now = self.keeper.now();
+        // A clock that was stepped must not keep ends from being signed: only what grants waits until this clock has come up to it. A log
+        // whose clock was set back stands still until the wall clock has caught up.
         let grants = entry.cause.as_ref().is_some_and(Command::grants);
-        if grants && entry.at > self.keeper.now().at + AHEAD_S {
+        if grants && entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S).max(self.state.last_at) {
             return Err(Refusal::new(
                 Code::CLOCK,
                 format!("Entry {} is more than {AHEAD_S} s ahead of the signer's clock.", entry.seq),
@@ -354,6 +357,11 @@ impl Gate {
     /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
     fn trusted_now(&mut self) -> Result<i64, Refusal> {
         self.shown()?;
+        self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
+        // SECURITY: the daemon's word that the clock is right again heals nothing here; an operator's signature or our own system's does.
+        if self.keeper.healable() {
+            self.keeper.anchor();
+        }
         let now = self.keeper.now();
         if now.trusted(self.state.last_at) {
             // Within the drift that is allowed the log may be ahead; what it opened a second ago is open.
@@ -368,6 +376,9 @@ impl Gate {
         let live = grant.live_at(now).map_err(|r| refused(r.message))?;
         if self.state.disabled.contains(&live.person) {
             return Err(refused("The holder is disabled."));
+        }
+        if self.state.revoked_keys.contains(key) {
+            return Err(refused("The key was revoked."));
         }
         if !live.keys.contains(key) {
             return Err(refused("The grant is for another key."));

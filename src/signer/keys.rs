@@ -40,13 +40,14 @@ pub fn read_private(path: &Path) -> Result<String, Refusal> {
     let meta = fs::symlink_metadata(path).map_err(broken)?;
     let mode = meta.permissions().mode() & 0o777;
     let ours = meta.uid() == rustix::process::geteuid().as_raw();
-    if !meta.is_file() || mode & 0o077 != 0 || !ours {
+    if meta.is_file() && !ours {
+        let message = format!("{} belongs to user {}, and this runs as another.", path.display(), meta.uid());
+        return Err(Refusal::new(Code::BAD_MODE, message).hint(format!("sudo -u '#{}' jit-broker …", meta.uid())));
+    }
+    if !meta.is_file() || mode & 0o077 != 0 {
         return Err(Refusal::new(
             Code::BAD_MODE,
-            format!(
-                "{} has mode {mode:03o} or another owner; it must be a file of mode 600 that belongs to the service.",
-                path.display()
-            ),
+            format!("{} has mode {mode:03o}; it must be a file of mode 600.", path.display()),
         )
         .hint(format!("chmod 600 {}", path.display())));
     }

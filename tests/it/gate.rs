@@ -95,14 +95,10 @@ async fn no_revocation_list_is_signed_that_the_signed_log_does_not_hold() {
     world.daemon.take().unwrap().stop().await;
     // After a restart of the signer: the real beginning, and an invented list without any serial.
     let mut forged = honest[last(&honest, "krl.published")].clone();
-    let entry: serde_json::Value = serde_json::from_str(&forged.entry).unwrap();
-    let (seq, version) = (entry["seq"].as_u64().unwrap(), entry["event"]["version"].as_u64().unwrap());
-    forged.entry = forged
-        .entry
-        .replace(&format!("\"version\":{version}"), "\"version\":1000000000")
-        .replace("\"serials\":[1]", "\"serials\":[]")
-        .replace(&format!("\"seq\":{seq}"), "\"seq\":1");
-    assert!(forged.entry.contains("1000000000") && forged.entry.contains("[]") && forged.entry.contains("\"seq\":1,"));
+    let mut entry: serde_json::Value = serde_json::from_str(&forged.entry).unwrap();
+    entry["event"] = serde_json::json!({ "kind": "krl.published", "serials": [], "version": 1_000_000_000 });
+    entry["seq"] = serde_json::json!(1);
+    forged.entry = serde_json::to_string(&entry).unwrap();
     let mut gate = open_gate(&world.settings, world.clock.clone()).unwrap();
     let _ = gate.order(Order::Checkpoint { from: 0, leaves: vec![honest[0].clone(), forged] });
     assert_eq!(gate.order(Order::Krl).unwrap_err().code, Code::LOG_LIES);

@@ -4,6 +4,7 @@
 mod apart;
 mod attacks;
 mod bad_input;
+mod decisions;
 mod doors;
 mod enroll;
 mod full;

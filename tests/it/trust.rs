@@ -118,6 +118,10 @@ impl World {
         self.broker().issue(&self.alice.name(), grant, &self.alice.key()).await
     }
 
+    pub(crate) async fn issue_for(&self, who: &Somebody, grant: GrantId) -> Result<String, Refusal> {
+        self.broker().issue(&who.name(), grant, &who.key()).await
+    }
+
     pub(crate) async fn state(&self, grant: GrantId) -> GrantState {
         self.broker().memory().await.state.grants.get(&grant).unwrap().state.clone()
     }

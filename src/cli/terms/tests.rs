@@ -110,7 +110,8 @@ fn what_was_signed_may_be_approved() {
 
 #[test]
 fn everything_else_is_refused() {
-    let changes: [(&str, fn(&mut RequestDoc)); 15] = [
+    type Lie = fn(&mut RequestDoc);
+    let changes: [(&str, Lie); 15] = [
         ("no act", |d| d.act = None),
         ("another act", |d| d.act = doc(&act(asks("read", Some(60))), granted("read", 60)).act),
         ("another digest", |d| d.digest = Digest::of(b"x")),

@@ -239,7 +239,7 @@ fn lines(old: &Bundle, new: &Bundle) -> Lines {
         bundle.keys().map(|(key, owner)| (format!("{} of {owner}", key.0.fingerprint()), ())).collect()
     };
     lines.compare("key", &keys(old), &keys(new), |(), ()| None);
-    lines.compare("group", &old.groups, &new.groups, |a, b| sets(a, b));
+    lines.compare("group", &old.groups, &new.groups, sets);
     let offices = |bundle: &Bundle| -> BTreeMap<String, ()> {
         let of = |office: &str, list: &[Who]| -> Vec<String> {
             list.iter().map(|who| format!("{office} {}", who)).collect()

@@ -50,6 +50,9 @@ pub(super) fn request(
             "A client certificate is for an ECDSA P-256 or Ed25519 key; jit-broker login makes one.",
         ));
     }
+    if state.revoked_keys.contains(key) {
+        return refused(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
+    }
     if let Some(grant) = covering(state, &by.person, target, role, for_s, now.at) {
         let (person, target) = (by.person.clone(), target.clone());
         return Ok(vec![Event::RequestCovered { request: id, person, target, grant: grant.id }]);
@@ -105,6 +108,8 @@ pub(super) fn submitted(
         answer_by: at.saturating_add(i64::try_from(allowed.answer_within_s).unwrap_or(i64::MAX)),
         rules: allowed.rules.clone(),
         words: by.act.words,
+        deed: None,
+        key_fp: Some(by.act.key_fp.clone()),
     }
 }
 
@@ -181,7 +186,7 @@ pub(super) fn terms_of(target: &Target, role_name: &RoleName, role: &Role, for_s
     terms
 }
 
-/// The digest that stands for a change of the bundle in its terms.
+/// The terms of what `broker/policy` guards: the digest of a bundle, or of the act that says what else is to be done.
 pub(super) fn bundle_terms(bundle: Digest) -> Result<Terms, Refusal> {
     let broken = |_| Refusal::new(Code::BUG, "The broker's own names are not names.");
     Ok(Terms {

@@ -6,7 +6,7 @@ use super::answer::progress;
 use super::{Now, Verified, missing};
 use crate::domain::act::Selector;
 use crate::domain::digest::Digest;
-use crate::domain::event::{Cause, Event, Proof};
+use crate::domain::event::{Cause, Event, Listed, Proof};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::ids::GrantId;
 use crate::domain::names::PersonName;
@@ -77,14 +77,14 @@ pub(super) fn ending(
     events
 }
 
-/// Everything whose time has come.
-pub(super) fn due(state: &State, now: Now<'_>) -> Vec<Event> {
+/// Everything whose time has come by `by`, in Unix seconds. What proves an end is measured by the log's own time.
+pub(super) fn due(state: &State, now: Now<'_>, by: i64) -> Vec<Event> {
     let mut events: Vec<Event> =
-        state.due_requests(now.at).into_iter().map(|request| Event::RequestExpired { request }).collect();
-    for grant in state.due_grants(now.at).iter().filter_map(|id| state.grants.get(id)) {
+        state.due_requests(by).into_iter().map(|request| Event::RequestExpired { request }).collect();
+    for grant in state.due_grants(by).iter().filter_map(|id| state.grants.get(id)) {
         match &grant.state {
-            GrantState::Ready if grant.claim_by <= now.at => events.push(Event::GrantLapsed { grant: grant.id }),
-            GrantState::Ready | GrantState::Active if grant.ends_at <= now.at => {
+            GrantState::Ready if grant.claim_by <= by => events.push(Event::GrantLapsed { grant: grant.id }),
+            GrantState::Ready | GrantState::Active if grant.ends_at <= by => {
                 events.extend(ending(grant, Cause::WindowEnd, None, None, now.at));
             }
             GrantState::Ending { cause, krl_version, .. } if grant.account.is_none() => {
@@ -128,5 +128,5 @@ pub(super) fn publish(state: &State, at: i64) -> Vec<Event> {
     if state.krl.version > 0 && wanted == state.krl.serials {
         return Vec::new();
     }
-    vec![Event::KrlPublished { version: state.krl.version + 1, serials: wanted.into_iter().collect() }]
+    vec![Event::KrlPublished { version: state.krl.version + 1, serials: Vec::new(), listed: Some(Listed::of(&wanted)) }]
 }

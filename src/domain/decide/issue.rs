@@ -33,6 +33,9 @@ pub(super) fn issue(
     if !live.keys.contains(key) {
         return Err(Refusal::new(Code::OTHER_KEY, format!("Grant {id} is not for the key {}.", key.0.fingerprint())));
     }
+    if state.revoked_keys.contains(key) {
+        return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
+    }
     if live.terms.database.is_some() {
         return super::account::issue(state, &live, key, nonce, verifier, now);
     }
@@ -183,6 +186,9 @@ pub(super) fn bind_key(
     }
     if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
         return Err(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
+    }
+    if state.revoked_keys.contains(key) {
+        return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
     }
     if live.account.as_ref().is_some_and(|a| a.auth == Auth::Cert) && !jit_ca::x509::fits_client(&key.0) {
         return Err(Refusal::new(Code::BAD_KEY, "A client certificate is for an ECDSA P-256 or Ed25519 key."));

@@ -115,9 +115,9 @@ impl Bench {
         Ok(())
     }
 
-    pub async fn stop_in_order(&mut self) {
+    /// The first half of an orderly stop; [`Bench::end`] is the other.
+    pub async fn say_stop(&self) {
         self.broker().command(Command::Stop, Vec::new()).await.unwrap();
-        self.end().await;
     }
 
     /// Nothing is said and nothing is closed: the next life has what was on the disk at this moment. `head` is the signer's file from before
@@ -143,7 +143,7 @@ impl Bench {
         self.settings.ledger = next.join("ledger.db");
     }
 
-    async fn end(&mut self) {
+    pub async fn end(&mut self) {
         let (broker, task) = self.running.take().unwrap();
         drop(broker);
         task.abort();
@@ -152,7 +152,7 @@ impl Bench {
 
     /// Stops, and leaves the settings for whoever looks at the files.
     pub async fn stop(mut self) -> (Settings, tempfile::TempDir) {
-        self.broker().command(Command::Stop, Vec::new()).await.unwrap();
+        self.say_stop().await;
         self.end().await;
         (self.settings, self.folder)
     }

@@ -40,24 +40,57 @@ pub struct Window {
     pub must_list: BTreeSet<u64>,
 }
 
-/// The clocks as they truly are.
+/// The clocks as they truly are, in seconds.
 #[derive(Default, Clone, Copy)]
 pub struct Times {
     pub true_s: i64,
     /// How far the wall clock is off, and how far it was when the two clocks were last anchored to each other.
     pub off: i64,
     pub anchored_off: i64,
-    /// The time of the newest entry.
+    /// What the newest entry says, when it truly was, and how many entries there are.
     pub last_at: i64,
+    pub last_true: i64,
+    pub size: u64,
 }
 
 impl Times {
+    pub fn drift(&self) -> i64 {
+        self.off - self.anchored_off
+    }
+
+    pub fn drifted(&self) -> bool {
+        self.drift().abs() > 30
+    }
+
+    /// By the boot-time clock alone while the two tell different times, else by the later one.
     pub fn now(&self) -> i64 {
-        (self.true_s + self.off.max(self.anchored_off)).max(self.last_at)
+        let off = if self.drifted() { self.anchored_off } else { self.off.max(self.anchored_off) };
+        (self.true_s + off).max(self.last_at)
+    }
+
+    /// By what ends are measured: a wall clock that is ahead ends early.
+    pub fn ending(&self) -> i64 {
+        if self.drift() > 30 { self.now() + self.drift() } else { self.now() }
     }
 
     pub fn trusted(&self) -> bool {
-        (self.off - self.anchored_off).abs() <= 30 && self.true_s + self.off >= self.last_at - 30
+        !self.drifted() && self.true_s + self.off >= self.last_at - 30
+    }
+
+    /// A start: within a boot the log's last entry tells how long ago that was; after another one, time never goes back.
+    pub fn start(&mut self, rebooted: bool) {
+        if !rebooted {
+            self.anchored_off = self.last_at - self.last_true;
+        } else {
+            self.anchored_off = self.off.max(self.last_at - self.true_s);
+        }
+    }
+
+    pub fn logged(&mut self, size: u64, last_at: i64) {
+        assert!(last_at >= self.last_at, "time in the log never goes back");
+        if size > self.size {
+            (self.size, self.last_at, self.last_true) = (size, last_at, self.true_s);
+        }
     }
 }
 
@@ -164,17 +197,17 @@ impl Reference {
 
     /// What time alone does.
     pub fn pass(&mut self) {
-        let now = self.times.now();
+        let (now, ending) = (self.times.now(), self.times.ending());
         for asked in self.pending.clone() {
-            if self.asked[asked].answer_by <= now {
+            if self.asked[asked].answer_by <= ending {
                 self.finish(asked, "expired");
             }
         }
         for window in self.open.clone() {
             let found = &self.windows[window];
-            if !found.claimed && found.claim_by <= now {
+            if !found.claimed && found.claim_by <= ending {
                 self.end(window, "lapsed");
-            } else if found.ends_at <= now {
+            } else if found.ends_at <= ending {
                 self.end(window, "ended");
             }
         }

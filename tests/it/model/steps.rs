@@ -43,11 +43,11 @@ impl Walk {
             28 => self.revoke().await,
             29 if self.reference.disabled || self.dice.roll(4) == 0 => self.disable_or_enable().await,
             30 => self.begin_again().await,
-            31 if self.reference.times.off != 0 || self.dice.roll(4) == 0 => self.step_the_clock().await,
+            31 if self.clock_is_wrong() || self.dice.roll(4) == 0 => self.step_the_clock().await,
             32 if self.dice.roll(2) == 0 => self.change_the_rules().await,
             33 | 34 => self.confirm().await,
             35 if self.reference.disabled => self.disable_or_enable().await,
-            36 if self.reference.times.off != 0 => self.step_the_clock().await,
+            36 if self.clock_is_wrong() => self.step_the_clock().await,
             _ => {
                 let most =
                     self.dice.pick(&[9, 9, 9, 30, 30, 30, 30, 200, 200, 200, 200, 900, 900, 4_000, 32_000]).unwrap();
@@ -65,6 +65,15 @@ impl Walk {
 
     fn granting(&self) -> Result<(), Code> {
         if self.reference.times.trusted() { Ok(()) } else { Err(Code::CLOCK) }
+    }
+
+    /// Who asks is asked for first.
+    fn active(&self) -> Result<(), Code> {
+        if self.reference.disabled { Err(Code::DISABLED) } else { Ok(()) }
+    }
+
+    fn clock_is_wrong(&self) -> bool {
+        self.reference.times.off != 0 || self.reference.times.drifted()
     }
 
     /// Mostly what waits; sometimes what is decided, which must be refused.
@@ -117,11 +126,10 @@ impl Walk {
             let asked = &self.reference.asked[w.asked];
             asked.web == web && !asked.narrowed && w.ends_at - now >= for_s
         });
-        let expected = self.granting().and(match (self.reference.disabled, covering, for_s) {
-            (true, _, _) => Err(Code::DISABLED),
-            (_, true, _) => Ok(()),
+        let expected = self.active().and(self.granting()).and(match for_s {
+            _ if covering => Ok(()),
             _ if self.reference.pending.len() >= 50 => Err(Code::TOO_MANY),
-            (_, _, 3601) => Err(Code::TOO_LONG),
+            3601 => Err(Code::TOO_LONG),
             _ => Ok(()),
         });
         let words = Words { salt: self.bench.nonces.hex(), reason: Some("hotfix for OPS-1".to_owned()), ticket: None };
@@ -153,10 +161,10 @@ impl Walk {
     /// What an approval of exactly these terms must come to: granted, one step further, void, or refused.
     fn verdict(&self, place: usize, who: &str, more: bool) -> Result<(), Code> {
         let asked = &self.reference.asked[place];
-        self.granting()?;
-        if who == "alice" && self.reference.disabled {
-            return Err(Code::DISABLED);
+        if who == "alice" {
+            self.active()?;
         }
+        self.granting()?;
         if asked.outcome.is_some() {
             return Err(Code::FINAL);
         }
@@ -339,11 +347,8 @@ impl Walk {
         let Some(place) = self.some_window() else { return "nothing to bind to".to_owned() };
         let (id, now) = (self.reference.windows[place].id, self.reference.times.now());
         let left = self.window_left(place).await;
-        let expected = self.granting().and(match (self.reference.disabled, self.reference.windows[place].over) {
-            (true, _) => Err(Code::DISABLED),
-            (_, Some(_)) => Err(Code::WINDOW_CLOSED),
-            _ => Ok(()),
-        });
+        let open = self.reference.windows[place].over.map_or(Ok(()), |_| Err(Code::WINDOW_CLOSED));
+        let expected = self.active().and(self.granting()).and(open);
         let key = Key(self.bench.laptop.public().clone());
         let deed = Deed::BindKey { by: self.bench.alice.name.clone(), grant: id, key };
         let result = self.bench.act(Voice::Alice, now, None, deed).await;
@@ -423,22 +428,26 @@ impl Walk {
         if self.dice.roll(2) == 0 {
             self.bench.broker().snapshot().await.unwrap();
         }
-        match how {
-            0 => self.bench.stop_in_order().await,
-            1 => self.bench.crash(None).await,
-            2 => {
-                self.bench.clock.reboot();
-                self.bench.crash(None).await;
-            }
-            _ => {
-                let head = std::fs::read(self.bench.head()).unwrap();
-                let last = self.ask().await;
-                self.check().await;
-                self.bench.crash(Some(head)).await;
-                self.diary.steps.push(last);
-            }
+        if how == 0 {
+            self.bench.say_stop().await;
         }
-        self.reference.times.anchored_off = self.reference.times.off;
+        self.check().await;
+        let mut head = None;
+        if how == 3 {
+            head = Some(std::fs::read(self.bench.head()).unwrap());
+            let last = self.ask().await;
+            self.check().await;
+            self.diary.steps.push(last);
+        }
+        if how == 2 {
+            self.bench.clock.reboot();
+        }
+        if how == 0 {
+            self.bench.end().await
+        } else {
+            self.bench.crash(head).await
+        }
+        self.reference.times.start(how == 2);
         self.bench.run().await.unwrap();
         self.check().await;
         crate::snapshot::as_folded(self.bench.broker()).await;
@@ -448,21 +457,32 @@ impl Walk {
 
     /// A careless administrator, or an attacker; or an operator who says that the clock is right as it is.
     async fn step_the_clock(&mut self) -> String {
-        if self.reference.times.off != 0 {
+        if self.reference.times.off != 0 && self.dice.roll(3) > 0 {
             self.bench.clock.step_wall(-self.reference.times.off);
             self.reference.times.off = 0;
             return "the wall clock is right again".to_owned();
         }
-        let by = self.dice.pick(&[-7200, -60, 20, 31, 300]).unwrap();
+        if self.clock_is_wrong() {
+            return self.confirm_the_clock().await;
+        }
+        // So that nothing of an earlier small step is left in the log.
+        self.advance(40);
+        self.check().await;
+        let by = self.dice.pick(&[-7200, -60, 20, 300, 5000]).unwrap();
         self.bench.clock.step_wall(by);
         self.reference.times.off = by;
-        if self.dice.roll(3) == 0 {
-            self.check().await;
-            let (by, now) = (self.bench.name(Voice::Other("bob")), self.reference.times.now());
-            self.bench.act(Voice::Other("bob"), now, None, Deed::ConfirmClock { by }).await.unwrap();
-            self.reference.times.anchored_off = self.reference.times.off;
-        }
         format!("the wall clock steps by {by} s")
+    }
+
+    /// Windows of a clock that was ahead would last too long: they end.
+    async fn confirm_the_clock(&mut self) -> String {
+        let (by, now) = (self.bench.name(Voice::Other("bob")), self.reference.times.now());
+        self.bench.act(Voice::Other("bob"), now, None, Deed::ConfirmClock { by }).await.unwrap();
+        if self.reference.times.true_s + self.reference.times.off < now - 30 {
+            self.reference.end_all("revoked");
+        }
+        self.reference.times.anchored_off = self.reference.times.off;
+        "bob confirms the clock".to_owned()
     }
 
     async fn change_the_rules(&mut self) -> String {
