@@ -28,7 +28,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
 use crate::domain::text::Words;
-use crate::ledger::Reader;
+use crate::ledger::{Reader, Reserve};
 use crate::signer::{Answer, Order};
 
 use clerk::{Done, Job, SignerHandle};
@@ -56,6 +56,7 @@ struct Inner {
     jobs: mpsc::Sender<Job>,
     memory: Arc<RwLock<Memory>>,
     reader: Reader,
+    reserve: Reserve,
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
     sessions: Mutex<Sessions>,
@@ -87,6 +88,7 @@ impl Broker {
             jobs: parts.jobs,
             memory: parts.memory,
             reader: parts.reader,
+            reserve: parts.reserve,
             signer: parts.signer,
             keeper: parts.keeper,
             sessions: Mutex::new(Sessions::default()),
@@ -120,6 +122,11 @@ impl Broker {
     /// The log, for reading.
     pub fn reader(&self) -> &Reader {
         &self.inner.reader
+    }
+
+    /// The room on the disk that is kept for ends.
+    pub fn reserve(&self) -> &Reserve {
+        &self.inner.reserve
     }
 
     /// A look at the state; the clerk waits meanwhile.
@@ -200,23 +207,27 @@ impl Broker {
             Some(wall_s) => Command::ActByWall { signed: signed.clone(), wall_s },
             None => Command::Act(signed.clone()),
         };
-        let mut done = self.command(command, blobs).await?;
-        if let Some(Event::ActRefused { person, refusal, .. }) = done.events.first()
-            && refusal.code == Code::MISSING
-            && let Some(known) = self.over_long_ago(person, &signed).await
+        let refusal = match self.command(command, blobs).await {
+            Ok(mut done) => match done.events.iter().find_map(refusal_in).cloned() {
+                Some(refusal) => refusal,
+                None => {
+                    if let Err(refusal) = self.settle().await {
+                        tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
+                        done.notice = Some(format!("Recorded, not published: {}", refusal.message));
+                    }
+                    return Ok(done);
+                }
+            },
+            // Also what was answered before, to the same act.
+            Err(refusal) => refusal,
+        };
+        if refusal.code == Code::MISSING
+            && let Some(by) = act.deed.by()
+            && let Some(known) = self.over_long_ago(by, &signed).await
         {
             return Err(known);
         }
-        match done.events.iter().find_map(refusal_in) {
-            Some(refusal) => Err(refusal.clone()),
-            None => {
-                if let Err(refusal) = self.settle().await {
-                    tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
-                    done.notice = Some(format!("Recorded, not published: {}", refusal.message));
-                }
-                Ok(done)
-            }
-        }
+        Err(refusal)
     }
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
@@ -253,9 +264,15 @@ impl Broker {
                 return Err(refusal.clone());
             }
         }
-        match self.order(Order::Credential { grant, key: key.clone() }).await? {
-            Answer::Certificate { openssh } => Ok(openssh),
-            _ => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+        match self.order(Order::Credential { grant, key: key.clone() }).await {
+            Ok(Answer::Certificate { openssh }) => Ok(openssh),
+            Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+            // Somebody may have ended it in between.
+            Err(refusal) if refusal.code == Code::SIGNER_REFUSED => {
+                let over = self.memory().await.state.grants.get(&grant).and_then(|g| g.live_at(self.now()).err());
+                Err(over.unwrap_or(refusal))
+            }
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -280,16 +297,21 @@ impl Broker {
     /// When log, signer or disk refuse; the list that was published before stays.
     pub async fn publish_krl(&self) -> Result<(), Refusal> {
         let mut tries = 0;
-        let answer = loop {
+        loop {
             self.command(Command::PublishKrl, Vec::new()).await?;
             tries += 1;
-            match self.order(Order::Krl).await {
+            match self.serve_krl().await {
                 // Something else was revoked in between, so the signer wants a newer list.
                 Err(refusal) if refusal.code == Code::SIGNER_REFUSED && tries < KRL_TRIES => {}
-                other => break other?,
+                // The list is a part of the end: it may use the reserve as well.
+                Err(refusal) if refusal.code == Code::DISK_FULL && self.inner.reserve.spend() => {}
+                other => return other,
             }
-        };
-        let Answer::Krl { krl, signature, version } = answer else {
+        }
+    }
+
+    async fn serve_krl(&self) -> Result<(), Refusal> {
+        let Answer::Krl { krl, signature, version } = self.order(Order::Krl).await? else {
             return Err(Refusal::new(Code::BUG, "The signer answered something else."));
         };
         let bytes = data_encoding::BASE64.decode(krl.as_bytes()).unwrap_or_default();

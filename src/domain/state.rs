@@ -14,6 +14,7 @@ use super::index::Index;
 use super::key::Key;
 use super::names::{PersonName, TargetName};
 use super::person::Person;
+use super::refusal::Refusal;
 use super::request::{Approval, Request, RequestState};
 use super::retire::Over;
 use super::snapshot::Snapshot;
@@ -108,7 +109,9 @@ pub struct State {
     /// Acts seen lately, so that sending one twice does nothing twice.
     #[serde(skip)]
     pub acts: BTreeSet<ActId>,
-    /// The same with their times, oldest first.
+    /// What was refused of them, so that sending one twice gets the same answer.
+    pub refused: BTreeMap<ActId, Refusal>,
+    /// The acts with their times, oldest first.
     pub(super) acts_at: VecDeque<(i64, ActId)>,
     /// What is over and leaves memory, with the moment since when.
     pub(super) leaving: VecDeque<(i64, Over)>,
@@ -131,6 +134,9 @@ impl State {
         self.last_boot = Some(entry.boot.clone());
         if let Some((signed, _)) = entry.cause.as_ref().and_then(super::event::Command::act) {
             self.remember_act(signed.id(), entry.at);
+            if let Event::ActRefused { refusal, .. } | Event::RequestRefused { refusal, .. } = &entry.event {
+                self.refused.insert(signed.id(), refusal.clone());
+            }
         }
         let about = entry.event.concerns();
         let were_open = self.open_among(&about);
@@ -148,6 +154,7 @@ impl State {
         let oldest = at - 3 * super::act::ACT_SKEW_S;
         while let Some((_, id)) = self.acts_at.pop_front_if(|(at, _)| *at < oldest) {
             self.acts.remove(&id);
+            self.refused.remove(&id);
         }
     }
 

@@ -12,7 +12,7 @@ use jit_broker::daemon::dev::{Somebody, bundle};
 use jit_broker::daemon::{Daemon, open_gate};
 use jit_broker::domain::act::{Deed, Selector, SignedAct};
 use jit_broker::domain::bundle::BundleText;
-use jit_broker::domain::event::Command;
+use jit_broker::domain::event::{Command, Entry, Event};
 use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::RequestId;
 use jit_broker::domain::names::{RoleName, TargetName};
@@ -105,7 +105,7 @@ async fn no_revocation_list_is_signed_that_the_signed_log_does_not_hold() {
     let grant = world.open(600).await;
     world.issue(grant).await.unwrap();
     revoke(&world, grant).await;
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     // After a restart of the signer: the real beginning, and an invented list without any serial.
     let mut forged = honest[last(&honest, "krl.published")].clone();
@@ -129,7 +129,7 @@ async fn no_revocation_list_is_signed_that_the_signed_log_does_not_hold() {
 async fn a_bundle_that_is_withheld_does_not_keep_the_old_policy() {
     let mut world = World::start().await;
     world.open(600).await;
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     let adopted = last(&honest, "bundle.adopted");
     let mut withheld = honest.clone();
@@ -149,7 +149,7 @@ async fn a_bundle_that_is_withheld_does_not_keep_the_old_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_head_and_another_beginning_are_refused() {
     let mut world = World::start().await;
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     let head = world.settings.ca_dir.join("head.json");
     let kept = std::fs::read_to_string(&head).unwrap();
@@ -184,7 +184,7 @@ async fn a_lost_head_and_another_beginning_are_refused() {
 async fn a_signer_whose_clock_is_a_little_behind_signs_and_one_far_behind_waits() {
     let world = World::start().await;
     world.open(600).await;
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     world.clock.step_wall(-25);
     show(&mut fresh_gate(&world, "behind.json"), &honest).unwrap();
     world.clock.step_wall(-35);
@@ -196,13 +196,36 @@ async fn a_signer_whose_clock_is_a_little_behind_signs_and_one_far_behind_waits(
     world.stop().await;
 }
 
+/// By a time in the future every revoked certificate is over, and the list could be empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_from_the_future_shortens_no_revocation_list() {
+    let mut world = World::start().await;
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    revoke(&world, grant).await;
+    let honest = leaves(&world.settings.ledger).await;
+    world.daemon.take().unwrap().stop().await;
+    let mut gate = fresh_gate(&world, "future.json");
+    show(&mut gate, &honest).unwrap();
+    let mut lie = honest.clone();
+    let mut entry: Entry = serde_json::from_str(&honest.last().unwrap().entry).unwrap();
+    (entry.seq, entry.at) = (entry.seq + 1, entry.at + 10 * 365 * 86_400);
+    (entry.cause, entry.event) = (Some(Command::Beat), Event::Heartbeat);
+    let bytes = jit_broker::domain::digest::canonical(&entry).unwrap();
+    lie.push(Leaf { entry: String::from_utf8(bytes).unwrap(), blobs: Vec::new() });
+    assert_eq!(show(&mut gate, &lie).unwrap_err().code, Code::CLOCK);
+    let Answer::Krl { krl, .. } = gate.order(Order::Krl).unwrap() else { panic!("no list") };
+    let list = jit_ca::krl::Krl::decode(&data_encoding::BASE64.decode(krl.as_bytes()).unwrap()).unwrap();
+    assert_eq!(list.serials.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_shown_too_late_is_not_signed() {
     let mut world = World::start().await;
     let grant = world.open(3000).await;
-    let opened = leaves(&world).await;
+    let opened = leaves(&world.settings.ledger).await;
     world.issue(grant).await.unwrap();
-    let issued = leaves(&world).await;
+    let issued = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     let order = || Order::Credential { grant, key: world.alice.key() };
     let mut in_time = fresh_gate(&world, "in-time.json");
@@ -233,12 +256,12 @@ async fn what_is_shown_too_late_is_not_signed() {
 async fn the_first_use_is_in_time_by_the_signers_own_clock() {
     let mut world = World::start().await;
     let grant = world.open(3000).await;
-    let opened = leaves(&world).await;
+    let opened = leaves(&world.settings.ledger).await;
     // The last second for the first use: a daemon that says so later is believed within the skew alone.
     let claim_by = world.broker().memory().await.state.grants.get(&grant).unwrap().claim_by;
     world.clock.advance(u64::try_from(claim_by - world.broker().now() - 1).unwrap());
     world.issue(grant).await.unwrap();
-    let issued = leaves(&world).await;
+    let issued = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     let order = || Order::Credential { grant, key: world.alice.key() };
     world.clock.advance(20);
@@ -290,7 +313,7 @@ async fn nothing_is_signed_past_a_head_that_was_not_flushed() {
     let world = World::start().await;
     let grant = world.open(600).await;
     world.issue(grant).await.unwrap();
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     let order = || Order::Credential { grant, key: world.alice.key() };
     // The folder of the head is not there yet.
     let mut gate = fresh_gate(&world, "flush/head.json");
