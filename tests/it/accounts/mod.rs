@@ -1,0 +1,7 @@
+//! Temporary accounts on a real PostgreSQL, with exactly the files of `config/target-db`.
+
+mod db;
+mod end;
+mod faults;
+mod hostile;
+mod make;
