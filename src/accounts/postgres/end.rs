@@ -95,6 +95,8 @@ impl Postgres {
         }
         if facts.entangled {
             self.clear_away(name, &facts, &mut ending).await?;
+        } else if facts.kept {
+            self.read_kept(name, grant, &mut ending).await?;
         }
         self.drop_role(name, &facts, &mut ending).await?;
         Ok(ending)

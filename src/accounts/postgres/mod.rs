@@ -51,6 +51,8 @@ struct Facts {
     of: Vec<String>,
     /// Roles that are members of it.
     members: Vec<String>,
+    /// Whether the role that keeps its data is there.
+    kept: bool,
     /// Whether anything in any database depends on it.
     entangled: bool,
     /// Prepared transactions: database and name.
@@ -129,6 +131,7 @@ impl Postgres {
             .ok_or_else(|| AccountError::Foreign(name.to_string()))?;
         Ok(Standing::Ours(Facts {
             oid: row.number(1),
+            kept: row.number(0) > 0,
             marker,
             of: row.list(4),
             members: row.list(5),

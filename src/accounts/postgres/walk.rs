@@ -277,7 +277,8 @@ impl Walk<'_> {
                     Fate::Goes if last => self.remove(&object).await?,
                     Fate::Goes | Fate::GoesIfUnused => {
                         let outcome = self.each(&format!("DROP {} {}", object.word, object.identity)).await?;
-                        if !matches!(outcome, Outcome::Needed) {
+                        // Whatever refuses here, the last word is another: CASCADE, or the role that keeps it.
+                        if matches!(outcome, Outcome::Done | Outcome::Failed(AccountError::Blocked, _)) {
                             self.note(&object.shown, outcome);
                         }
                     }

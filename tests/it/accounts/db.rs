@@ -152,6 +152,35 @@ impl Db {
         }
     }
 
+    /// Adds a line to the configuration of a stopped server.
+    pub fn sql_conf(&self, line: &str) {
+        use std::io::Write as _;
+        let path = self.server.dir.join("data/postgresql.auto.conf");
+        writeln!(std::fs::OpenOptions::new().append(true).open(path).unwrap(), "{line}").unwrap();
+    }
+
+    /// Makes an empty file in the server's folder, readable for the server.
+    pub fn touch(&self, name: &str) {
+        let path = self.server.dir.join(name);
+        std::fs::write(&path, "").unwrap();
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&self.server.dir).unwrap());
+        std::os::unix::fs::chown(path, Some(owner), None).unwrap();
+    }
+
+    /// Stops every process of the server in its tracks, or lets all go on.
+    pub fn stop_all(&self, stop: bool) {
+        let master = self.server.pid().unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap();
+        let mut pids = vec![master.to_string()];
+        pids.extend(children.split_whitespace().map(str::to_owned));
+        if !stop {
+            pids.reverse();
+        }
+        for pid in pids {
+            let _ = Command::new("kill").args([if stop { "-STOP" } else { "-CONT" }, &pid]).status();
+        }
+    }
+
     /// How many roles, sessions and memberships an account has.
     pub fn traces(&self, name: &AccountName) -> String {
         self.sql(&format!(
