@@ -21,8 +21,8 @@ pub enum AccountError {
         /// What it said.
         message: String,
     },
-    /// The secret of the admin cannot be had or used.
-    #[error("the admin's secret: {0}")]
+    /// A secret cannot be had or used.
+    #[error("the secret: {0}")]
     Secret(String),
     /// A statement was refused.
     #[error("refused ({sqlstate}): {message}")]

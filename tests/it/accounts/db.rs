@@ -88,7 +88,7 @@ impl Db {
             self.folder.path(),
             &format!(
                 "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout '{cn}.key' -subj '/CN={cn}' -out '{cn}.csr' && \
-                 openssl x509 -req -in '{cn}.csr' -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -out '{cn}.crt'; chmod 600 '{cn}.key'"
+                 echo extendedKeyUsage=clientAuth >ext && openssl x509 -req -in '{cn}.csr' -extfile ext -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -out '{cn}.crt'; chmod 600 '{cn}.key'"
             ),
         );
         (self.folder.path().join(format!("{cn}.crt")), self.folder.path().join(format!("{cn}.key")))

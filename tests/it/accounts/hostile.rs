@@ -181,7 +181,9 @@ async fn a_trigger_that_data_protects_lets_rows_pass() {
          SET ROLE rw; CREATE TABLE app.shield (i int); CREATE TRIGGER t BEFORE INSERT ON app.shield FOR EACH ROW EXECUTE FUNCTION app.t();
          CREATE MATERIALIZED VIEW app.ms AS SELECT 'app.t()'::regprocedure AS p;",
     );
-    gone(&db.accounts.end(&one.name, one.grant).await.unwrap());
+    let ending = db.accounts.end(&one.name, one.grant).await.unwrap();
+    gone(&ending);
+    assert!(format!("{ending:?}").contains("app.t() is kept without its body"), "{ending:#?}");
     db.sql("INSERT INTO app.orders VALUES (5000, 1); DELETE FROM app.orders WHERE id = 5000");
     assert_eq!(db.sql("SELECT count(*) FROM pg_matviews"), "1");
     assert_eq!(db.sql("SELECT count(*) FROM app.orders WHERE id = 5000"), "0");

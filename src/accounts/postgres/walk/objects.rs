@@ -184,12 +184,12 @@ pub(super) fn grants(kept: &str) -> String {
         )
     };
     let relation = "CASE o.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END";
-    let columns = format!(
+    let columns = 
         "SELECT DISTINCT 'REVOKE ALL ON TABLE ' || (pg_identify_object('pg_class'::regclass, o.oid, 0)).identity || ' FROM ' || \
          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END || ' CASCADE' \
          FROM k, pg_class o JOIN pg_attribute t ON t.attrelid = o.oid, aclexplode(t.attacl) a \
          WHERE o.relowner = k.oid AND a.grantee <> k.oid"
-    );
+        .to_owned();
     let parts = [
         acl(relation, "pg_class", "pg_class", "o.relacl", "relowner", ""),
         columns,
