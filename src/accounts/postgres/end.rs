@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::make::strip;
 use super::sql::{Row, literal};
-use super::{Facts, Postgres, Standing};
+use super::{Facts, Postgres, Standing, facts_of};
 use crate::accounts::ending::Ending;
 use crate::accounts::error::{AccountError, one_line};
 use crate::accounts::name::AccountName;
@@ -34,19 +34,25 @@ impl Postgres {
     pub async fn lock(&self, name: &AccountName, grant: GrantId) -> Result<Locked, AccountError> {
         match self.standing(name, grant).await? {
             Standing::Missing { .. } => Ok(Locked { cut: 0, left: 0 }),
-            Standing::Ours(facts) => self.lock_known(name, &facts).await,
+            Standing::Ours(facts) => self.lock_known(name, &facts).await.map(|(locked, _)| locked),
         }
     }
 
-    async fn lock_known(&self, name: &AccountName, facts: &Facts) -> Result<Locked, AccountError> {
+    /// Locks and cuts; gives what was read in the same round trip when no session could have changed it since.
+    async fn lock_known(&self, name: &AccountName, facts: &Facts) -> Result<(Locked, Option<Row>), AccountError> {
         let text = format!(
             "ALTER ROLE {name} NOLOGIN CONNECTION LIMIT 0 PASSWORD NULL VALID UNTIL '-infinity'; {}",
             strip(name.as_str(), facts, &[])
         );
-        let first = self.transact(&text, &terminate(facts.oid)).await.map_err(|(error, _)| error)?;
-        let seen: Vec<u64> = first.iter().map(|row| row.number(0)).collect();
+        let after = format!("{}; {}", terminate(facts.oid), facts_of(name));
+        let mut rows = self.transact(&text, &after).await.map_err(|(error, _)| error)?;
+        let last = rows.pop();
+        if rows.is_empty() {
+            return Ok((Locked { cut: 0, left: 0 }, last));
+        }
+        let seen: Vec<u64> = rows.iter().map(|row| row.number(0)).collect();
         let left = seen.len();
-        self.look_again(facts.oid, seen, left).await
+        Ok((self.look_again(facts.oid, seen, left).await?, None))
     }
 
     /// Cuts until nothing is there: a login that was under way when the lock was set may appear a moment later.
@@ -74,7 +80,7 @@ impl Postgres {
             Standing::Missing { kept } => return self.already_gone(name, grant, kept, None, ending).await,
             Standing::Ours(facts) => facts,
         };
-        let locked = self.lock_known(name, &facts).await?;
+        let (locked, read) = self.lock_known(name, &facts).await?;
         ending.cut = locked.cut;
         ending.step("lock", Some(true), "no login, no password, no membership");
         ending.step("terminate", Some(locked.left == 0), format!("{} cut, {} left", locked.cut, locked.left));
@@ -83,7 +89,11 @@ impl Postgres {
             return Ok(ending);
         }
         // Read again: what a session did until it was cut is in no reading from before.
-        let facts = match self.standing(name, grant).await? {
+        let standing = match read {
+            Some(row) => self.read_standing(name, grant, Some(&row))?,
+            None => self.standing(name, grant).await?,
+        };
+        let facts = match standing {
             // An end that was broken off may still have been at work over there.
             Standing::Missing { kept } => {
                 return self.already_gone(name, grant, kept, Some(facts.oid), ending).await;

@@ -111,32 +111,47 @@ impl Postgres {
     /// # Errors
     /// [`AccountError::Foreign`] for a role without our marker for this grant.
     async fn standing(&self, name: &AccountName, grant: GrantId) -> Result<Standing, AccountError> {
-        let kept = sql::literal(&name.kept());
-        let role = sql::literal(name.as_str());
-        let facts = format!(
-            "SELECT (SELECT count(*) FROM pg_roles WHERE rolname = {kept}), r.oid, r.rolcanlogin, \
-             shobj_description(r.oid, 'pg_authid'), \
-             (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), \
-             (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.member WHERE m.roleid = r.oid), \
-             EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid), \
-             (SELECT json_agg(json_build_array(p.database, p.gid)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname) \
-             FROM (SELECT {role}::name AS wanted) w LEFT JOIN pg_roles r ON r.rolname = w.wanted"
-        );
-        let rows = self.ask(&facts).await?;
-        let row = rows.into_iter().next().unwrap_or_default();
+        let rows = self.ask(&facts_of(name)).await?;
+        self.read_standing(name, grant, rows.first())
+    }
+
+    fn read_standing(
+        &self,
+        name: &AccountName,
+        grant: GrantId,
+        row: Option<&sql::Row>,
+    ) -> Result<Standing, AccountError> {
+        let row = row.filter(|row| row.0.len() == FACTS).ok_or(AccountError::Invalid("the server gave no answer"))?;
         if row.text(1).is_empty() {
             return Ok(Standing::Missing { kept: row.number(0) > 0 });
         }
-        let marker = Marker::of_grant(&self.key, self.install, grant, name.as_str(), row.text(3))
+        let marker = Marker::of_grant(&self.key, self.install, grant, name.as_str(), row.text(2))
             .ok_or_else(|| AccountError::Foreign(name.to_string()))?;
         Ok(Standing::Ours(Facts {
             oid: row.number(1),
             kept: row.number(0) > 0,
             marker,
-            of: row.list(4),
-            members: row.list(5),
-            entangled: row.yes(6),
-            prepared: serde_json::from_str(row.text(7)).unwrap_or_default(),
+            of: row.list(3),
+            members: row.list(4),
+            entangled: row.yes(5),
+            prepared: serde_json::from_str(row.text(6)).unwrap_or_default(),
         }))
     }
+}
+
+/// How many columns [`facts_of`] gives.
+const FACTS: usize = 7;
+
+/// One row about a name, whether the role is there or not.
+fn facts_of(name: &AccountName) -> String {
+    let kept = sql::literal(&name.kept());
+    let role = sql::literal(name.as_str());
+    format!(
+        "SELECT (SELECT count(*) FROM pg_roles WHERE rolname = {kept}), r.oid, shobj_description(r.oid, 'pg_authid'), \
+         (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), \
+         (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.member WHERE m.roleid = r.oid), \
+         EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid), \
+         (SELECT json_agg(json_build_array(p.database, p.gid)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname) \
+         FROM (SELECT {role}::name AS wanted) w LEFT JOIN pg_roles r ON r.rolname = w.wanted"
+    )
 }

@@ -184,15 +184,13 @@ pub(super) fn grants(kept: &str) -> String {
         )
     };
     let relation = "CASE o.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END";
-    let columns = 
-        "SELECT DISTINCT 'REVOKE ALL ON TABLE ' || (pg_identify_object('pg_class'::regclass, o.oid, 0)).identity || ' FROM ' || \
-         CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END || ' CASCADE' \
+    let columns = "SELECT DISTINCT 'REVOKE ALL ON TABLE ' || (pg_identify_object('pg_class'::regclass, o.oid, 0)).identity \
+         || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END || ' CASCADE' \
          FROM k, pg_class o JOIN pg_attribute t ON t.attrelid = o.oid, aclexplode(t.attacl) a \
-         WHERE o.relowner = k.oid AND a.grantee <> k.oid"
-        .to_owned();
+         WHERE o.relowner = k.oid AND a.grantee <> k.oid";
     let parts = [
         acl(relation, "pg_class", "pg_class", "o.relacl", "relowner", ""),
-        columns,
+        columns.to_owned(),
         acl("'SCHEMA'", "pg_namespace", "pg_namespace", "o.nspacl", "nspowner", ""),
         acl("'TYPE'", "pg_type", "pg_type", "o.typacl", "typowner", "AND o.typrelid = 0 AND o.typelem = 0"),
         acl("'ROUTINE'", "pg_proc", "pg_proc", "coalesce(o.proacl, acldefault('f', o.proowner))", "proowner", ""),
