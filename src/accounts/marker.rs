@@ -22,6 +22,13 @@ impl MarkerKey {
         Self(Zeroizing::new(bytes))
     }
 
+    /// A number for a role that nobody can guess, for the lock that keeps its making and its end apart.
+    pub(super) fn lock_number(&self, role: &str) -> i64 {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice());
+        let code = hmac::sign(&key, format!("lock\0{role}").as_bytes());
+        code.as_ref().first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
+    }
+
     fn code(&self, text: &str) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice());
         HEXLOWER.encode(hmac::sign(&key, text.as_bytes()).as_ref())

@@ -76,7 +76,12 @@ impl Postgres {
     /// [`AccountError::Foreign`], or a server that cannot be worked with at all. Nothing is lost by either: begin again.
     pub async fn end(&self, name: &AccountName, grant: GrantId) -> Result<Ending, AccountError> {
         let mut ending = Ending::default();
-        let facts = match self.standing(name, grant).await? {
+        let mut standing = self.standing(name, grant).await?;
+        if matches!(standing, Standing::Missing { .. }) {
+            self.transact(&self.alone(name), "").await.map_err(|(error, _)| error)?;
+            standing = self.standing(name, grant).await?;
+        }
+        let facts = match standing {
             Standing::Missing { kept } => return self.already_gone(name, grant, kept, None, ending).await,
             Standing::Ours(facts) => facts,
         };

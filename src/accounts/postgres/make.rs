@@ -21,7 +21,8 @@ impl Postgres {
         let name = account.name.as_str();
         // Said in full, so that no default of another version decides. INHERIT: memberships work without SET ROLE.
         let create = format!(
-            "CREATE ROLE {name} NOSUPERUSER NOREPLICATION NOBYPASSRLS {attributes} IN ROLE {}; {}",
+            "{}; CREATE ROLE {name} NOSUPERUSER NOREPLICATION NOBYPASSRLS {attributes} IN ROLE {}; {}",
+            self.alone(&account.name),
             idents(&member_of),
             self.finish(account)
         );
@@ -38,7 +39,8 @@ impl Postgres {
         };
         let name = account.name.as_str();
         let wanted = memberships(account);
-        let mut text = format!("ALTER ROLE {name} {}; ALTER ROLE {name} RESET ALL; ", self.attributes(account)?);
+        let (alone, attributes) = (self.alone(&account.name), self.attributes(account)?);
+        let mut text = format!("{alone}; ALTER ROLE {name} {attributes}; ALTER ROLE {name} RESET ALL; ");
         text.push_str(&strip(name, &facts, &wanted));
         for role in wanted.iter().filter(|role| !facts.of.contains(role)) {
             text.push_str(&format!("GRANT {} TO {name}; ", ident(role)));

@@ -106,6 +106,12 @@ impl Postgres {
         }
     }
 
+    /// A lock for one name until the transaction ends. A making whose broker died may still be at work over there: an end that
+    /// finds no role waits for it and looks again, or the role would appear after its absence was read back.
+    fn alone(&self, name: &AccountName) -> String {
+        format!("SELECT pg_advisory_xact_lock({})", self.key.lock_number(name.as_str()))
+    }
+
     /// Reads what stands under a name.
     ///
     /// # Errors

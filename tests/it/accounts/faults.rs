@@ -175,3 +175,36 @@ async fn a_restart_in_the_middle_leaves_no_orphan() {
     assert_eq!(db.accounts.sweep().await.unwrap(), []);
     assert_eq!(db.sql("SELECT count(*) FROM pg_roles WHERE rolname LIKE '%jit%'"), "2");
 }
+
+/// F4, T93: the broker dies while the server makes the account; an end right after it must not say "gone" too early.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_making_that_is_still_under_way_does_not_slip_past_the_end() {
+    let db = Db::cert();
+    db.accounts.sweep().await.unwrap();
+    let one = account(&["ro"]);
+    let mut blocker = std::process::Command::new("psql");
+    blocker.args(["-X", "-q", "-U", "postgres", "-d", "postgres", "-p", &db.server.port.to_string(), "-h"]);
+    let mut blocker = blocker.arg(&db.server.dir).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut input = blocker.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"BEGIN; LOCK pg_auth_members IN SHARE MODE;\n").unwrap();
+    db.until("SELECT count(*) > 0 FROM pg_locks WHERE relation = 'pg_auth_members'::regclass AND mode = 'ShareLock'");
+    let making = tokio::spawn({
+        let (accounts, one) = (db.accounts.clone(), one.clone());
+        async move { accounts.make(&one).await }
+    });
+    db.until("SELECT count(*) > 0 FROM pg_locks WHERE relation = 'pg_auth_members'::regclass AND NOT granted");
+    making.abort();
+    assert!(making.await.unwrap_err().is_cancelled());
+    let ending = tokio::spawn({
+        let (accounts, one) = (db.accounts.clone(), one.clone());
+        async move { accounts.end(&one.name, one.grant).await }
+    });
+    db.until("SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
+    drop(input);
+    blocker.wait().unwrap();
+    let ending = ending.await.unwrap().unwrap();
+    gone(&ending);
+    assert!(ending.steps.iter().any(|step| step.what == "drop" && step.ok == Some(true)), "{ending:#?}");
+    db.until("SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE '%CREATE ROLE%' AND state = 'active' AND pid <> pg_backend_pid()");
+    assert_eq!(db.accounts.sweep().await.unwrap(), []);
+}
