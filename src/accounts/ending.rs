@@ -84,6 +84,8 @@ pub enum ProbeLogin {
         /// The key, PKCS#8 PEM.
         key_pem: Zeroizing<String>,
     },
+    /// Nothing, as the authority signs for grants alone: it must be refused because a certificate is missing, and for nothing else.
+    NoCert,
     /// The password whose verifier the account has.
     Password(Zeroizing<String>),
 }
@@ -92,6 +94,7 @@ impl std::fmt::Debug for ProbeLogin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Cert { .. } => "Cert(***)",
+            Self::NoCert => "NoCert",
             Self::Password(_) => "Password(***)",
         })
     }

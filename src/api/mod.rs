@@ -59,6 +59,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/grants", get(reads::grants))
         .route("/v1/grants/{id}", get(reads::grant))
         .route("/v1/grants/{id}/credential", post(acts::credential))
+        .route("/v1/targets/{target}/test", post(acts::test_target))
         .route("/v1/bundle", get(reads::bundle))
         .route("/v1/people", get(reads::people))
         .route("/v1/audit/events", get(audit::events))

@@ -4,11 +4,13 @@
 //! Never here: HTTP, terminals, SQL, keys.
 //! Start with [`clerk`], then [`Broker`].
 
+pub mod accounts;
 pub mod clerk;
 mod past;
 pub mod reaper;
 pub mod session;
 pub mod snapshot;
+pub mod sweep;
 pub mod view;
 
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
+use crate::accounts::scram::Verifier;
 use crate::clock::{DRIFT_S, Timekeeper};
 use crate::domain::act::{Act, Deed, SignedAct};
 use crate::domain::decide::admit;
@@ -66,6 +69,18 @@ struct Inner {
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
+    accounts: accounts::Accounts,
+}
+
+/// What a grant gave for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Issued {
+    /// An OpenSSH certificate, one line.
+    Ssh(String),
+    /// A client certificate, PEM.
+    Client(String),
+    /// The account takes the password whose verifier was sent.
+    Password,
 }
 
 /// The revocation list as it is served.
@@ -81,7 +96,7 @@ pub struct KrlFile {
 
 impl Broker {
     /// Puts the broker together; the clerk must run already.
-    pub fn new(parts: clerk::Parts, public_url: String, krl_path: PathBuf) -> Self {
+    pub fn new(parts: clerk::Parts, public_url: String, krl_path: PathBuf, accounts: accounts::Accounts) -> Self {
         let inner = Inner {
             jobs: parts.jobs,
             memory: parts.memory,
@@ -96,6 +111,7 @@ impl Broker {
             krl_path,
             krl: Mutex::new(None),
             public_url,
+            accounts,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -217,28 +233,44 @@ impl Broker {
         }
     }
 
-    /// Issues the certificate of a grant for a key: event durable, then signed, then released.
+    /// Issues the credential of a grant for a key: event durable, then made on its server where it is an account, then signed.
     ///
     /// # Errors
-    /// The refusal of state, policy or signer.
-    pub async fn issue(&self, by: &PersonName, grant: GrantId, key: &Key) -> Result<String, Refusal> {
-        let held = self.memory().await.state.grants.get(&grant).map(|g| g.person == *by);
-        if held != Some(true) {
-            let past = if held.is_none() { self.past_grant(grant).await.filter(|g| g.person == *by) } else { None };
-            let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");
-            return Err(past.and_then(|g| g.live_at(self.now()).err()).unwrap_or_else(missing));
-        }
+    /// The refusal of state, policy, server or signer.
+    pub async fn issue(
+        &self,
+        by: &PersonName,
+        grant: GrantId,
+        key: &Key,
+        verifier: Option<Verifier>,
+    ) -> Result<Issued, Refusal> {
+        let database = {
+            let memory = self.memory().await;
+            let found = memory.state.grants.get(&grant).filter(|g| g.person == *by);
+            let found = found
+                .ok_or_else(|| Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it."))?;
+            found.terms.database.is_some()
+        };
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);
-        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: None };
+        let named = verifier.as_ref().map(accounts::digest);
+        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: named };
         let done = self.command(command, Vec::new()).await?;
         for event in &done.events {
             if let Event::GrantCancelled { refusal, .. } = event {
                 return Err(refusal.clone());
             }
         }
+        if database {
+            let password = verifier.is_some();
+            self.make_account(grant, verifier).await?;
+            if password {
+                return Ok(Issued::Password);
+            }
+        }
         match self.order(Order::Credential { grant, key: key.clone() }).await? {
-            Answer::Certificate { openssh } => Ok(openssh),
+            Answer::Certificate { openssh } => Ok(Issued::Ssh(openssh)),
+            Answer::Client { pem } => Ok(Issued::Client(pem)),
             _ => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
         }
     }

@@ -286,12 +286,12 @@ async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
     let bind = Deed::BindKey { by: alice.clone(), grant, key: spare(12) };
     world.broker().act(world.sign(&world.alice, None, bind), None, None).await.unwrap();
     world.issue(grant).await.unwrap();
-    world.broker().issue(&alice, grant, &spare(12)).await.unwrap();
+    world.broker().issue(&alice, grant, &spare(12), None).await.unwrap();
     assert_eq!((me(&world, &token).await, me(&world, &kept).await), (200, 200));
     revoke(&world, spare(12)).await.unwrap();
     assert_eq!((me(&world, &token).await, me(&world, &kept).await), (401, 200));
     assert_eq!(world.broker().memory().await.state.krl.serials, [2].into(), "its certificate, and no other");
-    assert_eq!(world.broker().issue(&alice, grant, &spare(12)).await.unwrap_err().code, Code::BAD_KEY);
+    assert_eq!(world.broker().issue(&alice, grant, &spare(12), None).await.unwrap_err().code, Code::BAD_KEY);
     world.issue(grant).await.unwrap();
     // The last key of the grant takes the grant with it, and what waits for that key.
     let waiting = world.ask(3000).await.unwrap();

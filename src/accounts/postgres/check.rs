@@ -221,10 +221,33 @@ impl Postgres {
         }
     }
 
+    /// The server must ask this very account for a certificate; the login with one is tried under a grant.
+    async fn check_demand(&self, probe: &Probe, chain: &mut Chain) {
+        let (server, user) = (&self.pool.server, probe.account.name.as_str());
+        let secret = Secret::Password(zeroize::Zeroizing::new("none".to_owned()));
+        let login = Login { user, secret: &secret, database: &server.database, admin: false };
+        match Session::open(server, login).await {
+            Err(AccountError::RefusedLogin { message, .. }) if message.contains("valid client certificate") => {
+                chain.holds("login", "a certificate is demanded; one is signed for a grant alone");
+            }
+            Err(error) => {
+                let none = ProbeLogin::Cert { cert_pem: String::new(), key_pem: zeroize::Zeroizing::default() };
+                chain.push("login", Some(false), error.to_string(), login_todo(&none, &error));
+            }
+            Ok(_) => chain.push(
+                "login",
+                Some(false),
+                "the account got in without a certificate",
+                format!("in pg_hba.conf, above lines for `all` users, then reload: hostssl  all  +{GROUP}  all  cert  map=jit"),
+            ),
+        }
+    }
+
     async fn check_login(&self, probe: &Probe, chain: &mut Chain) {
         let server = &self.pool.server;
         let secret = match &probe.login {
             ProbeLogin::Password(password) => Secret::Password(password.clone()),
+            ProbeLogin::NoCert => return self.check_demand(probe, chain).await,
             ProbeLogin::Cert { cert_pem, key_pem } => {
                 Secret::Certificate { cert_pem: cert_pem.clone(), key_pem: key_pem.clone() }
             }
@@ -276,6 +299,8 @@ fn login_todo(login: &ProbeLogin, error: &AccountError) -> String {
             "in pg_ident.conf, then reload: jit  /^([a-z][0-9a-z]{26}_jit)$  \\1".to_owned()
         }
         (ProbeLogin::Cert { .. }, _) => format!("{above} hostssl  all  +{GROUP}  all  cert  map=jit"),
-        (ProbeLogin::Password(_), _) => format!("{above} hostssl  all  +{GROUP}  all  scram-sha-256"),
+        (ProbeLogin::NoCert | ProbeLogin::Password(_), _) => {
+            format!("{above} hostssl  all  +{GROUP}  all  scram-sha-256")
+        }
     }
 }
