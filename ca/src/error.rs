@@ -35,8 +35,8 @@ pub enum CaError {
     #[error("not a PKCS#8 P-256 private key")]
     X509Key,
     /// X.509: not a CA certificate as this crate makes them.
-    #[error("not a server CA certificate: {0}")]
-    ServerCa(&'static str),
+    #[error("not a CA certificate: {0}")]
+    NotCa(&'static str),
     /// X.509: the key is not the CA certificate's.
     #[error("the key does not belong to the CA certificate")]
     KeyMismatch,

@@ -1,8 +1,7 @@
-//! The TLS side: a CA of its own and server certificates under it (RFC 5280), all ECDSA P-256.
+//! The TLS side: CAs and the certificates of servers and of clients under them (RFC 5280), all signed with ECDSA P-256.
 //!
 //! What is signed is parsed again by another implementation (x509-parser), its signature verified and every field
-//! compared with the spec before it is released. Certificates for clients will be a CA of another purpose, with a spec
-//! of their own; nothing here signs one.
+//! compared with the spec before it is released. Servers and clients have a CA each: a key has one purpose.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,6 +23,9 @@ pub use crate::error::CaError;
 use crate::limits::LimitError;
 
 mod check;
+mod client;
+
+pub use client::{ClientLeafSpec, fits_client, sign_client_leaf, tbs_client};
 
 /// The longest PEM text that is looked at, in bytes.
 const MAX_PEM_BYTES: usize = 16 * 1024;
@@ -75,6 +77,24 @@ impl X509Key {
         pem("PRIVATE KEY", &self.pkcs8)
     }
 
+    /// Writes the key as PKCS#8 DER, unencrypted: what JDBC reads.
+    pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
+        self.pkcs8.clone()
+    }
+
+    /// Gives the public half as an SSH key (RFC 5656 section 3.1), as signed requests name it.
+    ///
+    /// # Errors
+    /// [`CaError::Key`] never for a key that this type made.
+    pub fn public(&self) -> Result<crate::key::PublicKey, CaError> {
+        let mut blob = Vec::new();
+        let point = self.pair.public_key().as_ref();
+        for part in [b"ecdsa-sha2-nistp256".as_slice(), b"nistp256", point] {
+            crate::wire::put_string(&mut blob, part);
+        }
+        crate::key::PublicKey::from_wire(&blob).map_err(CaError::Key)
+    }
+
     /// Gives the DER of the SubjectPublicKeyInfo (RFC 5280 section 4.1).
     pub fn spki_der(&self) -> Vec<u8> {
         self.subject_public_key_info()
@@ -104,9 +124,9 @@ impl rcgen::SigningKey for X509Key {
     }
 }
 
-/// Everything the certificate of a server CA says.
+/// Everything the certificate of a CA says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerCaSpec {
+pub struct CaSpec {
     /// The common name.
     pub name: String,
     /// Random; not zero.
@@ -141,7 +161,7 @@ pub struct ServerLeafSpec {
     pub not_after: i64,
 }
 
-/// The certificate of a server CA, checked when read: self-signed P-256, CA with path length 0, signs certificates.
+/// The certificate of a CA, checked when read: self-signed P-256, CA with path length 0, signs certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaCert {
     pem: String,
@@ -153,12 +173,12 @@ impl CaCert {
     /// Reads the first certificate of a PEM text.
     ///
     /// # Errors
-    /// [`CaError::ServerCa`] unless it is a CA certificate as this crate makes them.
+    /// [`CaError::NotCa`] unless it is a CA certificate as this crate makes them.
     pub fn from_pem(pem: &str) -> Result<Self, CaError> {
         if pem.len() > MAX_PEM_BYTES {
-            return Err(CaError::ServerCa("it is too long"));
+            return Err(CaError::NotCa("it is too long"));
         }
-        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| CaError::ServerCa("it is not PEM"))?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| CaError::NotCa("it is not PEM"))?;
         Self::from_der(&der)
     }
 
@@ -198,11 +218,11 @@ impl CaCert {
     }
 }
 
-/// Makes the self-signed certificate of a server CA.
+/// Makes the self-signed certificate of a CA.
 ///
 /// # Errors
 /// When the spec cannot stand in a certificate, or what was signed does not read back as the spec.
-pub fn make_server_ca(key: &X509Key, spec: &ServerCaSpec) -> Result<CaCert, CaError> {
+pub fn make_ca(key: &X509Key, spec: &CaSpec) -> Result<CaCert, CaError> {
     let printable = spec.name.bytes().all(|b| (0x20..=0x7e).contains(&b));
     if spec.name.trim().is_empty() || spec.name.len() > 64 || !printable {
         return Err(CaError::Name);
@@ -262,7 +282,7 @@ fn params(serial: &[u8; 16], not_before: i64, not_after: i64) -> Result<Certific
     let mut params = CertificateParams::default();
     params.not_before = start + since_1970(not_before)?;
     params.not_after = start + since_1970(not_after)?;
-    params.serial_number = Some(SerialNumber::from_slice(serial));
+    params.serial_number = Some(SerialNumber::from_slice(check::trim(serial)));
     params.distinguished_name = DistinguishedName::new();
     Ok(params)
 }

@@ -1,10 +1,10 @@
 //! Routes that pass on what somebody signed.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 
-use super::{Api, Body, Caller, Problem, bearer};
+use super::{Api, Body, Caller, Path, Problem, bearer};
 use crate::broker::view::instant;
 use crate::domain::act::{Deed, SignedAct};
 use crate::domain::bundle::BundleText;
@@ -28,7 +28,7 @@ pub(super) async fn logout(State(api): State<Api>, _caller: Caller, headers: Hea
 
 pub(super) async fn act(State(api): State<Api>, Body(post): Body<ActPost>) -> Result<Json<Outcome>, Problem> {
     let signed = SignedAct { act: post.act, signature: post.signature };
-    let act = signed.read()?;
+    let act = api.broker.admit(&signed).await?;
     if let Deed::Login { challenge, public_url } = &act.deed {
         // SECURITY: the challenge makes a replayed sign-in worthless, the address one that was made for another broker.
         let ours = public_url == api.broker.public_url();
@@ -100,7 +100,11 @@ async fn attach(
     let mut grants: Vec<GrantId> = events.iter().filter_map(|e| e.concerns().grant).collect();
     grants.dedup();
     let request = match deed {
-        Deed::Request { .. } | Deed::Apply { .. } => Some(RequestId::of_digest(&signed.digest())),
+        Deed::Request { .. }
+        | Deed::Apply { .. }
+        | Deed::Enable { .. }
+        | Deed::Enroll { .. }
+        | Deed::EnrollHost { .. } => Some(RequestId::of_digest(&signed.digest())),
         Deed::Approve { request, .. } | Deed::Deny { request, .. } | Deed::Withdraw { request, .. } => Some(*request),
         Deed::Release { grant, .. } | Deed::BindKey { grant, .. } => {
             grants.push(*grant);
@@ -115,7 +119,9 @@ async fn attach(
     for id in grants {
         outcome.grants.extend(api.broker.grant_doc(person, id).await.ok());
     }
-    if let Deed::EnrollHost { target, .. } = deed {
+    if let Deed::EnrollHost { target, .. } = deed
+        && outcome.request.is_none()
+    {
         let certificate = api.broker.host_certificate(target).await?;
         outcome.host = Some(HostCertificate { target: target.clone(), certificate });
     }
@@ -150,5 +156,7 @@ pub(super) async fn credential(
         valid_before_s: seconds(facts.valid_before),
         fingerprint: post.key.0.fingerprint(),
         certificate,
+        path: None,
+        files: Vec::new(),
     }))
 }

@@ -2,11 +2,11 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::{Api, Caller, Problem};
+use super::{Api, Caller, Problem, Query};
 use crate::broker::clerk::ledger_refusal;
 use crate::broker::view::instant;
 use crate::domain::digest::read_canonical;

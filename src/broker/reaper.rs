@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Broker;
+use crate::clock::DRIFT_S;
 use crate::domain::event::Command;
 
 /// The longest nap: the wall clock may be stepped, and the log must not be silent for more than ten minutes.
@@ -31,12 +32,13 @@ pub async fn run(broker: Broker, mut stop: tokio::sync::watch::Receiver<bool>) {
 /// # Errors
 /// When log or signer refuse; the next round tries again.
 pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> {
+    clocks(broker).await?;
     let now = broker.now();
     let (due, silent, list) = {
         let memory = broker.memory().await;
         let state = &memory.state;
-        let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable(now);
-        let list = state.krl.version == 0 || state.krl_wanted(now) != state.krl.serials || broker.krl().is_none();
+        let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable();
+        let list = state.krl_due(now) || broker.krl().is_none();
         (due, now - state.last_at >= HEARTBEAT_S, list)
     };
     if due {
@@ -44,9 +46,7 @@ pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusa
     }
     if list || due {
         let memory = broker.memory().await;
-        let wanted = memory.state.krl.version == 0
-            || memory.state.krl_wanted(now) != memory.state.krl.serials
-            || broker.krl().is_none();
+        let wanted = memory.state.krl_due(now) || broker.krl().is_none();
         drop(memory);
         if wanted {
             broker.publish_krl().await?;
@@ -54,6 +54,21 @@ pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusa
     }
     if silent {
         broker.command(Command::Beat, Vec::new()).await?;
+    }
+    Ok(())
+}
+
+/// Records that the clocks drifted apart or agree again, and ends what is over by a wall clock that is ahead.
+async fn clocks(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> {
+    let (moment, synchronised) = (broker.keeper().now(), broker.keeper().healable());
+    let (drift, over) = {
+        let memory = broker.memory().await;
+        (memory.state.clock_drift, memory.state.next_deadline().is_some_and(|at| at <= moment.wall_s))
+    };
+    let said = drift.is_some_and(|known| known.saturating_sub(moment.drift_s).saturating_abs() <= DRIFT_S);
+    let news = synchronised || if moment.drifted() { !said } else { drift.is_some() };
+    if news || moment.drift_s > DRIFT_S && over {
+        broker.command(Command::Clock { drift_s: moment.drift_s, synchronised }, Vec::new()).await?;
     }
     Ok(())
 }

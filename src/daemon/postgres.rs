@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use jit_ca::x509::{ServerCaSpec, ServerLeafSpec, ServerName, X509Key, make_server_ca, sign_server_leaf};
+use jit_ca::x509::{CaSpec, ServerLeafSpec, ServerName, X509Key, make_ca, sign_server_leaf};
 
 use crate::clock::random16;
 use crate::domain::refusal::{Code, Refusal};
@@ -194,8 +194,7 @@ impl Server {
             bytes
         };
         let name = "jit-broker dev database CA".to_owned();
-        let ca = make_server_ca(&ca_key, &ServerCaSpec { name, serial: serial(1), not_before, not_after })
-            .map_err(refused)?;
+        let ca = make_ca(&ca_key, &CaSpec { name, serial: serial(1), not_before, not_after }).map_err(refused)?;
         let names = vec![ServerName::Dns("localhost".to_owned()), ServerName::Ip(std::net::Ipv4Addr::LOCALHOST.into())];
         let spec =
             ServerLeafSpec { names, public_key_spki_der: key.spki_der(), serial: serial(2), not_before, not_after };

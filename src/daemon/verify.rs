@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::broker::clerk::{beside, ledger_refusal};
 use crate::domain::bundle::Bundle;
 use crate::domain::digest::{Digest, read_canonical};
-use crate::domain::event::{Entry, Event};
+use crate::domain::event::{Entry, Event, Listed};
 use crate::domain::key::Key;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::{Beside, State};
@@ -19,7 +19,7 @@ use crate::ledger::verify::{LeafCheck, LeafFacts, OutsideNote, Pinned, Problem, 
 #[derive(Default)]
 pub struct Entries {
     state: State,
-    serials: BTreeSet<u64>,
+    serials: BTreeSet<(&'static str, u64)>,
 }
 
 /// Bundles are not judged again here; only what entries say of each other is checked.
@@ -47,8 +47,8 @@ impl Entries {
             say("order", "the entry is older than the one before".to_owned());
         }
         match &entry.event {
-            Event::CredentialIssued { grant, serial, valid_before, key, .. } => {
-                if !self.serials.insert(*serial) {
+            Event::CredentialIssued { credential, grant, serial, valid_before, key, .. } => {
+                if !self.serials.insert((credential.word(), *serial)) {
                     say("serial", format!("serial {serial} was used before"));
                 }
                 match self.state.grants.get(grant) {
@@ -56,13 +56,22 @@ impl Entries {
                     _ => say("window", format!("serial {serial} is outside the window or the keys of {grant}")),
                 }
             }
-            Event::KrlPublished { version, serials } => {
+            Event::KrlPublished { version, serials, listed } => {
                 if *version <= self.state.krl.version {
                     say("krl", format!("list {version} does not follow {}", self.state.krl.version));
                 }
-                let listed: BTreeSet<u64> = serials.iter().copied().collect();
-                for serial in self.state.krl_wanted(entry.at).difference(&listed) {
-                    say("krl", format!("list {version} lacks serial {serial}"));
+                let wanted = self.state.krl_wanted(entry.at);
+                if let Some(listed) = listed {
+                    if *listed != Listed::of(&wanted) || !serials.is_empty() {
+                        say(
+                            "krl",
+                            format!("list {version} does not have exactly the {} revoked serials", wanted.len()),
+                        );
+                    }
+                } else {
+                    for serial in wanted.difference(&serials.iter().copied().collect()) {
+                        say("krl", format!("list {version} lacks serial {serial}"));
+                    }
                 }
             }
             _ => {}

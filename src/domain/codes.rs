@@ -112,6 +112,9 @@ codes! {
     BUNDLE_REFUSED = 3012, 78, 400, "the bundle cannot be adopted", Some("jit-broker policy check DIR lists every problem."),
         "The files do not parse, contradict each other, or their own tests fail. Nothing was changed.";
 
+    LAST_ADMIN = 3013, 5, 409, "the last administrator", Some("Have another administrator enrolled first."),
+        "Disabling this person, revoking this key or adopting this bundle would leave no administrator who can act. A key that was stolen and is the last one is replaced first.";
+
     NOT_SIGNED_IN = 4001, 4, 401, "not signed in", Some("jit-broker auth login"),
         "The command needs a session. It is renewed silently where the ssh-agent or the key file allows it.";
     BAD_SIGNATURE = 4002, 5, 403, "the signature does not hold", None,
@@ -133,7 +136,7 @@ codes! {
         "The broker cannot reach the signer's socket. Nothing is issued until it is back; ends go on.";
     LINT = 5003, 70, 500, "a certificate failed its inspection", None,
         "What was signed is parsed again and compared before it leaves; this one differed and was destroyed.";
-    CLOCK = 5004, 9, 503, "the clock cannot be trusted", Some("timedatectl; then jit-broker doctor"),
+    CLOCK = 5004, 9, 503, "the clock cannot be trusted", Some("timedatectl shows whether the clock is synchronised."),
         "Wall clock and boot-time clock drifted apart, or the wall clock is behind the log. Nothing is issued until the clock is synchronised or an operator confirms it. Ends go on.";
     LOG_LIES = 5005, 70, 503, "the log is not the one the signer knows", Some("jit-broker audit verify"),
         "The daemon showed the signer a log that is shorter, forked, or holds an entry that the rules do not justify. Nothing is signed until this is understood.";
@@ -176,6 +179,8 @@ codes! {
         "The first administrators are pinned in leaf 0. Changing [trust] in the file does not change them; an administrator's later keys are enrolled by signed acts.";
     BAD_MODE = 8005, 78, 400, "a file mode that is too open", Some("chmod 600 FILE; chmod 700 FOLDER"),
         "Keys and the ledger must be closed to everybody but the service's user, or nothing starts.";
+    HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("Restore head.json into [ca].dir from a copy of this machine's folder."),
+        "Beside its keys the signer keeps head.json: how much of which log it has signed. `init` makes it. Without it a log that was cut, forked or made anew would be signed, so nothing starts. Restore the newest copy of the file: an older one is accepted, but shows less.";
 }
 
 impl Code {

@@ -1,15 +1,19 @@
 //! What happened: the leaves of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::act::{SignedAct, Terms};
+use super::act::{Deed, SignedAct, Terms};
+use super::database::Account;
 use super::digest::Digest;
+use super::grant::CredentialKind;
 use super::ids::{ActId, GrantId, InstallId, RequestId};
 use super::key::Key;
-use super::names::{PersonName, RuleId, StepName, TargetName};
+use super::names::{AccountName, PersonName, RuleId, StepName, TargetName};
 use super::refusal::Refusal;
+use super::shelf::Shelf;
+use super::state::State;
 
 /// The version of entries that this program writes; older ones decode for ever.
 pub const ENTRY_VERSION: u32 = 1;
@@ -49,7 +53,14 @@ pub enum Command {
     Begin(Box<Genesis>),
     /// A person's signed act.
     Act(SignedAct),
-    /// A credential for a key under a grant; the nonce goes into the certificate.
+    /// A signed act that ends something, while the clocks have drifted apart: it counts if it is timely by either of them.
+    ActByWall {
+        /// The act.
+        signed: SignedAct,
+        /// What the wall clock shows, in Unix seconds.
+        wall_s: i64,
+    },
+    /// A credential for a key under a grant; the nonce goes into the certificate, or names the account.
     Issue {
         /// The grant.
         grant: GrantId,
@@ -57,9 +68,44 @@ pub enum Command {
         key: Key,
         /// 32 random bytes as hex.
         nonce: Digest,
+        /// SHA-256 of the SCRAM verifier that the client made, for accounts with passwords.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verifier: Option<Digest>,
+    },
+    /// The account of a grant was made on its server.
+    AccountMade {
+        /// The grant.
+        grant: GrantId,
+    },
+    /// The server was asked to remove the account of a grant; this is what was read back.
+    AccountRemoved {
+        /// The grant.
+        grant: GrantId,
+        /// What was looked at, and what it showed.
+        proofs: Vec<Proof>,
+        /// What of the account's is kept, under a role without rights.
+        kept: Vec<String>,
+        /// What is still there; nothing when the account is gone.
+        left: Vec<String>,
+    },
+    /// A server has an account with the broker's mark that the log does not know, or knows to be gone.
+    AccountFound {
+        /// The target, or the server's address where it has left the inventory.
+        server: String,
+        /// The account's name there; hostile text.
+        account: String,
+        /// What was done.
+        what: String,
     },
     /// Looks at every deadline.
     Due,
+    /// The wall clock has drifted from the boot-time clock, or come back to it.
+    Clock {
+        /// How far it is ahead, in seconds.
+        drift_s: i64,
+        /// The system vouches for the wall clock, so that time goes on from there.
+        synchronised: bool,
+    },
     /// Publishes the revocation list that the state asks for.
     PublishKrl,
     /// A host's confirmation that it has a revocation list.
@@ -70,6 +116,64 @@ pub enum Command {
     Stop,
     /// Nothing happened for a while.
     Beat,
+    /// A snapshot of the state was written.
+    Snapshot {
+        /// How many entries are in it.
+        size: u64,
+        /// SHA-256 of the file.
+        sha256: Digest,
+    },
+}
+
+/// The blobs that a command names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The bundle that an act wants adopted.
+    pub bundle: Option<Digest>,
+    /// The personal text that an act commits to.
+    pub words: Option<Digest>,
+    /// The request that the act would be.
+    request: Option<RequestId>,
+}
+
+impl Command {
+    /// The blobs that stand beside this command.
+    pub fn beside(&self) -> Named {
+        let Some((signed, _)) = self.act() else { return Named::default() };
+        let Ok(act) = signed.read() else { return Named::default() };
+        let bundle = match act.deed {
+            Deed::Apply { bundle, .. } => Some(bundle),
+            _ => None,
+        };
+        Named { bundle, words: act.words, request: Some(RequestId::of_digest(&signed.digest())) }
+    }
+}
+
+impl Named {
+    /// True for a blob that the command names.
+    pub fn names(&self, digest: &Digest) -> bool {
+        self.bundle == Some(*digest) || self.words == Some(*digest)
+    }
+
+    /// Lets go of what a command brought, unless it made a request that needs it.
+    pub fn settle(&self, new: &[Digest], state: &State, shelf: &mut Shelf) {
+        if self.request.is_some_and(|id| state.requests.contains_key(&id)) {
+            return;
+        }
+        // The adopted bundle stays: a snapshot brings it along.
+        new.iter().filter(|digest| **digest != state.bundle.digest).for_each(|digest| shelf.discard(digest));
+    }
+}
+
+impl Command {
+    /// The signed act, and the wall clock that it may be measured by as well.
+    pub fn act(&self) -> Option<(&SignedAct, Option<i64>)> {
+        match self {
+            Self::Act(signed) => Some((signed, None)),
+            Self::ActByWall { signed, wall_s } => Some((signed, Some(*wall_s))),
+            _ => None,
+        }
+    }
 }
 
 /// What a host signs with its own key: it has this revocation list.
@@ -101,6 +205,9 @@ pub struct Genesis {
     pub ssh_host: Key,
     /// SHA-256 of the server CA's certificate.
     pub x509_server: String,
+    /// The client CA's certificate, PEM; absent in logs that began before there were database accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x509_client: Option<String>,
 }
 
 /// Why a grant ended.
@@ -131,7 +238,7 @@ impl Cause {
 /// One thing that was read back, or could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
-    /// What was looked at: `krl`, `host`, `expiry`, `session`.
+    /// What was looked at: `krl`, `host`, `expiry`, `session`, `account`, and what else a server shows.
     pub what: String,
     /// Whether it shows the end; absent where nobody can see it.
     pub ok: Option<bool>,
@@ -139,6 +246,23 @@ pub struct Proof {
     pub at: i64,
     /// In words.
     pub detail: String,
+}
+
+/// Which serials a revocation list has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// How many.
+    pub count: u64,
+    /// SHA-256 of all of them in ascending order, as 8 bytes each, the highest byte first.
+    pub sha256: Digest,
+}
+
+impl Listed {
+    /// What stands for these serials.
+    pub fn of(serials: &BTreeSet<u64>) -> Self {
+        let bytes: Vec<u8> = serials.iter().flat_map(|serial| serial.to_be_bytes()).collect();
+        Self { count: serials.len() as u64, sha256: Digest::of(&bytes) }
+    }
 }
 
 /// Something that happened.
@@ -156,6 +280,9 @@ pub enum Event {
     Stopped,
     #[serde(rename = "heartbeat")]
     Heartbeat,
+    /// A snapshot of the state was written, as a cache for the next start.
+    #[serde(rename = "snapshot.taken")]
+    SnapshotTaken { size: u64, sha256: Digest },
     /// A person signed in.
     #[serde(rename = "person.signed_in")]
     SignedIn { person: PersonName, act: ActId, key_fp: String },
@@ -177,6 +304,9 @@ pub enum Event {
     /// An operator said that the clock is right.
     #[serde(rename = "clock.confirmed")]
     ClockConfirmed { by: PersonName, act: ActId },
+    /// The wall clock went another way than the boot-time clock, or came back.
+    #[serde(rename = "clock.jumped")]
+    ClockJumped { drift_s: i64, synchronised: bool },
     /// A request was made and waits for people, or was approved by rule.
     #[serde(rename = "request.submitted")]
     RequestSubmitted {
@@ -189,6 +319,12 @@ pub enum Event {
         answer_by: i64,
         rules: Vec<RuleId>,
         words: Option<Digest>,
+        /// What is done once people have agreed, where it is neither a grant nor a bundle.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deed: Option<Box<Deed>>,
+        /// Fingerprint of the key that signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_fp: Option<String>,
     },
     /// A request was refused at once.
     #[serde(rename = "request.refused")]
@@ -212,6 +348,9 @@ pub enum Event {
         touched: bool,
         terms: Terms,
         words: Option<Digest>,
+        /// Fingerprint of the key that signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_fp: Option<String>,
     },
     /// All have agreed, or rules did.
     #[serde(rename = "request.approved")]
@@ -248,10 +387,28 @@ pub enum Event {
     GrantEnding { grant: GrantId, cause: Cause, by: Option<PersonName>, serials: Vec<u64>, words: Option<Digest> },
     /// The end is proven.
     #[serde(rename = "grant.ended")]
-    GrantEnded { grant: GrantId, cause: Cause, proofs: Vec<Proof> },
+    GrantEnded {
+        grant: GrantId,
+        cause: Cause,
+        proofs: Vec<Proof>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        kept: Vec<String>,
+    },
+    /// An account will be made on a server, or made to take another proof.
+    #[serde(rename = "account.planned")]
+    AccountPlanned { grant: GrantId, key: Key, account: Box<Account>, valid_until: i64 },
+    #[serde(rename = "account.made")]
+    AccountMade { grant: GrantId, account: AccountName },
+    /// Something is left of it; the removal goes on.
+    #[serde(rename = "account.residue")]
+    AccountResidue { grant: GrantId, account: AccountName, kept: Vec<String>, left: Vec<String> },
+    #[serde(rename = "account.found")]
+    AccountFound { server: String, account: String, what: String },
     /// A certificate may be signed: exactly these bytes, under this serial.
     #[serde(rename = "credential.issued")]
     CredentialIssued {
+        #[serde(default, skip_serializing_if = "CredentialKind::is_usual")]
+        credential: CredentialKind,
         grant: GrantId,
         serial: u64,
         key: Key,
@@ -260,9 +417,16 @@ pub enum Event {
         nonce: Digest,
         tbs_sha256: Digest,
     },
-    /// A revocation list was published.
+    /// A revocation list was published: all serials that were revoked and not yet expired then. The log itself says which, so that the
+    /// entry stays small; older entries list them.
     #[serde(rename = "krl.published")]
-    KrlPublished { version: u64, serials: Vec<u64> },
+    KrlPublished {
+        version: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        serials: Vec<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        listed: Option<Listed>,
+    },
     /// A host's key was certified.
     #[serde(rename = "host.enrolled")]
     HostEnrolled {
@@ -302,7 +466,14 @@ impl Event {
     pub fn concerns(&self) -> Concerns {
         let mut c = Concerns::default();
         match self {
-            Self::Begun(_) | Self::Started | Self::Stopped | Self::Heartbeat | Self::KrlPublished { .. } => {}
+            Self::Begun(_)
+            | Self::Started
+            | Self::Stopped
+            | Self::Heartbeat
+            | Self::ClockJumped { .. }
+            | Self::KrlPublished { .. }
+            | Self::SnapshotTaken { .. }
+            | Self::AccountFound { .. } => {}
             Self::SignedIn { person, .. } | Self::ActRefused { person, .. } => c.actor = Some(person.clone()),
             Self::BundleAdopted { by, .. }
             | Self::PersonDisabled { by, .. }
@@ -337,10 +508,66 @@ impl Event {
             | Self::GrantLapsed { grant }
             | Self::GrantCancelled { grant, .. }
             | Self::GrantEnded { grant, .. }
+            | Self::AccountPlanned { grant, .. }
+            | Self::AccountMade { grant, .. }
+            | Self::AccountResidue { grant, .. }
             | Self::CredentialIssued { grant, .. } => c.grant = Some(*grant),
             Self::HostEnrolled { by, target, .. } => (c.actor, c.target) = (Some(by.clone()), Some(target.clone())),
             Self::HostConfirmed { target, .. } => c.target = Some(target.clone()),
         }
         c
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::domain::digest::{canonical, read_canonical};
+    use crate::domain::state::{Beside, State};
+
+    struct Nothing;
+
+    impl Beside for Nothing {
+        fn words(&self, _: &Digest) -> Option<crate::domain::text::Words> {
+            None
+        }
+
+        fn bundle(&self, _: &Digest) -> Option<std::sync::Arc<crate::domain::bundle::Bundle>> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_list_of_a_hundred_thousand_serials_is_a_small_entry_and_the_old_form_is_still_read() {
+        let old = br#"{"kind":"krl.published","serials":[3,5],"version":7}"#;
+        let event: Event = read_canonical(old).unwrap();
+        assert_eq!(event, Event::KrlPublished { version: 7, serials: vec![3, 5], listed: None });
+        let mut state = State::default();
+        let entry =
+            |event| Entry { v: 1, seq: 0, at: 1000, boot: Boot { id: String::new(), ms: 0 }, cause: None, event };
+        state.apply(&entry(event), &Nothing);
+        assert_eq!(state.krl.serials, BTreeSet::from([3, 5]));
+        state.revoked = (1..=100_000).map(|serial| (serial, 5000)).collect();
+        state.revoked.insert(200_000, 950);
+        let now = crate::domain::decide::Now { at: 1000, beside: &Nothing };
+        let genesis = Genesis {
+            x509_client: None,
+            install: InstallId::new([0; 16]),
+            admins: BTreeMap::new(),
+            log_key: key(),
+            ssh_user: key(),
+            ssh_host: key(),
+            x509_server: String::new(),
+        };
+        state.genesis = Some(std::sync::Arc::new(genesis));
+        let next = crate::domain::decide::decide(&state, &Command::PublishKrl, now).unwrap();
+        assert!(canonical(&next).unwrap().len() < 300);
+        state.apply(&entry(next.into_iter().next().unwrap()), &Nothing);
+        assert_eq!((state.krl.version, state.krl.serials.len()), (8, 100_001), "200,000 is inside the skew");
+    }
+
+    fn key() -> Key {
+        Key(jit_ca::key::PrivateKey::from_seed([1; 32]).public().clone())
     }
 }

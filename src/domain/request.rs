@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::act::Terms;
+use super::act::{Deed, Terms};
 use super::digest::Digest;
 use super::ids::{GrantId, RequestId};
 use super::key::Key;
@@ -18,7 +18,7 @@ pub struct Request {
     pub digest: Digest,
     /// Who asked.
     pub person: PersonName,
-    /// The key that the certificate is for; none for a change of the bundle.
+    /// The key that the certificate is for; none for what `broker/policy` guards.
     pub key: Option<Key>,
     /// The terms as asked.
     pub terms: Terms,
@@ -32,6 +32,12 @@ pub struct Request {
     pub rules: Vec<RuleId>,
     /// Commitment to reason and ticket.
     pub words: Option<Digest>,
+    /// What is done once people have agreed, where it is neither a grant nor a bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deed: Option<Box<Deed>>,
+    /// Fingerprint of the key that signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_fp: Option<String>,
     /// Who agreed so far, in order.
     pub approvals: Vec<Approval>,
     /// How it stands.
@@ -53,6 +59,9 @@ pub struct Approval {
     pub at: i64,
     /// Commitment to a note.
     pub words: Option<Digest>,
+    /// Fingerprint of the key that signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_fp: Option<String>,
 }
 
 /// How a request stands (product.md).
@@ -119,6 +128,7 @@ impl Request {
                 terms.role = approval.terms.role.clone();
                 terms.logins = approval.terms.logins.clone();
                 terms.allow = approval.terms.allow.clone();
+                terms.database = approval.terms.database.clone();
             }
             terms
         })

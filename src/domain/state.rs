@@ -1,17 +1,23 @@
 //! The state: the fold of the log.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
 use super::digest::Digest;
 use super::event::{Boot, Entry, Event, Genesis};
-use super::grant::{Credential, Grant, GrantState, SKEW_S};
+use super::grant::{Credential, CredentialKind, Grant, GrantState, SKEW_S};
 use super::ids::{ActId, GrantId, RequestId};
+use super::index::Index;
 use super::key::Key;
 use super::names::{PersonName, TargetName};
 use super::person::Person;
 use super::request::{Approval, Request, RequestState};
+use super::retire::Over;
+use super::snapshot::Snapshot;
+use super::table::Table;
 use super::text::Words;
 
 /// What stands beside the log: personal text, and the bundles that acts name by digest.
@@ -23,7 +29,7 @@ pub trait Beside {
 }
 
 /// A host that an administrator had certified.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     /// Its key.
     pub key: Key,
@@ -40,7 +46,7 @@ pub struct Host {
 }
 
 /// The published revocation list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedKrl {
     /// Rises with every publication; 0 before the first.
     pub version: u64,
@@ -51,11 +57,13 @@ pub struct PublishedKrl {
 }
 
 /// The fold of the log. `decide` reads it, [`State::apply`] alone changes it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct State {
     /// Leaf 0; absent before the log began.
     pub genesis: Option<Arc<Genesis>>,
     /// The adopted bundle.
+    #[serde(skip)]
     pub bundle: Arc<Bundle>,
     /// Entries folded so far.
     pub size: u64,
@@ -69,32 +77,50 @@ pub struct State {
     pub enrolled: BTreeMap<Key, PersonName>,
     /// Keys that are refused for ever.
     pub revoked_keys: BTreeSet<Key>,
+    /// Their fingerprints.
+    pub revoked_fps: BTreeSet<String>,
     /// When each person last signed in.
     pub signed_in: BTreeMap<PersonName, i64>,
-    /// Requests by id.
-    pub requests: BTreeMap<RequestId, Request>,
-    /// Grants by id.
-    pub grants: BTreeMap<GrantId, Grant>,
+    /// Requests by id: those that wait, those with an open grant, and for an hour those that are over.
+    #[serde(skip)]
+    pub requests: Table<RequestId, Request>,
+    /// Grants by id: those that are open, and for an hour those that are over.
+    #[serde(skip)]
+    pub grants: Table<GrantId, Grant>,
     /// Enrolled hosts.
     pub hosts: BTreeMap<TargetName, Host>,
     /// The published revocation list.
     pub krl: PublishedKrl,
     /// Revoked serials with the end of their certificates.
     pub revoked: BTreeMap<u64, i64>,
-    /// The last serial of the user CA and of the host CA.
+    /// The last serial of the user CA.
     pub last_serial: u64,
     /// The last serial of the host CA.
     pub last_host_serial: u64,
+    /// The last serial of the client CA.
+    pub last_client_serial: u64,
     /// When an operator last confirmed the clock, and in which boot.
     pub clock_confirmed: Option<(i64, Boot)>,
+    /// The newest snapshot that the log names.
+    pub snapshot: Option<Snapshot>,
+    /// How far the wall clock is known to have drifted, in seconds, while it has.
+    pub clock_drift: Option<i64>,
     /// Acts seen lately, so that sending one twice does nothing twice.
-    pub acts: BTreeMap<ActId, i64>,
+    #[serde(skip)]
+    pub acts: BTreeSet<ActId>,
+    /// The same with their times, oldest first.
+    pub(super) acts_at: VecDeque<(i64, ActId)>,
+    /// What is over and leaves memory, with the moment since when.
+    pub(super) leaving: VecDeque<(i64, Over)>,
     /// Requests that wait, and grants that are not over.
+    #[serde(skip)]
     pub open_requests: BTreeSet<RequestId>,
     /// Grants that are not final.
+    #[serde(skip)]
     pub open_grants: BTreeSet<GrantId>,
-    /// Open grants by person, for `covered` and `status`.
-    grants_of: HashMap<PersonName, BTreeSet<GrantId>>,
+    /// Where to look in all this.
+    #[serde(skip)]
+    pub(super) index: Index,
 }
 
 impl State {
@@ -103,20 +129,33 @@ impl State {
         self.size = entry.seq + 1;
         self.last_at = entry.at;
         self.last_boot = Some(entry.boot.clone());
-        if let Some(super::event::Command::Act(signed)) = &entry.cause {
-            self.acts.insert(signed.id(), entry.at);
-            let oldest = entry.at - 3 * super::act::ACT_SKEW_S;
-            if self.acts.len() > 4096 {
-                self.acts.retain(|_, at| *at >= oldest);
-            }
+        if let Some((signed, _)) = entry.cause.as_ref().and_then(super::event::Command::act) {
+            self.remember_act(signed.id(), entry.at);
         }
+        let about = entry.event.concerns();
+        let were_open = self.open_among(&about);
+        self.unindex(&about);
         self.apply_event(&entry.event, entry.at, beside);
+        self.reindex(&about, &entry.event);
+        self.retire(were_open, entry.at);
+    }
+
+    /// An act is stale long before it is forgotten here.
+    fn remember_act(&mut self, id: ActId, at: i64) {
+        if self.acts.insert(id) {
+            self.acts_at.push_back((at, id));
+        }
+        let oldest = at - 3 * super::act::ACT_SKEW_S;
+        while let Some((_, id)) = self.acts_at.pop_front_if(|(at, _)| *at < oldest) {
+            self.acts.remove(&id);
+        }
     }
 
     fn apply_event(&mut self, event: &Event, at: i64, beside: &dyn Beside) {
         match event {
             Event::Begun(genesis) => self.genesis = Some(Arc::new((**genesis).clone())),
             Event::Started | Event::Stopped | Event::Heartbeat | Event::ActRefused { .. } => {}
+            Event::SnapshotTaken { size, sha256 } => self.snapshot = Some(Snapshot { size: *size, sha256: *sha256 }),
             Event::SignedIn { person, .. } => {
                 self.signed_in.insert(person.clone(), at);
             }
@@ -134,10 +173,13 @@ impl State {
             Event::KeyEnrolled { person, key, .. } => {
                 self.enrolled.insert(key.clone(), person.clone());
             }
-            Event::KeyRevoked { key, .. } => {
-                self.revoked_keys.insert(key.clone());
+            Event::KeyRevoked { key, .. } => self.revoke_key(key, at),
+            Event::ClockJumped { drift_s, synchronised } => {
+                let agree = *synchronised || drift_s.saturating_abs() <= super::decide::DRIFT_S;
+                self.clock_drift = (!agree).then_some(*drift_s);
             }
             Event::ClockConfirmed { .. } => {
+                self.clock_drift = None;
                 self.clock_confirmed = self.last_boot.clone().map(|boot| (at, boot));
             }
             Event::HostEnrolled { target, key, serial, valid_after, valid_before, .. } => {
@@ -157,29 +199,49 @@ impl State {
                     (host.krl_version, host.confirmed_at) = (*version, Some(at));
                 }
             }
-            Event::KrlPublished { version, serials } => self.apply_krl(*version, serials, at),
+            Event::KrlPublished { version, serials, listed } => {
+                // INVARIANT: only what the log itself says is revoked can have been listed.
+                let serials = if listed.is_some() { self.krl_wanted(at) } else { serials.iter().copied().collect() };
+                self.apply_krl(*version, serials, at);
+            }
             _ => self.apply_request_or_grant(event, at),
         }
     }
 
-    fn apply_krl(&mut self, version: u64, serials: &[u64], at: i64) {
-        self.krl = PublishedKrl { version, at, serials: serials.iter().copied().collect() };
-        self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
-        for id in &self.open_grants {
-            let Some(grant) = self.grants.get_mut(id) else { continue };
-            if let GrantState::Ending { krl_version: wanted @ None, at: ended_at, .. } = &mut grant.state {
-                let ended_at = *ended_at;
-                let all = grant.credentials.iter().filter(|c| ended_at < c.valid_before + SKEW_S);
-                if all.into_iter().all(|c| self.krl.serials.contains(&c.serial) || at >= c.valid_before + SKEW_S) {
-                    *wanted = Some(version);
-                }
-            }
+    /// SECURITY: a stolen key's fresh sign-in must not make a rule grant by itself, and its certificates go on the list.
+    fn revoke_key(&mut self, key: &Key, at: i64) {
+        if let Some(owner) = self.owner_of(key) {
+            self.signed_in.remove(&owner);
         }
+        self.revoked_fps.insert(key.0.fingerprint());
+        self.revoked_keys.insert(key.clone());
+        for grant in self.open_grants.iter().filter_map(|id| self.grants.get(id)) {
+            let held = grant.ssh_credentials().filter(|c| c.key == *key && at < c.valid_before + SKEW_S);
+            self.revoked.extend(held.map(|c| (c.serial, c.valid_before)));
+        }
+    }
+
+    fn apply_krl(&mut self, version: u64, serials: BTreeSet<u64>, at: i64) {
+        self.krl = PublishedKrl { version, at, serials };
+        self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
+        self.list_endings(version, at);
     }
 
     fn apply_request_or_grant(&mut self, event: &Event, at: i64) {
         match event {
-            Event::RequestSubmitted { request, digest, person, key, terms, code, answer_by, rules, words } => {
+            Event::RequestSubmitted {
+                request,
+                digest,
+                person,
+                key,
+                terms,
+                code,
+                answer_by,
+                rules,
+                words,
+                deed,
+                key_fp,
+            } => {
                 self.open_requests.insert(*request);
                 self.requests.insert(
                     *request,
@@ -194,12 +256,14 @@ impl State {
                         answer_by: *answer_by,
                         rules: rules.clone(),
                         words: *words,
+                        deed: deed.clone(),
+                        key_fp: key_fp.clone(),
                         approvals: Vec::new(),
                         state: RequestState::Pending,
                     },
                 );
             }
-            Event::StepApproved { request, step, by, touched, terms, words, .. } => {
+            Event::StepApproved { request, step, by, touched, terms, words, key_fp, .. } => {
                 if let Some(request) = self.requests.get_mut(request) {
                     request.approvals.push(Approval {
                         step: step.clone(),
@@ -208,6 +272,7 @@ impl State {
                         terms: terms.clone(),
                         at,
                         words: *words,
+                        key_fp: key_fp.clone(),
                     });
                 }
             }
@@ -228,7 +293,6 @@ impl State {
         match event {
             Event::GrantOpened { grant, request, person, key, terms, starts_at, ends_at, claim_by, credential_s } => {
                 self.open_grants.insert(*grant);
-                self.grants_of.entry(person.clone()).or_default().insert(*grant);
                 self.grants.insert(
                     *grant,
                     Grant {
@@ -242,6 +306,8 @@ impl State {
                         claim_by: *claim_by,
                         credential_s: *credential_s,
                         credentials: Vec::new(),
+                        account: None,
+                        account_made: false,
                         state: GrantState::Ready,
                     },
                 );
@@ -251,11 +317,42 @@ impl State {
                     grant.keys.push(key.clone());
                 }
             }
-            Event::CredentialIssued { grant, serial, key, valid_after, valid_before, nonce, tbs_sha256 } => {
-                self.last_serial = self.last_serial.max(*serial);
+            Event::AccountPlanned { grant, account, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.state = GrantState::Active;
+                    (grant.account, grant.account_made) = (Some((**account).clone()), false);
+                }
+            }
+            Event::AccountMade { grant, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.account_made = true;
+                }
+            }
+            Event::AccountResidue { grant, left, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant)
+                    && let Some((cause, at)) = grant.removing()
+                {
+                    grant.state = GrantState::Residue { cause, at, left: left.clone() };
+                }
+            }
+            Event::CredentialIssued {
+                credential: kind,
+                grant,
+                serial,
+                key,
+                valid_after,
+                valid_before,
+                nonce,
+                tbs_sha256,
+            } => {
+                match kind {
+                    CredentialKind::SshUser => self.last_serial = self.last_serial.max(*serial),
+                    CredentialKind::X509Client => self.last_client_serial = self.last_client_serial.max(*serial),
+                }
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.state = GrantState::Active;
                     grant.credentials.push(Credential {
+                        kind: *kind,
                         serial: *serial,
                         key: key.clone(),
                         valid_after: *valid_after,
@@ -273,8 +370,9 @@ impl State {
                     }
                 }
             }
-            Event::GrantEnded { grant, cause, proofs } => {
-                self.finish(grant, GrantState::Ended { cause: *cause, at, proofs: proofs.clone() });
+            Event::GrantEnded { grant, cause, proofs, kept } => {
+                let (cause, proofs, kept) = (*cause, proofs.clone(), kept.clone());
+                self.finish(grant, GrantState::Ended { cause, at, proofs, kept });
             }
             Event::GrantLapsed { grant } => self.finish(grant, GrantState::Lapsed),
             Event::GrantCancelled { grant, refusal } => {
@@ -294,16 +392,19 @@ impl State {
     fn finish(&mut self, id: &GrantId, state: GrantState) {
         self.open_grants.remove(id);
         if let Some(grant) = self.grants.get_mut(id) {
-            if let Some(open) = self.grants_of.get_mut(&grant.person) {
-                open.remove(id);
-            }
             grant.state = state;
         }
     }
 
-    /// The grants of a person that are not final.
-    pub fn open_grants_of(&self, person: &PersonName) -> impl Iterator<Item = &Grant> {
-        self.grants_of.get(person).into_iter().flatten().filter_map(|id| self.grants.get(id))
+    /// What judging a request looks at, under another bundle: people and rules, no requests and grants.
+    pub fn under(&self, bundle: Arc<Bundle>) -> Self {
+        Self {
+            genesis: self.genesis.clone(),
+            bundle,
+            disabled: self.disabled.clone(),
+            signed_in: self.signed_in.clone(),
+            ..Self::default()
+        }
     }
 
     /// Who a key belongs to, disabled people included, revoked keys not.
@@ -314,11 +415,10 @@ impl State {
         if let Some(name) = self.enrolled.get(key) {
             return Some(name.clone());
         }
-        if let Some(name) = self.bundle.owner_of(key) {
-            return Some(name.clone());
-        }
-        let admins = &self.genesis.as_ref()?.admins;
-        admins.iter().find(|(_, admin_key)| *admin_key == key).map(|(name, _)| name.clone())
+        // SECURITY: leaf 0 before the bundle, so that no bundle gives an administrator's key to somebody else.
+        let admins = self.genesis.iter().flat_map(|genesis| &genesis.admins);
+        let pinned = admins.filter(|(_, first)| *first == key).map(|(name, _)| name).next();
+        pinned.or_else(|| self.bundle.owner_of(key)).cloned()
     }
 
     /// The person as rules see them; an administrator outside people.toml has no groups.
@@ -337,6 +437,19 @@ impl State {
     /// True for an administrator that leaf 0 pins.
     pub fn is_admin(&self, name: &PersonName) -> bool {
         self.genesis.as_ref().is_some_and(|g| g.admins.contains_key(name))
+    }
+
+    /// True when some administrator can still act under a bundle, once this person is disabled or that key is revoked.
+    pub fn has_admin_without(&self, bundle: &Bundle, person: Option<&PersonName>, key: Option<&Key>) -> bool {
+        let usable = |candidate: &Key| Some(candidate) != key && !self.revoked_keys.contains(candidate);
+        let Some(genesis) = &self.genesis else { return false };
+        genesis.admins.iter().any(|(name, first)| {
+            let enrolled = self.enrolled.iter().filter(|(_, owner)| *owner == name).map(|(key, _)| key);
+            let listed = bundle.people.get(name).into_iter().flat_map(|person| &person.keys);
+            Some(name) != person
+                && !self.disabled.contains(name)
+                && enrolled.chain(listed).chain([first]).any(|key| usable(key) && key.0.signs_acts())
+        })
     }
 
     /// True for a holder of the operators' office; administrators hold it too.
@@ -360,28 +473,5 @@ impl State {
             .filter(|(_, valid_before)| now < **valid_before + SKEW_S)
             .map(|(serial, _)| *serial)
             .collect()
-    }
-
-    /// True when a grant that is ending can be shown to have ended: its host confirmed the list that names its serials.
-    pub fn has_provable(&self, now: i64) -> bool {
-        self.open_grants.iter().filter_map(|id| self.grants.get(id)).any(|grant| match grant.state {
-            GrantState::Ending { krl_version: Some(version), .. } => {
-                now >= grant.latest_end()
-                    || self.hosts.get(&grant.terms.target).is_some_and(|host| host.krl_version >= version)
-            }
-            _ => false,
-        })
-    }
-
-    /// The next moment at which something happens by itself.
-    pub fn next_deadline(&self) -> Option<i64> {
-        let requests = self.open_requests.iter().filter_map(|id| self.requests.get(id)).map(|r| r.answer_by);
-        let grants = self.open_grants.iter().filter_map(|id| self.grants.get(id)).map(|grant| match grant.state {
-            GrantState::Ready => grant.claim_by.min(grant.ends_at),
-            GrantState::Active => grant.ends_at,
-            _ => grant.latest_end(),
-        });
-        let pruning = self.revoked.values().map(|valid_before| valid_before + SKEW_S);
-        requests.chain(grants).chain(pruning).min()
     }
 }

@@ -2,12 +2,19 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod attacks;
 mod bad_input;
+mod decisions;
 mod doors;
+mod enroll;
+mod gate;
 mod help;
 mod hook;
 mod house;
 mod model;
+mod slow;
+mod snapshot;
 mod story;
+mod terminal;
 mod trust;
 mod world;

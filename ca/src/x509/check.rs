@@ -10,7 +10,7 @@ use x509_parser::oid_registry::{self as oids, Oid};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Version;
 
-use super::{ServerCaSpec, ServerLeafSpec, ServerName};
+use super::{CaSpec, ClientLeafSpec, ServerLeafSpec, ServerName};
 use crate::error::CaError;
 use crate::key::{check_ed25519, check_p256};
 
@@ -37,29 +37,35 @@ pub(super) struct CaFacts {
     point: Vec<u8>,
 }
 
+impl CaFacts {
+    pub(super) fn point(&self) -> &[u8] {
+        &self.point
+    }
+}
+
 /// Reads a server CA certificate and checks that it is one.
 pub(super) fn read_ca(der: &[u8]) -> Result<CaFacts, CaError> {
-    let cert = parse(der).ok_or(CaError::ServerCa("it is not one X.509 version 3 certificate"))?;
+    let cert = parse(der).ok_or(CaError::NotCa("it is not one X.509 version 3 certificate"))?;
     let expected =
         [oids::OID_X509_EXT_KEY_USAGE, oids::OID_X509_EXT_SUBJECT_KEY_IDENTIFIER, oids::OID_X509_EXT_BASIC_CONSTRAINTS];
     if !has_exactly(&cert, &expected) {
-        return Err(CaError::ServerCa("its extensions are not those of a CA made here"));
+        return Err(CaError::NotCa("its extensions are not those of a CA made here"));
     }
     let constraints = cert.basic_constraints().ok().flatten().map(|ext| ext.value);
     if !constraints.is_some_and(|value| value.ca && value.path_len_constraint == Some(0)) {
-        return Err(CaError::ServerCa("it is not a CA with path length 0"));
+        return Err(CaError::NotCa("it is not a CA with path length 0"));
     }
     if usage(&cert) != Some(CA_USAGE) {
-        return Err(CaError::ServerCa("its key usage is not signing certificates and lists"));
+        return Err(CaError::NotCa("its key usage is not signing certificates and lists"));
     }
     let spki_der = cert.public_key().raw.to_vec();
-    let subject = subject_key(&spki_der).map_err(|_| CaError::ServerCa("its key is not a P-256 key"))?;
+    let subject = subject_key(&spki_der).map_err(|_| CaError::NotCa("its key is not a P-256 key"))?;
     let point = subject.der_bytes().to_vec();
     if cert.issuer().as_raw() != cert.subject().as_raw() || !signed_by(&cert, &point) {
-        return Err(CaError::ServerCa("it is not signed by itself"));
+        return Err(CaError::NotCa("it is not signed by itself"));
     }
     let mut names = cert.subject().iter_common_name();
-    let name = names.next().and_then(|name| name.as_str().ok()).ok_or(CaError::ServerCa("it has no name"))?;
+    let name = names.next().and_then(|name| name.as_str().ok()).ok_or(CaError::NotCa("it has no name"))?;
     Ok(CaFacts {
         name: name.to_owned(),
         serial: trim(cert.raw_serial()).to_vec(),
@@ -72,7 +78,7 @@ pub(super) fn read_ca(der: &[u8]) -> Result<CaFacts, CaError> {
 }
 
 /// Compares a CA certificate with its spec.
-pub(super) fn compare_ca(facts: &CaFacts, spec: &ServerCaSpec, spki_der: &[u8]) -> Result<(), CaError> {
+pub(super) fn compare_ca(facts: &CaFacts, spec: &CaSpec, spki_der: &[u8]) -> Result<(), CaError> {
     first_difference([
         ("name", facts.name == spec.name),
         ("serial", facts.serial == trim(&spec.serial)),
@@ -82,24 +88,72 @@ pub(super) fn compare_ca(facts: &CaFacts, spec: &ServerCaSpec, spki_der: &[u8]) 
     ])
 }
 
-/// Compares a server certificate with its spec and its CA.
-pub(super) fn compare_leaf(der: &[u8], spec: &ServerLeafSpec, ca: &CaFacts) -> Result<(), CaError> {
-    let cert = parse(der).ok_or(CaError::Lint { field: "encoding" })?;
-    let expected = [
+/// The extensions of a leaf, whatever it is for.
+fn leaf_extensions() -> [Oid<'static>; 6] {
+    [
         oids::OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
         oids::OID_X509_EXT_SUBJECT_ALT_NAME,
         oids::OID_X509_EXT_KEY_USAGE,
         oids::OID_X509_EXT_EXTENDED_KEY_USAGE,
         oids::OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
         oids::OID_X509_EXT_BASIC_CONSTRAINTS,
-    ];
-    let purposes = cert.extended_key_usage().ok().flatten().map(|ext| ext.value);
-    let server_only = purposes.is_some_and(|eku| {
-        let others = eku.any || eku.client_auth || eku.code_signing || eku.email_protection || eku.time_stamping;
-        eku.server_auth && !others && !eku.ocsp_signing && eku.other.is_empty()
-    });
+    ]
+}
+
+/// The purposes of a leaf: for servers, for clients, or anything else.
+fn purposes(cert: &X509Certificate<'_>) -> Option<(bool, bool)> {
+    let eku = cert.extended_key_usage().ok().flatten().map(|ext| ext.value)?;
+    let others = eku.any || eku.code_signing || eku.email_protection || eku.time_stamping || eku.ocsp_signing;
+    (!others && eku.other.is_empty()).then_some((eku.server_auth, eku.client_auth))
+}
+
+/// Compares a client certificate with its spec and its CA.
+pub(super) fn compare_client(der: &[u8], spec: &ClientLeafSpec, ca: &CaFacts) -> Result<(), CaError> {
+    let cert = parse(der).ok_or(CaError::Lint { field: "encoding" })?;
+    let spki = super::client::spki_of(&spec.key)?;
     first_difference([
-        ("extensions", has_exactly(&cert, &expected)),
+        ("extensions", has_exactly(&cert, &leaf_extensions())),
+        ("serial", trim(cert.raw_serial()) == trim(&spec.serial.to_be_bytes())),
+        ("issuer", cert.issuer().as_raw() == ca.subject_der),
+        ("subject", only_name(&cert) == Some(spec.account.as_str())),
+        ("not before", cert.validity().not_before.timestamp() == spec.not_before),
+        ("not after", cert.validity().not_after.timestamp() == spec.not_after),
+        ("key", cert.public_key().raw == spki),
+        ("names", only_uri(&cert) == Some(spec.uri.as_str())),
+        ("key usage", usage(&cert) == Some(LEAF_USAGE)),
+        ("extended key usage", purposes(&cert) == Some((false, true))),
+        ("basic constraints", !cert.is_ca()),
+        ("signature", signed_by(&cert, &ca.point)),
+    ])
+}
+
+/// The common name, when the subject is nothing else.
+fn only_name<'a>(cert: &'a X509Certificate<'_>) -> Option<&'a str> {
+    let one = cert.subject().iter_attributes().count() == 1;
+    let name = cert.subject().iter_common_name().next()?.as_str().ok()?;
+    one.then_some(name)
+}
+
+fn only_uri<'a>(cert: &'a X509Certificate<'_>) -> Option<&'a str> {
+    let extension = cert.extensions().iter().find(|ext| ext.oid == oids::OID_X509_EXT_SUBJECT_ALT_NAME)?;
+    let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else { return None };
+    match names.general_names.as_slice() {
+        [GeneralName::URI(uri)] => Some(uri),
+        _ => None,
+    }
+}
+
+/// The part of a certificate that is signed.
+pub(super) fn tbs(der: &[u8]) -> Option<Vec<u8>> {
+    let (rest, cert) = X509Certificate::from_der(der).ok()?;
+    rest.is_empty().then(|| cert.tbs_certificate.as_ref().to_vec())
+}
+
+/// Compares a server certificate with its spec and its CA.
+pub(super) fn compare_leaf(der: &[u8], spec: &ServerLeafSpec, ca: &CaFacts) -> Result<(), CaError> {
+    let cert = parse(der).ok_or(CaError::Lint { field: "encoding" })?;
+    first_difference([
+        ("extensions", has_exactly(&cert, &leaf_extensions())),
         ("serial", trim(cert.raw_serial()) == trim(&spec.serial)),
         ("issuer", cert.issuer().as_raw() == ca.subject_der),
         ("subject", cert.subject().iter_rdn().next().is_none()),
@@ -108,7 +162,7 @@ pub(super) fn compare_leaf(der: &[u8], spec: &ServerLeafSpec, ca: &CaFacts) -> R
         ("key", cert.public_key().raw == spec.public_key_spki_der),
         ("names", alt_names(&cert).as_deref() == Some(&spec.names)),
         ("key usage", usage(&cert) == Some(LEAF_USAGE)),
-        ("extended key usage", server_only),
+        ("extended key usage", purposes(&cert) == Some((true, false))),
         ("basic constraints", !cert.is_ca()),
         ("signature", signed_by(&cert, &ca.point)),
     ])
@@ -197,7 +251,7 @@ fn signed_by(cert: &X509Certificate<'_>, point: &[u8]) -> bool {
 }
 
 /// A serial as a number: without zeros in front.
-fn trim(serial: &[u8]) -> &[u8] {
+pub(super) fn trim(serial: &[u8]) -> &[u8] {
     let zeros = serial.iter().take_while(|byte| **byte == 0).count();
     serial.get(zeros..).unwrap_or_default()
 }

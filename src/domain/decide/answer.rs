@@ -39,11 +39,7 @@ pub fn progress(state: &State, request: &Request, now: Now<'_>) -> Result<(Allow
     let words = request.words.and_then(|commitment| now.beside.words(&commitment));
     let (person, target, role) = subject(state, &request.person, &request.terms.target, &request.terms.role)?;
     let broker = request.key.is_none();
-    if !broker
-        && (target.digest() != request.terms.target_digest
-            || role.logins != request.terms.logins
-            || !role.allow.iter().eq(request.terms.allow.iter()))
-    {
+    if !broker && (target.digest() != request.terms.target_digest || !role.is_in(&request.terms)) {
         return Err(Refusal::new(Code::STALE_TERMS, format!("{}, as it was asked for, has changed.", target.name)));
     }
     let asked = if broker { None } else { Some(request.standing_terms().for_s) };
@@ -74,7 +70,12 @@ pub fn progress(state: &State, request: &Request, now: Now<'_>) -> Result<(Allow
 fn counts(state: &State, step: &Step, approval: &Approval) -> bool {
     step.eligible.contains(&approval.by)
         && !state.disabled.contains(&approval.by)
+        && key_stands(state, approval)
         && (step.touch == Touch::Any || approval.touched)
+}
+
+fn key_stands(state: &State, approval: &Approval) -> bool {
+    !approval.key_fp.as_ref().is_some_and(|fp| state.revoked_fps.contains(fp))
 }
 
 pub(super) fn approve(
@@ -98,7 +99,7 @@ pub(super) fn approve(
         Err(refusal) => return Ok(vec![Event::RequestInvalidated { request: id, refusal }]),
     };
     let open = views.iter().find(|v| v.need_left() > 0);
-    if request.approvals.iter().any(|a| a.by == by.person) {
+    if request.approvals.iter().any(|a| a.by == by.person && key_stands(state, a)) {
         return Err(Refusal::new(Code::TWICE, "You approved this already; each person counts once."));
     }
     let touch_given = by.touched;
@@ -130,6 +131,7 @@ pub(super) fn approve(
         touched: touch_given,
         terms: terms.clone(),
         words: by.act.words,
+        key_fp: Some(by.act.key_fp.clone()),
     };
     let mut after = request.clone();
     after.approvals.push(Approval {
@@ -139,6 +141,7 @@ pub(super) fn approve(
         terms: terms.clone(),
         at: now.at,
         words: by.act.words,
+        key_fp: Some(by.act.key_fp.clone()),
     });
     complete(state, &after, vec![approved], now)
 }
@@ -166,10 +169,24 @@ fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'
     let terms = request.standing_terms();
     match &request.key {
         Some(key) => events.extend(open_window(&request.person, request.id, key, Some(terms), &allowed, now.at)),
+        None if request.deed.is_some() => {
+            let act = crate::domain::ids::ActId::of_digest(&request.digest);
+            match request.deed.as_ref().map(|deed| super::trust::carry_out(state, &request.person, act, deed, now)) {
+                Some(Err(refusal)) => events.push(Event::RequestInvalidated { request: request.id, refusal }),
+                done => {
+                    events.push(Event::RequestApproved { request: request.id, grant: None });
+                    events.extend(done.and_then(Result::ok).into_iter().flatten());
+                }
+            }
+        }
         None => {
-            events.push(Event::RequestApproved { request: request.id, grant: None });
             let bundle = terms.target_digest;
-            bundle_of(now, &bundle)?;
+            // Keys may have been enrolled since it was asked for.
+            if let Err(refusal) = super::trust::belongs(state, &*bundle_of(now, &bundle)?) {
+                events.push(Event::RequestInvalidated { request: request.id, refusal });
+                return Ok(events);
+            }
+            events.push(Event::RequestApproved { request: request.id, grant: None });
             let act = crate::domain::ids::ActId::of_digest(&request.digest);
             events.push(Event::BundleAdopted { by: request.person.clone(), act, bundle });
             events.extend(super::trust::rejudged(state, &bundle, Some(request.id), now));
@@ -219,7 +236,7 @@ fn narrower(state: &State, request: &Request, terms: &Terms) -> Result<(), Refus
         return refuse(format!("{} s were asked for; approving can only shorten that.", standing.for_s));
     }
     if terms.role == standing.role {
-        if terms.logins != standing.logins || terms.allow != standing.allow {
+        if terms.logins != standing.logins || terms.allow != standing.allow || terms.database != standing.database {
             return Err(Refusal::new(Code::STALE_TERMS, "The approval names other logins than were asked for."));
         }
         return Ok(());
@@ -227,7 +244,7 @@ fn narrower(state: &State, request: &Request, terms: &Terms) -> Result<(), Refus
     let target = state.bundle.targets.get(&terms.target).ok_or_else(|| missing("target"))?;
     match target.roles.get(&terms.role) {
         Some(role) if role.narrower_than.contains(&standing.role) => {
-            if terms.logins == role.logins && terms.allow.iter().eq(role.allow.iter()) {
+            if role.is_in(terms) {
                 Ok(())
             } else {
                 Err(Refusal::new(Code::STALE_TERMS, "The approval names other logins than the narrower role has."))

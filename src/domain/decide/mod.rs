@@ -2,8 +2,10 @@
 //!
 //! The clerk runs it before it appends; the signer runs it again on every entry that it is shown, and a verifier may do so years later.
 
+mod account;
 mod answer;
 mod ask;
+mod clock;
 mod end;
 mod issue;
 mod trust;
@@ -11,13 +13,16 @@ mod trust;
 use std::sync::Arc;
 
 use super::act::{ACT_SKEW_S, Act, Deed, SignedAct};
+use super::digest::Digest;
 use super::event::{Command, Event};
 use super::key::Key;
 use super::names::PersonName;
 use super::refusal::{Code, Refusal};
 use super::state::{Beside, State};
 
+pub use account::{client_ca, client_spec};
 pub use answer::{StepView, progress};
+pub use clock::DRIFT_S;
 pub use issue::user_spec;
 
 /// The moment and the surroundings in which a command is decided.
@@ -46,23 +51,45 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         Command::Begin(genesis) if state.size == 0 => Ok(vec![Event::Begun(genesis.clone())]),
         Command::Begin(_) => Err(Refusal::new(Code::NOT_EMPTY, "The log has begun already.")),
         _ if state.genesis.is_none() => Err(Refusal::new(Code::LEDGER_CORRUPT, "The log has no beginning.")),
-        Command::Act(signed) => decide_act(state, signed, now),
-        Command::Issue { grant, key, nonce } => issue::issue(state, *grant, key, *nonce, now),
-        Command::Due => Ok(end::due(state, now)),
+        Command::Act(signed) => decide_act(state, signed, None, now),
+        Command::ActByWall { signed, wall_s } => decide_act(state, signed, Some(*wall_s), now),
+        Command::Issue { grant, key, nonce, verifier } => issue::issue(state, *grant, key, *nonce, *verifier, now),
+        Command::AccountMade { grant } => account::made(state, *grant),
+        Command::AccountRemoved { grant, proofs, kept, left } => account::removed(state, *grant, proofs, kept, left),
+        Command::AccountFound { server, account, what } => {
+            let (server, account, what) = (server.clone(), account.clone(), what.clone());
+            Ok(vec![Event::AccountFound { server, account, what }])
+        }
+        Command::Due => Ok(end::due(state, now, now.at)),
+        Command::Clock { drift_s, synchronised } => Ok(clock::jumped(state, *drift_s, *synchronised, now)),
         Command::PublishKrl => Ok(end::publish(state, now.at)),
         Command::Confirm(signed) => trust::confirm(state, signed, now),
         Command::Start => Ok(vec![Event::Started]),
         Command::Stop => Ok(vec![Event::Stopped]),
         Command::Beat => Ok(vec![Event::Heartbeat]),
+        Command::Snapshot { size, sha256 } => snapshot(state, *size, *sha256),
     }
 }
 
-fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+/// Whether somebody known says this, and may bring what comes with it. Cheap, so that it is asked before anything is parsed, kept or queued.
+///
+/// # Errors
+/// What [`decide`] would say of signature, key, person and time; [`Code::NOT_OFFICE`] for a bundle of somebody who is no administrator.
+pub fn admit(state: &State, signed: &SignedAct, at: i64, wall: Option<i64>) -> Result<Act, Refusal> {
     let act = signed.read()?;
-    if state.acts.contains_key(&signed.id()) {
+    let verified = verify(state, signed, &act, at, wall)?;
+    if matches!(act.deed, Deed::Apply { .. }) {
+        trust::admin(state, &verified)?;
+    }
+    Ok(act)
+}
+
+fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    let act = signed.read()?;
+    let verified = verify(state, signed, &act, now.at, wall)?;
+    if state.acts.contains(&signed.id()) {
         return Ok(Vec::new());
     }
-    let verified = verify(state, signed, &act, now)?;
     let outcome = match &act.deed {
         Deed::Login { .. } => {
             Ok(vec![Event::SignedIn { person: verified.person.clone(), act: signed.id(), key_fp: act.key_fp.clone() }])
@@ -79,12 +106,10 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
         Deed::Release { grant, .. } => end::release(state, &verified, *grant, now),
         Deed::Revoke { of, .. } => end::revoke(state, &verified, of, now),
         Deed::Disable { person, .. } => trust::disable(state, &verified, person, now),
-        Deed::Enable { person, .. } => trust::enable(state, &verified, person),
-        Deed::Enroll { person, key, .. } => trust::enroll(state, &verified, person, key),
-        Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key),
+        Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } => trust::empower(state, &verified, now),
+        Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key, now),
         Deed::Apply { bundle, base, .. } => trust::apply_bundle(state, &verified, *bundle, *base, now),
-        Deed::EnrollHost { target, key, .. } => trust::enroll_host(state, &verified, target, key, now),
-        Deed::ConfirmClock { .. } => trust::confirm_clock(state, &verified),
+        Deed::ConfirmClock { .. } => clock::confirm(state, &verified, wall, now),
     };
     // A refusal of somebody known is an event: who tried what, and what refused.
     outcome.or_else(|refusal| {
@@ -93,14 +118,31 @@ fn decide_act(state: &State, signed: &SignedAct, now: Now<'_>) -> Result<Vec<Eve
     })
 }
 
-/// Checks time, installation, key and signature; what the act asks for is judged afterwards.
-fn verify<'a>(state: &State, signed: &'a SignedAct, act: &'a Act, now: Now<'_>) -> Result<Verified<'a>, Refusal> {
+/// The cache is not what counts: a leaf only pins it, so size and order are all that is judged.
+fn snapshot(state: &State, size: u64, sha256: Digest) -> Result<Vec<Event>, Refusal> {
+    if size == 0 || size > state.size || state.snapshot.is_some_and(|newest| size <= newest.size) {
+        return Err(Refusal::new(Code::MISSING, "The snapshot is of no size that is newer and in the log."));
+    }
+    Ok(vec![Event::SnapshotTaken { size, sha256 }])
+}
+
+/// Checks time, installation, key and signature; what the act asks for is judged afterwards. An act that was taken before may be late,
+/// and one that ends something may be timely by the wall clock instead.
+fn verify<'a>(
+    state: &State,
+    signed: &'a SignedAct,
+    act: &'a Act,
+    at: i64,
+    wall: Option<i64>,
+) -> Result<Verified<'a>, Refusal> {
     let install = state.genesis.as_ref().map(|g| g.install);
     if install != Some(act.install) {
         return Err(Refusal::new(Code::WRONG_INSTALL, "The act was signed for another installation."));
     }
-    let late = now.at.saturating_sub(act.at);
-    if !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) {
+    let late = at.saturating_sub(act.at);
+    let by_wall =
+        wall.is_some_and(|wall| act.deed.ends() && wall.saturating_sub(act.at).saturating_abs() <= ACT_SKEW_S);
+    if !by_wall && !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) && !state.acts.contains(&signed.id()) {
         let way = if late > 0 { "ago" } else { "ahead" };
         return Err(Refusal::new(
             Code::STALE_ACT,
@@ -155,7 +197,7 @@ fn missing(what: &str) -> Refusal {
 }
 
 /// The bundle of a digest, or a refusal that says what it lacks.
-fn bundle_of(now: Now<'_>, digest: &super::digest::Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
+fn bundle_of(now: Now<'_>, digest: &Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
     now.beside
         .bundle(digest)
         .ok_or_else(|| Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act."))

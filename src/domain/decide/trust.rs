@@ -4,22 +4,23 @@ use super::answer::progress;
 use super::ask::{approvable, bundle_terms, judge_words, subject, submitted};
 use super::end::ending;
 use super::{Now, Verified, bundle_of, missing};
-use crate::domain::act::{ACT_SKEW_S, HOST_NAMESPACE, SignedAct};
+use crate::domain::act::{ACT_SKEW_S, Deed, HOST_NAMESPACE, SignedAct};
+use crate::domain::bundle::Bundle;
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Cause, Event, HostWord};
 use crate::domain::grant::BACKDATE_S;
-use crate::domain::ids::RequestId;
+use crate::domain::ids::{ActId, RequestId};
 use crate::domain::judge::Verdict;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::state::State;
-use crate::domain::target::HostIdentity;
+use crate::domain::target::{HostIdentity, TargetKind};
 
 /// How long a host certificate is valid, in seconds.
 const HOST_CERT_S: i64 = 365 * 86_400;
 
-fn admin(state: &State, by: &Verified<'_>) -> Result<(), Refusal> {
+pub(super) fn admin(state: &State, by: &Verified<'_>) -> Result<(), Refusal> {
     if state.is_admin(&by.person) {
         return Ok(());
     }
@@ -45,44 +46,109 @@ pub(super) fn apply_bundle(
     if let Some(first) = failures.first() {
         return Err(Refusal::new(Code::BUNDLE_REFUSED, format!("{} of its own tests fail: {first}", failures.len())));
     }
-    if let Some((key, name)) =
-        state.enrolled.iter().find(|(key, name)| parsed.owner_of(key).is_some_and(|o| o != *name))
-    {
-        let fp = key.0.fingerprint();
-        return Err(Refusal::new(
-            Code::BUNDLE_REFUSED,
-            format!("The key {fp} was enrolled for {name} and belongs to nobody else."),
-        ));
-    }
-    let terms = bundle_terms(bundle)?;
-    // A change of the bundle is judged under the old one (decisions.md 8); without a rule an administrator decides alone.
-    if state.bundle.policy.governs_itself() {
-        let id = RequestId::of_digest(&by.signed.digest());
-        let (person, target, _) = subject(state, &by.person, &terms.target, &terms.role)?;
-        let words = by.words(now)?;
-        match judge_words(state, &person, target, &terms.role, None, words.as_ref(), now.at) {
-            Verdict::Refused(refusal) => return Err(refusal),
-            Verdict::Automatic(_) => {}
-            Verdict::Steps(allowed, steps) => {
-                approvable(&person, &steps)?;
-                return Ok(vec![submitted(state, id, by, None, terms, &allowed, now.at)]);
-            }
-        }
+    belongs(state, &parsed)?;
+    if let Some(events) = governed(state, by, bundle, None, now)? {
+        return Ok(events);
     }
     let mut events = vec![Event::BundleAdopted { by: by.person.clone(), act: by.signed.id(), bundle }];
     events.extend(rejudged(state, &bundle, None, now));
     Ok(events)
 }
 
+/// A key belongs to one person, host or authority (decisions.md 8): what leaf 0, enrolments and hosts have, no bundle gives to others.
+/// And an administrator must be left who can mend a bundle.
+pub(super) fn belongs(state: &State, parsed: &Bundle) -> Result<(), Refusal> {
+    let refuse = |key: &Key, whose: &str| {
+        let fp = key.0.fingerprint();
+        Err(Refusal::new(Code::BUNDLE_REFUSED, format!("The key {fp} {whose} and belongs to nobody else.")))
+    };
+    let taken = |key: &Key, name: &PersonName| parsed.owner_of(key).is_some_and(|owner| owner != name);
+    if let Some((key, name)) = state.enrolled.iter().find(|(key, name)| taken(key, name)) {
+        return refuse(key, &format!("was enrolled for {name}"));
+    }
+    if let Some((target, host)) = state.hosts.iter().find(|(_, host)| parsed.owner_of(&host.key).is_some()) {
+        return refuse(&host.key, &format!("is that of the host {target}"));
+    }
+    if let Some(genesis) = &state.genesis {
+        if let Some((name, key)) = genesis.admins.iter().find(|(name, key)| taken(key, name)) {
+            return refuse(key, &format!("is that of the administrator {name}"));
+        }
+        let own = [&genesis.log_key, &genesis.ssh_user, &genesis.ssh_host];
+        if let Some(key) = own.into_iter().find(|key| parsed.owner_of(key).is_some()) {
+            return refuse(key, "is one of the broker's own");
+        }
+    }
+    if state.has_admin_without(parsed, None, None) { Ok(()) } else { Err(last_admin()) }
+}
+
+fn last_admin() -> Refusal {
+    Refusal::new(Code::LAST_ADMIN, "Nobody would be left who can administer this broker.")
+}
+
+/// The request that waits for people first, where a rule on `broker/policy` asks somebody. It is judged under the bundle that stands
+/// (decisions.md 8); without a rule an administrator decides alone.
+fn governed(
+    state: &State,
+    by: &Verified<'_>,
+    digest: Digest,
+    deed: Option<&Deed>,
+    now: Now<'_>,
+) -> Result<Option<Vec<Event>>, Refusal> {
+    if !state.bundle.policy.governs_itself() {
+        return Ok(None);
+    }
+    let (id, terms) = (RequestId::of_digest(&by.signed.digest()), bundle_terms(digest)?);
+    let (person, target, _) = subject(state, &by.person, &terms.target, &terms.role)?;
+    let words = by.words(now)?;
+    match judge_words(state, &person, target, &terms.role, None, words.as_ref(), now.at) {
+        Verdict::Refused(refusal) => Err(refusal),
+        Verdict::Automatic(_) => Ok(None),
+        Verdict::Steps(allowed, steps) => {
+            approvable(&person, &steps)?;
+            let mut event = submitted(state, id, by, None, terms, &allowed, now.at);
+            if let Event::RequestSubmitted { deed: waiting, .. } = &mut event {
+                *waiting = deed.cloned().map(Box::new);
+            }
+            Ok(Some(vec![event]))
+        }
+    }
+}
+
+/// Gives somebody power: a key, a host, or themselves back. One administrator does not get around the people whom a change of the bundle
+/// must ask (decisions.md 9), so the same rule guards it.
+pub(super) fn empower(state: &State, by: &Verified<'_>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    admin(state, by)?;
+    let events = carry_out(state, &by.person, by.signed.id(), &by.act.deed, now)?;
+    if events.is_empty() {
+        return Ok(events);
+    }
+    Ok(governed(state, by, by.signed.digest(), Some(&by.act.deed), now)?.unwrap_or(events))
+}
+
+/// What follows from a deed that gives power, once nobody is left to be asked.
+pub(super) fn carry_out(
+    state: &State,
+    by: &PersonName,
+    act: ActId,
+    deed: &Deed,
+    now: Now<'_>,
+) -> Result<Vec<Event>, Refusal> {
+    match deed {
+        Deed::Enable { person, .. } => Ok(enable(state, by, act, person)),
+        Deed::Enroll { person, key, .. } => enroll(state, by, act, person, key),
+        Deed::EnrollHost { target, key, .. } => enroll_host(state, by, act, target, key, now),
+        _ => Err(Refusal::new(Code::BUG, "That deed waits for nobody.")),
+    }
+}
+
 /// What a new bundle does to the requests that wait: some can no longer be granted, some need nobody any more.
 pub(super) fn rejudged(state: &State, bundle: &Digest, skip: Option<RequestId>, now: Now<'_>) -> Vec<Event> {
     let Some(parsed) = now.beside.bundle(bundle) else { return Vec::new() };
-    let mut next = state.clone();
-    next.bundle = parsed;
+    let next = state.under(parsed);
     let mut events = Vec::new();
     for id in state.open_requests.iter().filter(|id| Some(**id) != skip) {
         let Some(request) = state.requests.get(id) else { continue };
-        let verdict = if request.key.is_none() {
+        let verdict = if request.key.is_none() && request.deed.is_none() {
             Err(Refusal::new(Code::STALE_BUNDLE, "Another bundle was adopted meanwhile."))
         } else {
             progress(&next, request, now)
@@ -108,32 +174,38 @@ pub(super) fn disable(
     if state.disabled.contains(person) {
         return Ok(Vec::new());
     }
+    if state.is_admin(person) && !state.has_admin_without(&state.bundle, Some(person), None) {
+        return Err(last_admin());
+    }
     let mut events = vec![Event::PersonDisabled { by: by.person.clone(), act: by.signed.id(), person: person.clone() }];
     for grant in state.open_grants_of(person) {
         if grant.live_at(now.at).is_ok() {
             events.extend(ending(grant, Cause::PersonDisabled, Some(&by.person), by.act.words, now.at));
         }
     }
-    for id in &state.open_requests {
-        if state.requests.get(id).is_some_and(|r| r.person == *person) {
-            let refusal = Refusal::new(Code::DISABLED, format!("{person} was disabled."));
-            events.push(Event::RequestInvalidated { request: *id, refusal });
-        }
+    for id in state.pending_of(person) {
+        let refusal = Refusal::new(Code::DISABLED, format!("{person} was disabled."));
+        events.push(Event::RequestInvalidated { request: *id, refusal });
     }
     Ok(events)
 }
 
-pub(super) fn enable(state: &State, by: &Verified<'_>, person: &PersonName) -> Result<Vec<Event>, Refusal> {
-    admin(state, by)?;
+fn enable(state: &State, by: &PersonName, act: ActId, person: &PersonName) -> Vec<Event> {
     if !state.disabled.contains(person) {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    Ok(vec![Event::PersonEnabled { by: by.person.clone(), act: by.signed.id(), person: person.clone() }])
+    vec![Event::PersonEnabled { by: by.clone(), act, person: person.clone() }]
 }
 
-pub(super) fn enroll(state: &State, by: &Verified<'_>, person: &PersonName, key: &Key) -> Result<Vec<Event>, Refusal> {
-    admin(state, by)?;
+fn enroll(state: &State, by: &PersonName, act: ActId, person: &PersonName, key: &Key) -> Result<Vec<Event>, Refusal> {
     state.person(person).ok_or_else(|| missing("person"))?;
+    if state.hosts.values().any(|host| host.key == *key) {
+        return Err(Refusal::new(Code::BAD_KEY, "That key is in use for somebody or something else."));
+    }
+    if person == by {
+        return Err(Refusal::new(Code::OWN_REQUEST, "Nobody enrols a key of their own alone.")
+            .hint("Another administrator enrols it, or jit-broker apply DIR with the key in people.toml."));
+    }
     if !key.0.signs_acts() {
         return Err(Refusal::new(Code::BAD_KEY, "RSA keys do not sign acts; take Ed25519, ECDSA or a security key."));
     }
@@ -143,39 +215,48 @@ pub(super) fn enroll(state: &State, by: &Verified<'_>, person: &PersonName, key:
     match state.owner_of(key) {
         Some(owner) if owner == *person => Ok(Vec::new()),
         Some(_) => Err(Refusal::new(Code::BAD_KEY, "That key belongs to somebody else already.")),
-        None => Ok(vec![Event::KeyEnrolled {
-            by: by.person.clone(),
-            act: by.signed.id(),
-            person: person.clone(),
-            key: key.clone(),
-        }]),
+        None => Ok(vec![Event::KeyEnrolled { by: by.clone(), act, person: person.clone(), key: key.clone() }]),
     }
 }
 
-pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key) -> Result<Vec<Event>, Refusal> {
+/// Takes a key away, with all that it asked for or holds: a grant that has other keys goes on for those.
+pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let owner = state.owner_of(key).ok_or_else(|| missing("key"))?;
     if owner != by.person && !state.is_operator(&by.person) {
         return Err(missing("key"));
     }
-    Ok(vec![Event::KeyRevoked { by: by.person.clone(), act: by.signed.id(), key: key.clone() }])
-}
-
-pub(super) fn confirm_clock(state: &State, by: &Verified<'_>) -> Result<Vec<Event>, Refusal> {
-    if !state.is_operator(&by.person) {
-        return Err(Refusal::new(Code::NOT_OFFICE, "Operators alone confirm the clock."));
+    if state.is_admin(&owner) && !state.has_admin_without(&state.bundle, None, Some(key)) {
+        return Err(last_admin());
     }
-    Ok(vec![Event::ClockConfirmed { by: by.person.clone(), act: by.signed.id() }])
+    let fp = key.0.fingerprint();
+    let mut events = vec![Event::KeyRevoked { by: by.person.clone(), act: by.signed.id(), key: key.clone() }];
+    for grant in state.open_grants.iter().filter_map(|id| state.grants.get(id)) {
+        let left = grant.keys.iter().any(|other| other != key && !state.revoked_keys.contains(other));
+        if grant.live_at(now.at).is_ok() && grant.keys.contains(key) && !left {
+            events.extend(ending(grant, Cause::Revoked, Some(&by.person), by.act.words, now.at));
+        }
+    }
+    for request in state.open_requests.iter().filter_map(|id| state.requests.get(id)) {
+        if request.key.as_ref() == Some(key) || request.key_fp.as_ref() == Some(&fp) {
+            let refusal = Refusal::new(Code::BAD_KEY, format!("The key {fp} was revoked."));
+            events.push(Event::RequestInvalidated { request: request.id, refusal });
+        }
+    }
+    Ok(events)
 }
 
-pub(super) fn enroll_host(
+fn enroll_host(
     state: &State,
-    by: &Verified<'_>,
+    by: &PersonName,
+    act: ActId,
     target: &TargetName,
     key: &Key,
     now: Now<'_>,
 ) -> Result<Vec<Event>, Refusal> {
-    admin(state, by)?;
     let found = state.bundle.targets.get(target).ok_or_else(|| missing("target"))?;
+    if found.kind != TargetKind::Ssh {
+        return Err(Refusal::new(Code::BAD_NAME, format!("{target} is no SSH host; only those are enrolled.")));
+    }
     if let HostIdentity::Key(pinned) = &found.host
         && pinned != key
     {
@@ -184,9 +265,12 @@ pub(super) fn enroll_host(
     if state.owner_of(key).is_some() || state.hosts.iter().any(|(name, host)| name != target && host.key == *key) {
         return Err(Refusal::new(Code::BAD_KEY, "That key is in use for somebody or something else."));
     }
+    if state.hosts.get(target).is_some_and(|h| h.key == *key && h.valid_before - now.at > HOST_CERT_S / 2) {
+        return Ok(Vec::new());
+    }
     Ok(vec![Event::HostEnrolled {
-        by: by.person.clone(),
-        act: by.signed.id(),
+        by: by.clone(),
+        act,
         target: target.clone(),
         key: key.clone(),
         serial: state.last_host_serial + 1,

@@ -1,0 +1,362 @@
+//! Decisions under pressure: what somebody unknown costs, what one person can do alone, and what a clock may ruin.
+
+use axum::body::Body;
+use axum::http::Request;
+use jit_broker::api::{Api, router};
+use jit_broker::broker::reaper::round;
+use jit_broker::clock::Clock;
+use jit_broker::daemon::Daemon;
+use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle};
+use jit_broker::domain::act::{ACT_NAMESPACE, ACT_SCHEMA, Act, Deed, Selector, SignedAct};
+use jit_broker::domain::bundle::BundleText;
+use jit_broker::domain::grant::GrantState;
+use jit_broker::domain::ids::RequestId;
+use jit_broker::domain::key::Key;
+use jit_broker::domain::names::TargetName;
+use jit_broker::domain::refusal::{Code, Refusal};
+use jit_broker::domain::state::Beside;
+use jit_broker::wire::{ActPost, ErrorDoc};
+use tower::ServiceExt;
+
+use crate::trust::{World, words};
+
+fn apply(world: &World, text: &BundleText, base: jit_broker::domain::digest::Digest) -> SignedAct {
+    world.sign(&world.admin, None, Deed::Apply { by: world.admin.name(), bundle: text.digest(), base })
+}
+
+/// What the API says to an act.
+async fn post(world: &World, signed: &SignedAct, text: &BundleText) -> Option<Refusal> {
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let act = ActPost {
+        act: signed.act.clone(),
+        signature: signed.signature.clone(),
+        words: None,
+        bundle: Some(text.files.clone()),
+    };
+    let body = Body::from(serde_json::to_vec(&act).unwrap());
+    let response = router(api).oneshot(Request::post("/v1/acts").body(body).unwrap()).await.unwrap();
+    if response.status().is_success() {
+        return None;
+    }
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let doc: ErrorDoc = serde_json::from_slice(&bytes).unwrap();
+    Some(Refusal::new(doc.code, doc.message))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_that_nobody_known_signed_is_neither_parsed_nor_kept() {
+    let world = World::start().await;
+    let base = world.broker().memory().await.state.bundle.digest;
+    let text = bundle(&world.alice.key(), &world.bob.key(), "deploy", 2222);
+    let good = apply(&world, &text, base);
+    // Bob's signature under the administrator's act, and no signature at all.
+    let bobs = world.sign(&world.bob, None, Deed::Apply { by: world.admin.name(), bundle: text.digest(), base });
+    let garbage = SignedAct { signature: "not a signature".to_owned(), ..good.clone() };
+    for signed in [bobs, garbage] {
+        let refusal = world.broker().act(signed.clone(), None, Some(text.bytes())).await.unwrap_err();
+        assert_eq!(refusal.code, Code::BAD_SIGNATURE);
+        assert!(world.broker().memory().await.shelf.bundle(&text.digest()).is_none(), "the bundle was kept");
+        // The files do not even parse; whoever may not bring any is told of the signature, not of the files.
+        let broken = BundleText { files: [("people.toml".to_owned(), "[[".to_owned())].into() };
+        assert_eq!(post(&world, &signed, &broken).await.unwrap().code, Code::BAD_SIGNATURE);
+    }
+    // Bob is known, and an operator, but no administrator.
+    let own = world.sign(&world.bob, None, Deed::Apply { by: world.bob.name(), bundle: text.digest(), base });
+    assert_eq!(world.broker().act(own, None, Some(text.bytes())).await.unwrap_err().code, Code::NOT_OFFICE);
+    assert!(world.broker().memory().await.shelf.bundle(&text.digest()).is_none(), "the bundle was kept");
+    // Only what the act names is kept, and the act itself is carried out.
+    let other = bundle(&world.alice.key(), &world.bob.key(), "deploy", 2223);
+    assert!(world.broker().act(good.clone(), None, Some(other.bytes())).await.is_err());
+    assert!(world.broker().memory().await.shelf.bundle(&other.digest()).is_none(), "another bundle was kept");
+    assert!(post(&world, &apply(&world, &text, base), &text).await.is_none());
+    assert_eq!(world.broker().memory().await.state.bundle.digest, text.digest());
+    world.stop().await;
+}
+
+/// A rule on `broker/policy`: what an administrator changes waits for bob.
+const FOUR_EYES: &str = "\n[[rule]]\nid = \"four-eyes\"\nwho = [\"person:root-admin\"]\ntargets = { name = \"broker/policy\" }\n\
+    roles = [\"apply\"]\n  [[rule.step]]\n  name = \"second\"\n  need = 1\n  from = [\"group:leads\"]\n";
+
+fn guarded(world: &World) -> BundleText {
+    let mut text = bundle(&world.alice.key(), &world.bob.key(), "deploy", 22);
+    text.files.get_mut("policy.toml").unwrap().push_str(FOUR_EYES);
+    jit_broker::domain::bundle::Bundle::parse(&text, &[world.admin.name()]).unwrap();
+    text
+}
+
+fn spare(seed: u8) -> Key {
+    Key(jit_ca::key::PrivateKey::from_seed([seed; 32]).public().clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_administrator_does_not_get_around_the_rule_on_broker_policy() {
+    let world = World::start().await;
+    let by = world.admin.name();
+    // Nobody enrols their own second key alone, with or without a rule.
+    let own = Deed::Enroll { by: by.clone(), person: by.clone(), key: spare(7) };
+    let signed = world.sign(&world.admin, None, own);
+    assert_eq!(world.broker().act(signed, None, None).await.unwrap_err().code, Code::OWN_REQUEST);
+    adopt(world.broker(), &world.admin, world.install, &guarded(&world)).await.unwrap();
+    let why = words("left the company");
+    let disable = Deed::Disable { by: world.bob.name(), person: world.alice.name() };
+    world.broker().act(world.sign(&world.bob, Some(&why), disable), Some(&why), None).await.unwrap();
+    let host = TargetName::new(TARGET).unwrap();
+    let deeds = [
+        Deed::Enroll { by: by.clone(), person: world.bob.name(), key: spare(8) },
+        Deed::EnrollHost { by: by.clone(), target: host.clone(), key: spare(9) },
+        Deed::Enable { by, person: world.alice.name() },
+    ];
+    let mut waiting = Vec::new();
+    for deed in deeds {
+        let signed = world.sign(&world.admin, None, deed);
+        let id = RequestId::of_digest(&signed.digest());
+        world.broker().act(signed, None, None).await.unwrap();
+        assert_eq!(world.approve(&world.admin, id, |_| {}).await.unwrap_err().code, Code::OWN_REQUEST);
+        waiting.push(id);
+    }
+    {
+        let memory = world.broker().memory().await;
+        assert_eq!(memory.state.owner_of(&spare(8)), None, "a key was enrolled by one administrator");
+        assert!(memory.state.hosts.is_empty(), "a host was enrolled by one administrator");
+        assert!(memory.state.disabled.contains(&world.alice.name()), "enabled by one administrator");
+    }
+    for id in waiting {
+        world.approve(&world.bob, id, |_| {}).await.unwrap();
+    }
+    let memory = world.broker().memory().await;
+    assert_eq!(memory.state.owner_of(&spare(8)), Some(world.bob.name()));
+    assert_eq!(memory.state.hosts.get(&host).unwrap().key, spare(9));
+    assert!(memory.state.disabled.is_empty());
+    drop(memory);
+    world.broker().host_certificate(&host).await.unwrap();
+    world.stop().await;
+}
+
+/// An act as somebody signs it whose own clock shows `at`.
+async fn at(world: &World, who: &Somebody, at: i64, deed: Deed) -> Result<(), Refusal> {
+    let why = words("as agreed on the phone");
+    let signed = who.sign(world.install, at, Some(why.commitment()), deed).unwrap();
+    world.broker().act(signed, Some(&why), None).await.map(drop)
+}
+
+fn over(state: &GrantState) -> bool {
+    matches!(state, GrantState::Ending { .. } | GrantState::Ended { .. })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tick_in_another_century_ends_early_and_ruins_nothing() {
+    let mut world = World::start().await;
+    let (short, century) = (world.open(600).await, 73 * 365 * 86_400);
+    world.issue(short).await.unwrap();
+    let begun = world.broker().now();
+    world.clock.step_wall(century);
+    round(world.broker()).await.unwrap();
+    // T170: what is over by either clock ends, and its certificate goes on the list.
+    assert!(over(&world.state(short).await));
+    assert!(world.broker().memory().await.state.krl.serials.contains(&1));
+    assert_eq!(world.ask(60).await.unwrap_err().code, Code::CLOCK);
+    // A restart makes the stepped clock no better: neither broker nor signer.
+    world.daemon.take().unwrap().stop().await;
+    world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    assert_eq!(world.ask(60).await.unwrap_err().code, Code::CLOCK);
+    // Ending acts count, by whichever clock their signer has.
+    let revoke = || Deed::Revoke { by: world.bob.name(), of: Selector::Person(world.alice.name()) };
+    at(&world, &world.bob, begun, revoke()).await.unwrap();
+    at(&world, &world.bob, begun + century, revoke()).await.unwrap();
+    let late = Deed::Enroll { by: world.admin.name(), person: world.bob.name(), key: spare(5) };
+    assert_eq!(at(&world, &world.admin, begun + century, late).await.unwrap_err().code, Code::STALE_ACT);
+    assert_eq!(at(&world, &world.bob, begun + 9999, revoke()).await.unwrap_err().code, Code::STALE_ACT);
+    // Put right, it goes on where it was; the log never went to the other century.
+    world.clock.step_wall(-century);
+    round(world.broker()).await.unwrap();
+    let grant = world.open(60).await;
+    world.issue(grant).await.unwrap();
+    let memory = world.broker().memory().await;
+    assert!(memory.state.last_at < begun + 100 && memory.state.clock_drift.is_none());
+    drop(memory);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_is_set_back_by_an_operator_and_nothing_lasts_longer() {
+    let world = World::start().await;
+    let grant = world.open(3600).await;
+    world.issue(grant).await.unwrap();
+    world.clock.step_wall(-1800);
+    round(world.broker()).await.unwrap();
+    let wall = world.clock.read().wall_s;
+    let confirm = |by: &Somebody| Deed::ConfirmClock { by: by.name() };
+    assert_eq!(at(&world, &world.alice, wall, confirm(&world.alice)).await.unwrap_err().code, Code::NOT_OFFICE);
+    assert!(!over(&world.state(grant).await));
+    at(&world, &world.bob, wall, confirm(&world.bob)).await.unwrap();
+    // Its certificate would be accepted half an hour longer than was agreed.
+    assert!(over(&world.state(grant).await));
+    assert!(world.broker().memory().await.state.krl.serials.contains(&1));
+    // T169: closed while the wall clock is behind the log, then open.
+    assert!([Code::CLOCK, Code::STALE_ACT].contains(&world.ask(60).await.unwrap_err().code));
+    at(&world, &world.bob, wall, Deed::Revoke { by: world.bob.name(), of: Selector::Person(world.alice.name()) })
+        .await
+        .unwrap();
+    world.clock.advance(1790);
+    let grant = world.open(60).await;
+    let facts = jit_ca::ssh::read(&world.issue(grant).await.unwrap()).unwrap();
+    assert!(i64::try_from(facts.valid_before).unwrap() <= world.clock.read().wall_s + 60 + 30);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_that_is_synchronised_again_opens_broker_and_signer() {
+    let world = World::start().await;
+    let grant = world.open(3600).await;
+    world.clock.step_wall(1700);
+    round(world.broker()).await.unwrap();
+    assert_eq!(world.issue(grant).await.unwrap_err().code, Code::CLOCK);
+    world.clock.synchronise(true);
+    round(world.broker()).await.unwrap();
+    assert_eq!(world.broker().now(), world.clock.read().wall_s);
+    world.issue(grant).await.unwrap();
+    // Part of its window is over by the clock that is right.
+    world.clock.advance(1900);
+    round(world.broker()).await.unwrap();
+    assert!(over(&world.state(grant).await));
+    world.stop().await;
+}
+
+/// Signs with a key that somebody has besides their first.
+fn sign_with(world: &World, seed: u8, deed: Deed) -> SignedAct {
+    let key = jit_ca::key::PrivateKey::from_seed([seed; 32]);
+    let act = Act {
+        schema: ACT_SCHEMA.to_owned(),
+        install: world.install,
+        key_fp: key.public().fingerprint(),
+        at: world.broker().now(),
+        nonce: format!("{seed:032x}"),
+        words: None,
+        deed,
+    };
+    let bytes = act.bytes().unwrap();
+    let signature = jit_ca::sshsig::sign(&key, ACT_NAMESPACE, &bytes).unwrap();
+    SignedAct { act: String::from_utf8(bytes).unwrap(), signature }
+}
+
+async fn enroll(world: &World, person: &Somebody, seed: u8) {
+    let deed = Deed::Enroll { by: world.admin.name(), person: person.name(), key: spare(seed) };
+    world.broker().act(world.sign(&world.admin, None, deed), None, None).await.unwrap();
+}
+
+async fn revoke(world: &World, key: Key) -> Result<(), Refusal> {
+    let deed = Deed::RevokeKey { by: world.bob.name(), key };
+    world.broker().act(world.sign(&world.bob, None, deed), None, None).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_key_approved_counts_no_more() {
+    let world = World::start().await;
+    enroll(&world, &world.bob, 11).await;
+    let id = world.ask(600).await.unwrap();
+    let (request_digest, terms) = world.terms(id).await;
+    let deed = Deed::Approve { by: world.bob.name(), request: id, request_digest, terms };
+    world.broker().act(sign_with(&world, 11, deed), None, None).await.unwrap();
+    let grant = world.grant(id).await;
+    revoke(&world, spare(11)).await.unwrap();
+    assert_eq!(world.issue(grant).await.unwrap_err().code, Code::REJUDGED);
+    assert!(matches!(world.state(grant).await, GrantState::Cancelled { .. }));
+    // Nor does anything that it signs from now on.
+    let deed = Deed::ConfirmClock { by: world.bob.name() };
+    let refusal = world.broker().act(sign_with(&world, 11, deed), None, None).await.unwrap_err();
+    assert_eq!(refusal.code, Code::UNKNOWN_KEY);
+    world.stop().await;
+}
+
+async fn me(world: &World, token: &str) -> u16 {
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let request = Request::get("/v1/me").header("authorization", format!("Bearer {token}"));
+    router(api).oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
+    let world = World::start().await;
+    enroll(&world, &world.alice, 12).await;
+    let (alice, now) = (world.alice.name(), world.broker().now());
+    let fp = spare(12).0.fingerprint();
+    let (token, _) = world.broker().sessions().open(alice.clone(), fp, now);
+    let (kept, _) = world.broker().sessions().open(alice.clone(), world.alice.key().0.fingerprint(), now);
+    let grant = world.open(600).await;
+    let bind = Deed::BindKey { by: alice.clone(), grant, key: spare(12) };
+    world.broker().act(world.sign(&world.alice, None, bind), None, None).await.unwrap();
+    world.issue(grant).await.unwrap();
+    world.broker().issue(&alice, grant, &spare(12)).await.unwrap();
+    assert_eq!((me(&world, &token).await, me(&world, &kept).await), (200, 200));
+    revoke(&world, spare(12)).await.unwrap();
+    assert_eq!((me(&world, &token).await, me(&world, &kept).await), (401, 200));
+    assert_eq!(world.broker().memory().await.state.krl.serials, [2].into(), "its certificate, and no other");
+    assert_eq!(world.broker().issue(&alice, grant, &spare(12)).await.unwrap_err().code, Code::BAD_KEY);
+    world.issue(grant).await.unwrap();
+    // The last key of the grant takes the grant with it, and what waits for that key.
+    let waiting = world.ask(3000).await.unwrap();
+    revoke(&world, world.alice.key()).await.unwrap();
+    assert!(over(&world.state(grant).await));
+    let memory = world.broker().memory().await;
+    assert_eq!(memory.state.krl.serials, [1, 2].into());
+    assert_eq!(memory.state.requests.get(&waiting).unwrap().state.word(), "invalidated");
+    drop(memory);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_administrator_stays() {
+    let world = World::start().await;
+    let disable = || Deed::Disable { by: world.bob.name(), person: world.admin.name() };
+    let now = world.broker().now();
+    assert_eq!(at(&world, &world.bob, now, disable()).await.unwrap_err().code, Code::LAST_ADMIN);
+    assert_eq!(revoke(&world, world.admin.key()).await.unwrap_err().code, Code::LAST_ADMIN);
+    // With a second key in the bundle the first may go; then the bundle may not drop the second.
+    let mut text = bundle(&world.alice.key(), &world.bob.key(), "deploy", 22);
+    let without = text.clone();
+    let second = format!("[[person]]\nname = \"root-admin\"\nkeys = [\"{}\"]\n\n", spare(13));
+    text.files.get_mut("people.toml").unwrap().insert_str(0, &second);
+    adopt(world.broker(), &world.admin, world.install, &text).await.unwrap();
+    revoke(&world, world.admin.key()).await.unwrap();
+    let deed = Deed::Apply { by: world.admin.name(), bundle: without.digest(), base: text.digest() };
+    let refusal = world.broker().act(sign_with(&world, 13, deed), None, Some(without.bytes())).await.unwrap_err();
+    assert_eq!(refusal.code, Code::LAST_ADMIN);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_somebodys_is_nobody_elses_by_a_bundle() {
+    let world = World::start().await;
+    let host = Deed::EnrollHost { by: world.admin.name(), target: TargetName::new(TARGET).unwrap(), key: spare(14) };
+    world.broker().act(world.sign(&world.admin, None, host), None, None).await.unwrap();
+    for stolen in [world.admin.key(), spare(14)] {
+        let text = bundle(&stolen, &world.bob.key(), "deploy", 22);
+        let refusal = adopt(world.broker(), &world.admin, world.install, &text).await.unwrap_err();
+        assert_eq!(refusal.code, Code::BUNDLE_REFUSED);
+    }
+    assert_eq!(world.broker().memory().await.state.owner_of(&world.admin.key()), Some(world.admin.name()));
+    // Also when the key got its owner while the bundle was waiting for its approval.
+    adopt(world.broker(), &world.admin, world.install, &guarded(&world)).await.unwrap();
+    let mut text = guarded(&world);
+    let people = text.files.get_mut("people.toml").unwrap();
+    *people = people.replace(&world.alice.key().to_string(), &spare(15).to_string());
+    let base = world.broker().memory().await.state.bundle.digest;
+    let mut ids = Vec::new();
+    for (deed, bytes) in [
+        (Deed::Enroll { by: world.admin.name(), person: world.bob.name(), key: spare(15) }, None),
+        (Deed::Apply { by: world.admin.name(), bundle: text.digest(), base }, Some(text.bytes())),
+    ] {
+        let signed = world.sign(&world.admin, None, deed);
+        ids.push(RequestId::of_digest(&signed.digest()));
+        world.broker().act(signed, None, bytes).await.unwrap();
+    }
+    for id in &ids {
+        world.approve(&world.bob, *id, |_| {}).await.unwrap();
+    }
+    let memory = world.broker().memory().await;
+    assert_eq!(memory.state.owner_of(&spare(15)), Some(world.bob.name()));
+    assert_eq!(memory.state.requests.get(&ids[1]).unwrap().state.word(), "invalidated");
+    assert_eq!(memory.state.bundle.digest, base);
+    drop(memory);
+    world.stop().await;
+}
