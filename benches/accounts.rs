@@ -15,7 +15,7 @@ use jit_broker::domain::ids::{GrantId, InstallId};
 
 fn account(now: i64) -> Account {
     Account {
-        name: AccountName::new(random16()),
+        name: AccountName::of_random(&random16()).expect("a name"),
         grant: GrantId::new(random16()),
         member_of: vec!["ro".to_owned()],
         read_only: true,
@@ -78,7 +78,7 @@ fn median(mut list: Vec<f64>) -> f64 {
 
 fn main() {
     let seconds = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(5);
-    let password = AccountName::new(random16()).to_string();
+    let password = AccountName::of_random(&random16()).expect("a name").to_string();
     let now = System::new().read().wall_s;
     let dir = std::env::temp_dir();
     let plan = Plan { dir: &dir, hba: HBA_CERT, client_ca_pem: "", admin_password: &password, conf: "", now };

@@ -1,7 +1,7 @@
 //! What this room reports: how an end went, what a sweep found, what a test of a target showed.
 
+use super::AccountName;
 use super::marker::Marker;
-use super::name::AccountName;
 use zeroize::Zeroizing;
 
 /// One step of an end.

@@ -4,7 +4,7 @@ use aws_lc_rs::{constant_time, hmac};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
-use super::name::AccountName;
+use super::{AccountName, kept_role};
 use crate::domain::ids::{GrantId, InstallId};
 
 const HEAD: &str = "jit-broker v1";
@@ -107,7 +107,7 @@ fn signed(body: &str, role: &str) -> String {
 
 /// The name for the marker of the role that keeps an account's data: another name, so another code.
 pub(super) fn kept_comment(key: &MarkerKey, marker: &Marker, name: &AccountName) -> String {
-    Marker { member_of: Vec::new(), ..marker.clone() }.write(key, &name.kept())
+    Marker { member_of: Vec::new(), ..marker.clone() }.write(key, &kept_role(name))
 }
 
 #[cfg(test)]

@@ -17,16 +17,21 @@
 mod ending;
 mod error;
 mod marker;
-mod name;
 pub mod postgres;
 pub mod scram;
 
 pub use ending::{Ending, Found, Link, Probe, ProbeLogin, Step};
 pub use error::AccountError;
 pub use marker::{Marker, MarkerKey};
-pub use name::{AccountName, NameError};
+
+pub use crate::domain::names::AccountName;
 
 use crate::domain::ids::GrantId;
+
+/// The role without rights that receives what of an account must be kept.
+fn kept_role(name: &AccountName) -> String {
+    format!("{}_kept", name.as_str())
+}
 
 /// How a person proves that an account is theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -217,7 +217,12 @@ impl Postgres {
         match self.end(&account.name, account.grant).await {
             Ok(ending) if ending.gone => chain.holds("drop", "absence read back"),
             Ok(ending) => chain.push("drop", Some(false), ending.residue.join("; "), ""),
-            Err(error) => chain.push("drop", Some(false), error.to_string(), format!("DROP ROLE {};", account.name)),
+            Err(error) => chain.push(
+                "drop",
+                Some(false),
+                error.to_string(),
+                format!("DROP ROLE {};", ident(account.name.as_str())),
+            ),
         }
     }
 
@@ -273,7 +278,7 @@ fn login_todo(login: &ProbeLogin, error: &AccountError) -> String {
         (ProbeLogin::Cert { .. }, AccountError::RefusedLogin { message, .. })
             if message.contains("certificate authentication failed") =>
         {
-            "in pg_ident.conf, then reload: jit  /^([a-z][0-9a-z]{26}_jit)$  \\1".to_owned()
+            "in pg_ident.conf, then reload: jit  /^([a-z0-9]{26}_jit)$  \\1".to_owned()
         }
         (ProbeLogin::Cert { .. }, _) => format!("{above} hostssl  all  +{GROUP}  all  cert  map=jit"),
         (ProbeLogin::Password(_), _) => format!("{above} hostssl  all  +{GROUP}  all  scram-sha-256"),

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use super::make::strip;
-use super::sql::{Row, literal};
+use super::sql::{Row, ident, literal};
 use super::{Facts, Postgres, Standing, facts_of};
+use crate::accounts::AccountName;
 use crate::accounts::ending::Ending;
 use crate::accounts::error::{AccountError, one_line};
-use crate::accounts::name::AccountName;
 use crate::domain::ids::GrantId;
 
 /// How long sessions are looked for again after they were cut, in milliseconds.
@@ -40,9 +40,10 @@ impl Postgres {
 
     /// Locks and cuts; gives what was read in the same round trip when no session could have changed it since.
     async fn lock_known(&self, name: &AccountName, facts: &Facts) -> Result<(Locked, Option<Row>), AccountError> {
+        let role = ident(name.as_str());
         let text = format!(
-            "ALTER ROLE {name} NOLOGIN CONNECTION LIMIT 0 PASSWORD NULL VALID UNTIL '-infinity'; {}",
-            strip(name.as_str(), facts, &[])
+            "ALTER ROLE {role} NOLOGIN CONNECTION LIMIT 0 PASSWORD NULL VALID UNTIL '-infinity'; {}",
+            strip(&role, facts, &[])
         );
         let after = format!("{}; {}", terminate(facts.oid), facts_of(name));
         let mut rows = self.transact(&text, &after).await.map_err(|(error, _)| error)?;
@@ -140,13 +141,13 @@ impl Postgres {
         facts: &Facts,
         ending: &mut Ending,
     ) -> Result<(), AccountError> {
-        self.ask(&format!("GRANT {name} TO CURRENT_USER")).await?;
+        self.ask(&format!("GRANT {} TO CURRENT_USER", ident(name.as_str()))).await?;
         for (database, gid) in &facts.prepared {
             let shown = one_line(gid);
             let done = async {
                 let mut lease = self.pool.lease_to(database).await?;
                 let link = lease.link()?;
-                link.run(&format!("SET ROLE {name}")).await?;
+                link.run(&format!("SET ROLE {}", ident(name.as_str()))).await?;
                 link.run(&format!("ROLLBACK PREPARED {}", literal(gid))).await
             };
             match done.await {
@@ -163,7 +164,7 @@ impl Postgres {
     }
 
     async fn drop_role(&self, name: &AccountName, facts: &Facts, ending: &mut Ending) -> Result<(), AccountError> {
-        match self.transact(&format!("DROP ROLE {name}"), &read_back(name, Some(facts.oid))).await {
+        match self.transact(&format!("DROP ROLE {}", ident(name.as_str())), &read_back(name, Some(facts.oid))).await {
             Ok(rows) => {
                 ending.step("drop", Some(true), "dropped");
                 self.judge(name, Some(facts.oid), rows, ending).await

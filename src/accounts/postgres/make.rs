@@ -4,7 +4,7 @@ use super::sql::{check_names, ident, idents, instant, literal};
 use super::{Facts, GROUP, Postgres, Standing};
 use crate::accounts::error::{AccountError, one_line};
 use crate::accounts::marker::Marker;
-use crate::accounts::{Account, Proof};
+use crate::accounts::{Account, Proof, kept_role};
 
 impl Postgres {
     /// Makes an account in one round trip and one transaction. Doing it again brings the account to what is asked.
@@ -16,9 +16,10 @@ impl Postgres {
     /// be handed out is superuser or may make roles; what the server refuses.
     pub async fn make(&self, account: &Account) -> Result<(), AccountError> {
         check_names(&account.member_of)?;
+        check_names(&[kept_role(&account.name)])?;
         let attributes = self.attributes(account)?;
         let member_of = memberships(account);
-        let name = account.name.as_str();
+        let name = ident(account.name.as_str());
         // Said in full, so that no default of another version decides. INHERIT: memberships work without SET ROLE.
         let create = format!(
             "{}; CREATE ROLE {name} NOSUPERUSER NOREPLICATION NOBYPASSRLS {attributes} IN ROLE {}; {}",
@@ -37,11 +38,11 @@ impl Postgres {
         let Standing::Ours(facts) = self.standing(&account.name, account.grant).await? else {
             return Err(AccountError::Foreign(account.name.to_string()));
         };
-        let name = account.name.as_str();
+        let name = ident(account.name.as_str());
         let wanted = memberships(account);
         let (alone, attributes) = (self.alone(&account.name), self.attributes(account)?);
         let mut text = format!("{alone}; ALTER ROLE {name} {attributes}; ALTER ROLE {name} RESET ALL; ");
-        text.push_str(&strip(name, &facts, &wanted));
+        text.push_str(&strip(&name, &facts, &wanted));
         for role in wanted.iter().filter(|role| !facts.of.contains(role)) {
             text.push_str(&format!("GRANT {} TO {name}; ", ident(role)));
         }
@@ -64,7 +65,7 @@ impl Postgres {
 
     /// Settings, marker, and the test of what it became a member of.
     fn finish(&self, account: &Account) -> String {
-        let name = account.name.as_str();
+        let name = ident(account.name.as_str());
         let mut text = String::new();
         if account.read_only {
             text.push_str(&format!("ALTER ROLE {name} SET default_transaction_read_only = on; "));
@@ -73,8 +74,8 @@ impl Postgres {
             text.push_str(&format!("ALTER ROLE {name} SET statement_timeout = {ms}; "));
         }
         let marker = Marker { install: self.install, grant: account.grant, member_of: account.member_of.clone() };
-        let comment = literal(&marker.write(&self.key, name));
-        text.push_str(&format!("COMMENT ON ROLE {name} IS {comment}; {}", power_check(name)));
+        let comment = literal(&marker.write(&self.key, account.name.as_str()));
+        text.push_str(&format!("COMMENT ON ROLE {name} IS {comment}; {}", power_check(account.name.as_str())));
         text
     }
 }
@@ -90,7 +91,7 @@ fn memberships(account: &Account) -> Vec<String> {
     list
 }
 
-/// Takes away memberships both ways, but those that are wanted.
+/// Takes away memberships both ways, but those that are wanted; the name is quoted.
 pub(super) fn strip(name: &str, facts: &Facts, wanted: &[String]) -> String {
     let mut text = String::new();
     for role in facts.of.iter().filter(|role| !wanted.contains(role)) {
@@ -107,10 +108,11 @@ pub(super) fn strip(name: &str, facts: &Facts, wanted: &[String]) -> String {
 /// trip and without plpgsql, which a server may lack.
 fn power_check(name: &str) -> String {
     format!(
-        "WITH RECURSIVE up(oid) AS (SELECT oid FROM pg_roles WHERE rolname = '{name}' \
+        "WITH RECURSIVE up(oid) AS (SELECT oid FROM pg_roles WHERE rolname = {} \
          UNION SELECT m.roleid FROM pg_auth_members m JOIN up ON m.member = up.oid) \
          SELECT ('too powerful: ' || r.rolname)::integer FROM up JOIN pg_roles r USING (oid) \
-         WHERE r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls"
+         WHERE r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls",
+        literal(name)
     )
 }
 

@@ -21,7 +21,7 @@ pub use server::{MAX_SESSIONS, Secret, SecretSource, Server};
 
 use super::error::AccountError;
 use super::marker::{Marker, MarkerKey};
-use super::name::AccountName;
+use super::{AccountName, kept_role};
 use crate::domain::ids::{GrantId, InstallId};
 use server::Pool;
 
@@ -150,7 +150,7 @@ const FACTS: usize = 7;
 
 /// One row about a name, whether the role is there or not.
 fn facts_of(name: &AccountName) -> String {
-    let kept = sql::literal(&name.kept());
+    let kept = sql::literal(&kept_role(name));
     let role = sql::literal(name.as_str());
     format!(
         "SELECT (SELECT count(*) FROM pg_roles WHERE rolname = {kept}), r.oid, shobj_description(r.oid, 'pg_authid'), \

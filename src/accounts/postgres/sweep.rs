@@ -1,10 +1,10 @@
 //! Comparing: what on a server carries our mark, and what only looks like it.
 
 use super::Postgres;
+use crate::accounts::AccountName;
 use crate::accounts::ending::Found;
 use crate::accounts::error::{AccountError, one_line};
 use crate::accounts::marker::Marker;
-use crate::accounts::name::AccountName;
 
 impl Postgres {
     /// Reads every role whose name or comment looks like ours, and tells ours from strangers. Changes nothing.
@@ -25,11 +25,11 @@ impl Postgres {
 
     fn tell(&self, role: &str, can_login: bool, comment: &str) -> Found {
         let marker = Marker::read(&self.key, role, comment).filter(|marker| marker.install == self.install);
-        match (marker, role.parse::<AccountName>()) {
+        match (marker, AccountName::new(role)) {
             (Some(marker), Ok(name)) => Found::Ours { name, marker, can_login },
             (Some(marker), Err(_)) => Found::Kept { role: role.to_owned(), marker },
             (None, _) => {
-                let why = match (Marker::claimed(comment), AccountName::resembles(role)) {
+                let why = match (Marker::claimed(comment), role.ends_with("_jit")) {
                     (true, _) => "its marker is another installation's, or forged",
                     (false, true) => "it has no marker",
                     (false, false) => "it has no marker, and a name that keeps data",

@@ -13,12 +13,12 @@ mod objects;
 use objects::{DATA, Fate, Object, STAGES, Stage, attached, entangled, grants, owned, stub};
 
 use super::server::Lease;
-use super::sql::{Row, idents, literal};
+use super::sql::{Row, ident, idents, literal};
 use super::{Facts, Postgres};
 use crate::accounts::ending::Ending;
 use crate::accounts::error::{AccountError, one_line};
 use crate::accounts::marker::{Marker, kept_comment};
-use crate::accounts::name::AccountName;
+use crate::accounts::{AccountName, kept_role};
 use crate::domain::ids::GrantId;
 
 /// Statements in one transaction: each locks what it touches, and a server's lock table is small.
@@ -95,22 +95,23 @@ impl Postgres {
 
     /// Makes the role that keeps data. It is the grant's alone: code of one grant can never read what another left.
     async fn make_kept(&self, name: &AccountName, marker: &Marker) -> Result<(), AccountError> {
-        let kept = name.kept();
-        self.ask(&format!("GRANT {name} TO CURRENT_USER")).await?;
+        let kept = kept_role(name);
+        self.ask(&format!("GRANT {} TO CURRENT_USER", ident(name.as_str()))).await?;
         let found = self.ask(&comment_of(&kept)).await?;
         if let Some(row) = found.first() {
             return self.kept_is_ours(name, marker.grant, row);
         }
+        let quoted = ident(&kept);
         let comment = literal(&kept_comment(&self.key, marker, name));
         let text = format!(
-            "CREATE ROLE {kept} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS; \
-             COMMENT ON ROLE {kept} IS {comment}"
+            "CREATE ROLE {quoted} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS; \
+             COMMENT ON ROLE {quoted} IS {comment}"
         );
         self.transact(&text, "").await.map(|_| ()).map_err(|(error, _)| error)
     }
 
     fn kept_is_ours(&self, name: &AccountName, grant: GrantId, row: &Row) -> Result<(), AccountError> {
-        let kept = name.kept();
+        let kept = kept_role(name);
         let marker = Marker::of_grant(&self.key, self.install, grant, &kept, row.text(0));
         marker.map(|_| ()).ok_or(AccountError::Foreign(kept))
     }
@@ -132,7 +133,7 @@ impl Postgres {
         grant: GrantId,
         ending: &mut Ending,
     ) -> Result<(), AccountError> {
-        match self.ask(&comment_of(&name.kept())).await?.first() {
+        match self.ask(&comment_of(&kept_role(name))).await?.first() {
             Some(row) => {
                 self.kept_is_ours(name, grant, row)?;
                 self.list_kept(name, ending).await
@@ -143,12 +144,12 @@ impl Postgres {
 
     /// Lists what is kept; drops the role when that is nothing.
     async fn list_kept(&self, name: &AccountName, ending: &mut Ending) -> Result<(), AccountError> {
-        let kept = name.kept();
+        let kept = kept_role(name);
         let number = format!("(SELECT oid FROM pg_roles WHERE rolname = {})", literal(&kept));
         let databases = self.databases_of(&format!("refobjid = {number}")).await?;
         if databases.is_empty() {
             // Something may hold it for a moment; it has no right and the next end finds it.
-            let dropped = self.ask(&format!("DROP ROLE IF EXISTS {kept}")).await;
+            let dropped = self.ask(&format!("DROP ROLE IF EXISTS {}", ident(&kept))).await;
             ending.step("keep", dropped.is_ok().then_some(true), "nothing is kept");
             return dropped.map(|_| ());
         }
@@ -174,7 +175,7 @@ impl Postgres {
         database: &str,
     ) -> Result<Walk<'a>, AccountError> {
         let lease = self.pool.lease_to(database).await?;
-        let kept = name.kept();
+        let kept = kept_role(name);
         let (notes, residue) = (Vec::new(), Vec::new());
         let mut walk = Walk { lease, name, kept, oid, roles, done: 0, blocked: 0, dropped: 0, notes, residue };
         walk.begin().await?;
@@ -212,7 +213,7 @@ impl Walk<'_> {
     /// Begins as the account. What it was a member of was taken from it when it was locked; the role that keeps its data has
     /// that until the transaction ends, which nobody else ever sees: a new owner must have CREATE on a schema.
     async fn begin(&mut self) -> Result<(), AccountError> {
-        let (kept, name) = (&self.kept, self.name);
+        let (kept, name) = (ident(&self.kept), ident(self.name.as_str()));
         let roles =
             if self.roles.is_empty() { String::new() } else { format!("GRANT {} TO {kept}; ", idents(self.roles)) };
         let text = format!(
@@ -223,7 +224,7 @@ impl Walk<'_> {
     }
 
     async fn commit(&mut self) -> Result<(), AccountError> {
-        let (kept, name) = (&self.kept, self.name);
+        let (kept, name) = (ident(&self.kept), ident(self.name.as_str()));
         let roles =
             if self.roles.is_empty() { String::new() } else { format!("REVOKE {} FROM {kept}; ", idents(self.roles)) };
         let text = format!("RESET ROLE; {roles}REVOKE {kept} FROM {name}; COMMIT");
@@ -347,7 +348,8 @@ impl Walk<'_> {
         if object.follows {
             return Ok(());
         }
-        let outcome = self.each(&format!("ALTER {} {} OWNER TO {}", object.word, object.identity, self.kept)).await?;
+        let outcome =
+            self.each(&format!("ALTER {} {} OWNER TO {}", object.word, object.identity, ident(&self.kept))).await?;
         if let Outcome::Failed(error @ (AccountError::Blocked | AccountError::Timeout { .. }), detail) = outcome {
             self.note(&object.shown, Outcome::Failed(error, detail));
         }
@@ -357,10 +359,11 @@ impl Walk<'_> {
 
     /// Hands over what is left, takes away what was granted either way, and names what still speaks of the account.
     async fn hand_over(&mut self) -> Result<(), AccountError> {
-        let reassigned = self.each(&format!("REASSIGN OWNED BY {} TO {}", self.name, self.kept)).await?;
+        let reassigned =
+            self.each(&format!("REASSIGN OWNED BY {} TO {}", ident(self.name.as_str()), ident(&self.kept))).await?;
         if matches!(reassigned, Outcome::Done) {
             // Only now: before, it would drop the data. What is left are default privileges, grants and user mappings.
-            let outcome = self.each(&format!("DROP OWNED BY {}", self.name)).await?;
+            let outcome = self.each(&format!("DROP OWNED BY {}", ident(self.name.as_str()))).await?;
             if !matches!(outcome, Outcome::Done) {
                 self.note("what was granted to the account", outcome);
             }

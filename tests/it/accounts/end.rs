@@ -9,7 +9,7 @@ use jit_broker::accounts::Ending;
 use jit_broker::clock::random16;
 use jit_broker::domain::ids::GrantId;
 
-use super::db::{Db, account, gone, now};
+use super::db::{Db, account, gone, name, now};
 
 /// T84, T85: each kind of session, and that the end is quick.
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,8 @@ async fn what_holds_the_removal_up_is_named_and_the_next_try_ends_it() {
     let db = Db::cert();
     db.sql("CREATE DATABASE other");
     db.sql("GRANT CREATE ON DATABASE other TO rw");
-    let one = account(&["rw"]);
+    let mut one = account(&["rw"]);
+    one.name = name(|first| first.is_ascii_digit());
     db.accounts.make(&one).await.unwrap();
     let name = one.name.as_str();
     db.certify(name);

@@ -27,7 +27,10 @@ async fn the_servers_log_holds_no_secret() {
     assert!(!format!("{error:?} {error} {one:?}").contains("SCRAM"));
     gone(&db.accounts.end(&one.name, one.grant).await.unwrap());
     let log = db.server.log();
-    assert!(log.contains(&format!("CREATE ROLE {}", refused.name)) && log.contains("no such role"), "the log was on");
+    assert!(
+        log.contains(&format!("CREATE ROLE \"{}\"", refused.name)) && log.contains("no such role"),
+        "the log was on"
+    );
     assert!(!log.contains(canary) && !log.contains(&db.password), "a clear password is in the log");
     let debug = format!("{:?} {:?}", target(&db.server, &db.password), db.accounts);
     assert!(!debug.contains(&db.password), "{debug}");

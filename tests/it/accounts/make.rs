@@ -1,7 +1,7 @@
 //! Accounts are made, are what was asked, and are nobody else's.
 
 use jit_broker::accounts::postgres::{Postgres, Secret};
-use jit_broker::accounts::{Account, AccountError, AccountName, Found, Marker, MarkerKey, Proof, scram};
+use jit_broker::accounts::{Account, AccountError, Found, Marker, MarkerKey, Proof, scram};
 use jit_broker::clock::random16;
 use jit_broker::domain::ids::{GrantId, InstallId};
 
@@ -197,5 +197,4 @@ async fn an_admin_password_that_changed_is_noticed() {
     *handle.lock().unwrap() = "changed".to_owned();
     assert_eq!(accounts.sweep().await.unwrap().len(), 1);
     assert!(format!("{accounts:?}").contains("***"));
-    let _ = AccountName::new(random16());
 }
