@@ -33,6 +33,7 @@ lint: setup lint-tools
 bench: setup
 	$(CARGO) build --release --locked
 	sh benches/run.sh
+	$(CARGO) bench --locked --bench accounts
 
 setup:
 	@set -eu; \

@@ -244,12 +244,11 @@ impl Broker {
         key: &Key,
         verifier: Option<Verifier>,
     ) -> Result<Issued, Refusal> {
-        let database = {
-            let memory = self.memory().await;
-            let found = memory.state.grants.get(&grant).filter(|g| g.person == *by);
-            let found = found
-                .ok_or_else(|| Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it."))?;
-            found.terms.database.is_some()
+        let held = self.memory().await.state.grants.get(&grant).map(|g| (g.person == *by, g.terms.database.is_some()));
+        let Some((true, database)) = held else {
+            let past = if held.is_none() { self.past_grant(grant).await.filter(|g| g.person == *by) } else { None };
+            let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");
+            return Err(past.and_then(|g| g.live_at(self.now()).err()).unwrap_or_else(missing));
         };
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);

@@ -28,8 +28,7 @@ async fn hostile_names_are_names_at_removal() {
     db.accounts.make(&one).await.unwrap();
     let name = one.name.as_str();
     db.certify(name);
-    let mut count = 0;
-    for hostile in NAMES {
+    for (count, hostile) in NAMES.into_iter().enumerate() {
         let n = quoted(hostile);
         let text = format!(
             "CREATE SCHEMA {n}; CREATE TABLE {n}.{n} ({n} serial PRIMARY KEY, v int, w int DEFAULT 7); INSERT INTO {n}.{n} (v) VALUES (1);
@@ -52,7 +51,6 @@ async fn hostile_names_are_names_at_removal() {
              ALTER DEFAULT PRIVILEGES IN SCHEMA {n} GRANT ALL ON TABLES TO evil;"
         );
         db.script(name, "postgres", &text);
-        count += 1;
     }
     db.script(name, "postgres", "SELECT lo_from_bytea(4711, 'x'); GRANT ALL ON LARGE OBJECT 4711 TO PUBLIC; CREATE EXTENSION hstore SCHEMA app; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO evil");
     db.script(
