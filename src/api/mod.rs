@@ -25,6 +25,8 @@ use crate::domain::refusal::{Code, Refusal};
 
 /// The largest body of most routes, in bytes.
 const MAX_BODY: usize = 128 * 1024;
+/// How long a body may take.
+const BODY: std::time::Duration = std::time::Duration::from_secs(10);
 /// The largest body of an act, which may carry a bundle, in bytes.
 const MAX_ACT_BODY: usize = 1280 * 1024;
 
@@ -90,7 +92,9 @@ impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Api> for Body<T>
     type Rejection = Problem;
 
     async fn from_request(request: axum::extract::Request, api: &Api) -> Result<Self, Problem> {
-        let bytes = axum::body::Bytes::from_request(request, api).await.map_err(|e| {
+        let slow = |_| Problem(Refusal::new(Code::BAD_BODY, format!("The body took more than {} s.", BODY.as_secs())));
+        let whole = tokio::time::timeout(BODY, axum::body::Bytes::from_request(request, api)).await.map_err(slow)?;
+        let bytes = whole.map_err(|e| {
             let mut refusal = Refusal::new(Code::BAD_BODY, format!("The body was not taken: {}.", e.body_text()));
             refusal.hint = None;
             Problem(refusal)

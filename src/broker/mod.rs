@@ -5,6 +5,7 @@
 //! Start with [`clerk`], then [`Broker`].
 
 pub mod clerk;
+pub mod quota;
 pub mod reaper;
 pub mod session;
 pub mod view;
@@ -54,6 +55,7 @@ struct Inner {
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
     sessions: Mutex<Sessions>,
+    quotas: Mutex<quota::Quotas>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
     krl_path: PathBuf,
@@ -82,6 +84,7 @@ impl Broker {
             signer: parts.signer,
             keeper: parts.keeper,
             sessions: Mutex::new(Sessions::default()),
+            quotas: Mutex::new(quota::Quotas::default()),
             changed: parts.changed,
             note: parts.note,
             krl_path,
@@ -153,7 +156,7 @@ impl Broker {
     ///
     /// # Errors
     /// As [`admit`].
-    pub async fn admit(&self, signed: &SignedAct) -> Result<Act, Refusal> {
+    pub async fn admit(&self, signed: &SignedAct) -> Result<(Act, PersonName), Refusal> {
         let memory = self.memory().await;
         let (at, wall) = self.clocks(&memory.state);
         admit(&memory.state, signed, at, wall)
@@ -170,7 +173,11 @@ impl Broker {
         bundle: Option<Vec<u8>>,
     ) -> Result<Done, Refusal> {
         // SECURITY: an act of nobody known must cost neither memory nor a place in the queue, where revocations wait.
-        let act = self.admit(&signed).await?;
+        let (act, person) = self.admit(&signed).await?;
+        if !act.deed.ends() {
+            let now_ms = self.inner.keeper.now().boot.ms;
+            self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(&person, now_ms)?;
+        }
         let mut blobs = Vec::new();
         if let Some(words) = words.filter(|w| act.words == Some(w.commitment())) {
             words.check()?;

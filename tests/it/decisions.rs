@@ -360,3 +360,49 @@ async fn a_key_that_is_somebodys_is_nobody_elses_by_a_bundle() {
     drop(memory);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_comes_in_pieces_and_is_the_whole_log() {
+    let world = World::start().await;
+    for _ in 0..300 {
+        world.broker().command(jit_broker::domain::event::Command::Beat, Vec::new()).await.unwrap();
+    }
+    let (name, now) = (world.bob.name(), world.broker().now());
+    let (token, _) = world.broker().sessions().open(name, world.bob.key().0.fingerprint(), now);
+    let mut whole = Vec::new();
+    jit_broker::ledger::export_jsonl(world.broker().reader(), &mut whole).await.unwrap();
+    assert!(whole.len() > 100_000, "more than one piece");
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let request = Request::get("/v1/audit/export").header("authorization", format!("Bearer {token}"));
+    let response = router(api).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let got = axum::body::to_bytes(response.into_body(), 1 << 30).await.unwrap();
+    assert!(got == whole, "{} and {} bytes", got.len(), whole.len());
+    world.stop().await;
+}
+
+/// A body that never comes.
+struct Never;
+
+impl hyper::body::Body for Never {
+    type Data = axum::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_waited_for_ten_seconds() {
+    let world = World::start().await;
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let request = Request::post("/v1/acts").body(Body::new(Never)).unwrap();
+    let begun = std::time::Instant::now();
+    let response = router(api).oneshot(request).await.unwrap();
+    assert_eq!(response.status().as_u16(), 400);
+    assert!((9..15).contains(&begun.elapsed().as_secs()));
+    world.stop().await;
+}

@@ -61,17 +61,18 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
     }
 }
 
-/// Whether somebody known says this, and may bring what comes with it. Cheap, so that it is asked before anything is parsed, kept or queued.
+/// Who says this, if it is somebody known who may bring what comes with it. Cheap, so that it is asked before anything is parsed, kept or queued.
 ///
 /// # Errors
 /// What [`decide`] would say of signature, key, person and time; [`Code::NOT_OFFICE`] for a bundle of somebody who is no administrator.
-pub fn admit(state: &State, signed: &SignedAct, at: i64, wall: Option<i64>) -> Result<Act, Refusal> {
+pub fn admit(state: &State, signed: &SignedAct, at: i64, wall: Option<i64>) -> Result<(Act, PersonName), Refusal> {
     let act = signed.read()?;
     let verified = verify(state, signed, &act, at, wall)?;
     if matches!(act.deed, Deed::Apply { .. }) {
         trust::admin(state, &verified)?;
     }
-    Ok(act)
+    let person = verified.person;
+    Ok((act, person))
 }
 
 fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
