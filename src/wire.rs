@@ -31,7 +31,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::act::Terms;
 use crate::domain::digest::Digest;
-use crate::domain::event::Proof;
 use crate::domain::ids::{GrantId, InstallId, RequestId};
 use crate::domain::key::Key;
 use crate::domain::names::{GroupName, LoginName, PersonName, RoleName, RuleId, TargetName};
@@ -133,14 +132,16 @@ pub struct SessionDoc {
 /// Who one is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Me {
+    /// `jit-broker/me/v1`.
+    pub schema: String,
     /// The name.
     pub person: PersonName,
     /// The groups.
     pub groups: Vec<GroupName>,
     /// `administrator`, `operator`, `auditor`.
     pub offices: Vec<String>,
-    /// Until when the session holds.
-    pub expires_at: i64,
+    /// Until when the session holds; RFC 3339.
+    pub expires_at: String,
 }
 
 /// A list of documents.
@@ -327,13 +328,26 @@ pub struct GrantDoc {
     /// Why it ended.
     pub cause: Option<String>,
     /// What was read back.
-    pub proofs: Vec<Proof>,
+    pub proofs: Vec<ProofDoc>,
     /// While ending: the hosts that have not confirmed.
     pub waits_for: Vec<TargetName>,
     /// While ending: from when no host accepts a certificate of it; RFC 3339.
     pub latest_end: Option<String>,
     /// Recorded sessions; none for direct targets.
     pub sessions: u64,
+}
+
+/// What was read back when an access ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofDoc {
+    /// What was looked at: `krl`, `host`, `expiry`, `session`.
+    pub what: String,
+    /// Whether it shows the end; absent where nobody can see it.
+    pub ok: Option<bool>,
+    /// RFC 3339.
+    pub at: String,
+    /// In words.
+    pub detail: String,
 }
 
 /// Asks for a certificate.
@@ -371,6 +385,12 @@ pub struct CredentialDoc {
     pub fingerprint: String,
     /// One line.
     pub certificate: String,
+    /// Where the client left the certificate on this machine; absent in the broker's own answer.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Every file that belongs to it on this machine: the certificates of the logins, and the key.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 /// The revocation list with its signature.

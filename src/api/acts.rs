@@ -1,10 +1,10 @@
 //! Routes that pass on what somebody signed.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 
-use super::{Api, Body, Caller, Problem, bearer};
+use super::{Api, Body, Caller, Path, Problem, bearer};
 use crate::broker::view::instant;
 use crate::domain::act::{Deed, SignedAct};
 use crate::domain::bundle::BundleText;
@@ -156,5 +156,7 @@ pub(super) async fn credential(
         valid_before_s: seconds(facts.valid_before),
         fingerprint: post.key.0.fingerprint(),
         certificate,
+        path: None,
+        files: Vec::new(),
     }))
 }

@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use hyper::body::Frame;
 use serde::Deserialize;
 
-use super::{Api, Caller, Problem};
+use super::{Api, Caller, Problem, Query};
 use crate::broker::clerk::ledger_refusal;
 use crate::broker::view::instant;
 use crate::domain::digest::read_canonical;

@@ -25,7 +25,7 @@ use crate::domain::refusal::{Code, Refusal};
 
 /// The largest body of most routes, in bytes.
 const MAX_BODY: usize = 128 * 1024;
-/// How long a body may take.
+/// How long a body may take to arrive: slower ones are given up.
 const BODY: std::time::Duration = std::time::Duration::from_secs(10);
 /// The largest body of an act, which may carry a bundle, in bytes.
 const MAX_ACT_BODY: usize = 1280 * 1024;
@@ -63,6 +63,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/people", get(reads::people))
         .route("/v1/audit/events", get(audit::events))
         .route("/v1/audit/export", get(audit::export))
+        .method_not_allowed_fallback(async || {
+            (StatusCode::METHOD_NOT_ALLOWED, Problem(Refusal::new(Code::MISSING, "This route takes another method.")))
+        })
         .fallback(async || Problem(Refusal::new(Code::MISSING, "There is no such route.")))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn_with_state(api.clone(), prove))
@@ -92,9 +95,9 @@ impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Api> for Body<T>
     type Rejection = Problem;
 
     async fn from_request(request: axum::extract::Request, api: &Api) -> Result<Self, Problem> {
-        let slow = |_| Problem(Refusal::new(Code::BAD_BODY, format!("The body took more than {} s.", BODY.as_secs())));
-        let whole = tokio::time::timeout(BODY, axum::body::Bytes::from_request(request, api)).await.map_err(slow)?;
-        let bytes = whole.map_err(|e| {
+        let read = tokio::time::timeout(BODY, axum::body::Bytes::from_request(request, api)).await;
+        let read = read.map_err(|_| Problem(Refusal::new(Code::BAD_BODY, "The body did not arrive in time.")))?;
+        let bytes = read.map_err(|e| {
             let mut refusal = Refusal::new(Code::BAD_BODY, format!("The body was not taken: {}.", e.body_text()));
             refusal.hint = None;
             Problem(refusal)
@@ -103,6 +106,37 @@ impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Api> for Body<T>
             Problem(Refusal::new(Code::BAD_BODY, format!("The body is not the document that this route takes: {e}.")))
         };
         Ok(Self(serde_json::from_slice(&bytes).map_err(wrong)?))
+    }
+}
+
+/// A query, with our own words for what is wrong with it.
+pub struct Query<T>(pub T);
+
+impl<T: serde::de::DeserializeOwned> FromRequestParts<Api> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let query = axum::extract::Query::from_request_parts(parts, api).await;
+        let wrong = |e: axum::extract::rejection::QueryRejection| {
+            Problem(Refusal::new(
+                Code::BAD_BODY,
+                format!("The query is not the one that this route takes: {}.", e.body_text()),
+            ))
+        };
+        query.map(|axum::extract::Query(query)| Self(query)).map_err(wrong)
+    }
+}
+
+/// A name or an id in a path. What cannot be one is not there.
+pub struct Path<T>(pub T);
+
+impl<T: serde::de::DeserializeOwned + Send> FromRequestParts<Api> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let path = axum::extract::Path::from_request_parts(parts, api).await;
+        let missing = |_| Problem(Refusal::new(Code::MISSING, "There is no such thing, or you may not know of it."));
+        path.map(|axum::extract::Path(path)| Self(path)).map_err(missing)
     }
 }
 

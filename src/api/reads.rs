@@ -1,11 +1,13 @@
 //! Routes that only read.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use serde::Deserialize;
 
-use super::{Api, Caller, Problem};
+use super::{Api, Caller, Path, Problem, Query};
+use crate::broker::view::instant;
 use crate::domain::bundle::BundleText;
+use crate::domain::digest::Digest;
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
@@ -15,6 +17,8 @@ use crate::wire::{
     About, BundleDoc, GrantDoc, HostCertificate, KrlDoc, List, Me, PersonDoc, RequestDoc, TargetDoc, WhyDoc,
 };
 
+/// The target whose roles are changes of the bundle (config.md).
+const BUNDLE_TARGET: &str = "broker/policy";
 /// The longest that a client may wait in one call, in seconds.
 const LONGEST_WAIT_S: u64 = 30;
 
@@ -75,10 +79,11 @@ pub(super) async fn me(State(api): State<Api>, caller: Caller) -> Result<Json<Me
         ("auditor", state.is_auditor(&person.name)),
     ];
     Ok(Json(Me {
+        schema: "jit-broker/me/v1".to_owned(),
         person: person.name,
         groups: person.groups.into_iter().collect(),
         offices: offices.iter().filter(|(_, held)| *held).map(|(name, _)| (*name).to_owned()).collect(),
-        expires_at: caller.0.expires_at,
+        expires_at: instant(caller.0.expires_at),
     }))
 }
 
@@ -169,16 +174,35 @@ pub(super) async fn grant(
     Ok(Json(api.broker.grant_doc(caller.name(), id).await?))
 }
 
-pub(super) async fn bundle(State(api): State<Api>, caller: Caller) -> Result<Json<BundleDoc>, Problem> {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    digest: Option<Digest>,
+}
+
+pub(super) async fn bundle(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(query): Query<Which>,
+) -> Result<Json<BundleDoc>, Problem> {
+    // Whoever is asked reads it too: approvers compute from its text what they sign (decisions.md 14).
+    let asked = api.broker.request_docs(caller.name(), "answer").await.is_ok_and(|docs| !docs.is_empty());
     let digest = {
         let memory = api.broker.memory().await;
         let state = &memory.state;
-        if !state.is_operator(caller.name()) && !state.is_auditor(caller.name()) {
-            return Err(
-                Refusal::new(Code::NOT_OFFICE, "Administrators, operators and auditors read the bundle.").into()
-            );
+        if !asked && !state.is_operator(caller.name()) && !state.is_auditor(caller.name()) {
+            let message = "Administrators, operators, auditors, and those who are asked for an answer read the bundle.";
+            return Err(Refusal::new(Code::NOT_OFFICE, message).into());
         }
-        state.bundle.digest
+        let proposed = |digest: &Digest| {
+            let changes = state.requests.values().filter(|r| r.terms.target.as_str() == BUNDLE_TARGET);
+            changes.map(|r| r.terms.target_digest).any(|d| d == *digest)
+        };
+        match query.digest {
+            Some(digest) if digest == state.bundle.digest || proposed(&digest) => digest,
+            Some(_) => return Err(missing("bundle")),
+            None => state.bundle.digest,
+        }
     };
     let bytes = api.broker.reader().blob(digest.as_bytes()).await.ok().flatten();
     let files = bytes.and_then(|b| BundleText::from_bytes(&b).ok()).map(|t| t.files).unwrap_or_default();

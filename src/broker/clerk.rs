@@ -3,7 +3,7 @@
 //! A batch is everything that waits when the clerk looks: decided in order, appended in one durable transaction, checkpointed by the
 //! signer, answered. The cost of durability is shared by everyone in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
@@ -14,8 +14,10 @@ use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, canonical, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::state::Beside;
 use crate::ledger::note::SignedNote;
 use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Row};
+use crate::signer::cache::{Cache, every};
 use crate::signer::{Answer, Leaf, Order, Signer};
 
 /// The most commands in one batch.
@@ -56,6 +58,8 @@ pub struct Parts {
     pub changed: watch::Receiver<u64>,
     /// The newest checkpoint.
     pub note: watch::Receiver<Option<(u64, String)>>,
+    /// Where the snapshot lies.
+    pub cache: Cache,
     /// The clerk's task.
     pub task: tokio::task::JoinHandle<()>,
 }
@@ -74,10 +78,10 @@ impl SignerHandle {
 
     async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
         let signer = self.signer.clone();
-        let carried_out = move || signer.lock().unwrap_or_else(PoisonError::into_inner).order(order);
-        tokio::task::spawn_blocking(carried_out)
-            .await
-            .map_err(|_| Refusal::new(Code::SIGNER_AWAY, "The signer failed."))?
+        // SECURITY: a signer that panicked has folded half an order: it signs nothing more.
+        let failed = || Refusal::new(Code::SIGNER_AWAY, "The signer failed in the middle of an order; start it anew.");
+        let carried_out = move || signer.lock().map_err(|_| failed())?.order(order);
+        tokio::task::spawn_blocking(carried_out).await.map_err(|_| failed())?
     }
 
     /// Carries out an order; a signer that was restarted is shown the log again first.
@@ -124,6 +128,7 @@ impl SignerHandle {
             trim_to_command(&mut leaves);
             match self.raw(Order::Checkpoint { from, leaves }).await? {
                 Answer::Checkpoint { note, size } => newest = Some((size, note)),
+                Answer::Head { size } if size > from => {}
                 _ => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
             }
         }
@@ -147,18 +152,9 @@ fn corrupt(what: &str) -> Refusal {
 
 /// The digests of what stands beside an entry: bundles that are needed for ever, texts that may be shredded.
 pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
-    let mut required = Vec::new();
-    let mut shreddable = Vec::new();
-    if let Some((signed, _)) = entry.cause.as_ref().and_then(Command::act)
-        && let Ok(act) = signed.read()
-    {
-        shreddable.extend(act.words);
-        if let Deed::Apply { bundle, .. } = act.deed {
-            // A refused bundle need not parse, but its bytes are what was refused.
-            required.push(bundle);
-        }
-    }
-    (required, shreddable)
+    let named = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
+    // A refused bundle need not parse, but its bytes are what was refused.
+    (named.bundle.into_iter().collect(), named.words.into_iter().collect())
 }
 
 async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> {
@@ -177,19 +173,24 @@ pub fn ledger_refusal(error: &LedgerError) -> Refusal {
     match error {
         LedgerError::Full => Refusal::new(Code::DISK_FULL, "The disk of the ledger is full; nothing was done."),
         LedgerError::Held { .. } => Refusal::new(Code::LEDGER_HELD, format!("The ledger is in use: {error}.")),
-        LedgerError::Newer { .. } => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
+        LedgerError::Newer => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
         other => Refusal::new(Code::LEDGER_DOWN, format!("The log cannot be used: {other}.")),
     }
 }
 
-/// Folds the whole log into memory.
+/// Folds the log into memory: from a snapshot on that may be used, or from the beginning.
 ///
 /// # Errors
 /// When it cannot be read, or holds what this program does not know.
-pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
+pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
     let mut memory = Memory::default();
-    let mut texts = Vec::new();
+    if cache.path().exists() {
+        match super::snapshot::load(cache, reader).await {
+            Ok(restored) => memory = restored,
+            Err(error) => tracing::warn!("the snapshot is not used, the log is folded from the beginning: {error}"),
+        }
+    }
     loop {
         let page = reader.leaves(memory.state.size, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
         if page.is_empty() {
@@ -204,20 +205,17 @@ pub async fn fold(reader: &Reader) -> Result<Memory, Refusal> {
                 let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
                 let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
                 memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
+                if memory.shelf.bundle(bundle).is_none() {
+                    return Err(corrupt(&format!("the bundle that entry {} adopts cannot be read", leaf.seq)));
+                }
             }
             memory.state.apply(&entry, &memory.shelf);
         }
     }
-    for id in &memory.state.open_requests {
-        texts.extend(memory.state.requests.get(id).and_then(|r| r.words));
-        texts.extend(memory.state.requests.get(id).filter(|r| r.key.is_none()).map(|r| r.terms.target_digest));
-    }
-    for id in &memory.state.open_grants {
-        let request = memory.state.grants.get(id).and_then(|g| memory.state.requests.get(&g.request));
-        texts.extend(request.and_then(|r| r.words));
-    }
+    let needed = memory.state.needed();
+    memory.shelf.retain(&needed);
     let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
-    for digest in texts {
+    for digest in needed {
         if let Some(bytes) = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))? {
             memory.shelf.put(&bytes, &admins);
         }
@@ -233,15 +231,23 @@ struct Clerk {
     keeper: Arc<Timekeeper>,
     changed: watch::Sender<u64>,
     note: watch::Sender<Option<(u64, String)>>,
+    cache: Cache,
+    /// The size at which the shelf was last cleared of what nothing needs.
+    cleared: u64,
 }
 
 /// Starts the clerk on an opened ledger: folds it, lets the signer catch up, and serves the queue.
 ///
 /// # Errors
 /// When the log cannot be folded, or the signer refuses it.
-pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>) -> Result<Parts, Refusal> {
+pub async fn start(
+    ledger: Ledger,
+    signer: SignerHandle,
+    keeper: Arc<Timekeeper>,
+    cache: Cache,
+) -> Result<Parts, Refusal> {
     let reader = ledger.reader();
-    let memory = fold(&reader).await?;
+    let memory = fold(&reader, &cache).await?;
     let size = memory.state.size;
     keeper.resume(memory.state.last_at, memory.state.last_boot.as_ref());
     let memory = Arc::new(RwLock::new(memory));
@@ -256,12 +262,14 @@ pub async fn start(ledger: Ledger, signer: SignerHandle, keeper: Arc<Timekeeper>
         keeper: keeper.clone(),
         changed,
         note,
+        cache: cache.clone(),
+        cleared: size,
     };
     if size > 0 {
         clerk.checkpoint_by_catching_up().await?;
     }
     let task = tokio::spawn(clerk.run(queue));
-    Ok(Parts { jobs, memory, reader, signer, keeper, changed: changed_seen, note: note_seen, task })
+    Ok(Parts { jobs, memory, reader, signer, keeper, changed: changed_seen, note: note_seen, cache, task })
 }
 
 /// A job that was decided and waits for its batch to be durable.
@@ -296,7 +304,7 @@ impl Clerk {
         {
             tracing::error!("the log cannot be written: {error}");
             // INVARIANT: nothing is known that is not durable: the state is folded again from what the store holds.
-            match fold(&self.reader).await {
+            match fold(&self.reader, &self.cache).await {
                 Ok(folded) => *memory = folded,
                 Err(refusal) => tracing::error!(code = %refusal.code, "the log cannot be folded: {}", refusal.message),
             }
@@ -305,6 +313,11 @@ impl Clerk {
             return;
         }
         let size = memory.state.size;
+        if size >= self.cleared + every(memory.state.requests.len()) {
+            let needed = memory.state.needed();
+            memory.shelf.retain(&needed);
+            self.cleared = size;
+        }
         drop(memory);
         if size > from {
             self.checkpoint(from, shown).await;
@@ -335,7 +348,13 @@ impl Clerk {
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => Default::default(),
         };
-        let named: Vec<Digest> = job.blobs.iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        // Nothing is kept that the command does not name.
+        let beside = job.command.beside();
+        let blobs: Vec<&Vec<u8>> = job.blobs.iter().filter(|bytes| beside.names(&Digest::of(bytes))).collect();
+        // What an open request needs may come again with another act: only what is new here goes when nothing follows.
+        let new = blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
+        let named: Vec<Digest> = new.into_iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
+        complete(&job.command, &blobs)?;
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,
@@ -349,7 +368,8 @@ impl Clerk {
         if events.iter().any(right) {
             self.keeper.anchor();
         }
-        self.enter(memory, job, &events, (at, &moment), leaves, shown)?;
+        self.enter(memory, (job, &blobs), &events, (at, &moment), leaves, shown)?;
+        beside.settle(&named, &memory.state, &mut memory.shelf);
         Ok(events)
     }
 
@@ -357,7 +377,7 @@ impl Clerk {
     fn enter(
         &self,
         memory: &mut Memory,
-        job: &Job,
+        (job, blobs): (&Job, &[&Vec<u8>]),
         events: &[Event],
         (at, moment): (i64, &Moment),
         leaves: &mut Vec<NewLeaf>,
@@ -379,7 +399,7 @@ impl Clerk {
             let bytes =
                 canonical(&entry).map_err(|e| Refusal::new(Code::BUG, format!("An entry cannot be written: {e}.")))?;
             let text = String::from_utf8(bytes.clone()).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
-            let blobs = if i == 0 { job.blobs.clone() } else { Vec::new() };
+            let blobs: Vec<Vec<u8>> = if i == 0 { blobs.iter().map(|b| (*b).clone()).collect() } else { Vec::new() };
             let texts = blobs.iter().filter_map(|b| String::from_utf8(b.clone()).ok()).collect();
             shown.push(Leaf { entry: text, blobs: texts });
             let keep = |b: &[u8]| if Some(Digest::of(b)) == bundle { Keep::Required } else { Keep::Shreddable };
@@ -393,9 +413,8 @@ impl Clerk {
     async fn checkpoint(&mut self, from: u64, leaves: Vec<Leaf>) {
         let note = match self.signer.raw(Order::Checkpoint { from, leaves }).await {
             Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
-            Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
             // A restarted or absent signer is shown the log again; what is durable stays durable meanwhile.
-            Err(_) => self.signer.catch_up(&self.reader).await,
+            _ => self.signer.catch_up(&self.reader).await,
         };
         match note {
             Ok((size, note)) => self.keep_note(size, note).await,
@@ -421,6 +440,23 @@ fn bundle_named(signed: &SignedAct) -> Option<Digest> {
     match signed.read().ok()?.deed {
         Deed::Apply { bundle, .. } => Some(bundle),
         _ => None,
+    }
+}
+
+/// SECURITY: an act that leans on a text of an earlier one would be judged by what happens to be in memory, which the signer may have let
+/// go of, or the other way round; so every act brings what it names.
+fn complete(command: &Command, brought: &[&Vec<u8>]) -> Result<(), Refusal> {
+    let Command::Act(signed) = command else { return Ok(()) };
+    let Ok(act) = signed.read() else { return Ok(()) };
+    let came = |wanted: &Digest| brought.iter().any(|bytes| Digest::of(bytes) == *wanted);
+    if act.words.is_some_and(|commitment| !came(&commitment)) {
+        return Err(Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."));
+    }
+    match act.deed {
+        Deed::Apply { bundle, .. } if !came(&bundle) => {
+            Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."))
+        }
+        _ => Ok(()),
     }
 }
 

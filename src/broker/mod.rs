@@ -5,9 +5,11 @@
 //! Start with [`clerk`], then [`Broker`].
 
 pub mod clerk;
+mod past;
 pub mod quota;
 pub mod reaper;
 pub mod session;
+pub mod snapshot;
 pub mod view;
 
 use std::path::PathBuf;
@@ -32,6 +34,9 @@ use crate::signer::{Answer, Order};
 
 use clerk::{Done, Job, SignerHandle};
 use session::Sessions;
+
+/// How often a revocation list is made anew at once when more was revoked meanwhile.
+const KRL_TRIES: u32 = 8;
 
 /// What the clerk and everybody else look at: the state and what stands beside it.
 #[derive(Debug, Default)]
@@ -58,6 +63,8 @@ struct Inner {
     quotas: Mutex<quota::Quotas>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
+    cache: crate::signer::cache::Cache,
+    snapshotting: tokio::sync::Mutex<()>,
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
@@ -87,6 +94,8 @@ impl Broker {
             quotas: Mutex::new(quota::Quotas::default()),
             changed: parts.changed,
             note: parts.note,
+            cache: parts.cache,
+            snapshotting: tokio::sync::Mutex::new(()),
             krl_path,
             krl: Mutex::new(None),
             public_url,
@@ -188,10 +197,16 @@ impl Broker {
         }
         let (_, wall) = self.clocks(&self.memory().await.state);
         let command = match wall.filter(|_| act.deed.ends()) {
-            Some(wall_s) => Command::ActByWall { signed, wall_s },
-            None => Command::Act(signed),
+            Some(wall_s) => Command::ActByWall { signed: signed.clone(), wall_s },
+            None => Command::Act(signed.clone()),
         };
         let done = self.command(command, blobs).await?;
+        if let Some(Event::ActRefused { person, refusal, .. }) = done.events.first()
+            && refusal.code == Code::MISSING
+            && let Some(known) = self.over_long_ago(person, &signed).await
+        {
+            return Err(known);
+        }
         match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
             None => {
@@ -203,10 +218,7 @@ impl Broker {
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
     async fn settle(&self) {
-        let due = {
-            let memory = self.memory().await;
-            memory.state.krl.version == 0 || memory.state.krl_wanted(self.now()) != memory.state.krl.serials
-        };
+        let due = self.memory().await.state.krl_due(self.now());
         if due && let Err(refusal) = self.publish_krl().await {
             tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
         }
@@ -217,15 +229,15 @@ impl Broker {
     /// # Errors
     /// The refusal of state, policy or signer.
     pub async fn issue(&self, by: &PersonName, grant: GrantId, key: &Key) -> Result<String, Refusal> {
-        {
-            let memory = self.memory().await;
-            if memory.state.grants.get(&grant).is_none_or(|g| g.person != *by) {
-                return Err(Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it."));
-            }
+        let held = self.memory().await.state.grants.get(&grant).map(|g| g.person == *by);
+        if held != Some(true) {
+            let past = if held.is_none() { self.past_grant(grant).await.filter(|g| g.person == *by) } else { None };
+            let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");
+            return Err(past.and_then(|g| g.live_at(self.now()).err()).unwrap_or_else(missing));
         }
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);
-        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce) };
+        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: None };
         let done = self.command(command, Vec::new()).await?;
         for event in &done.events {
             if let Event::GrantCancelled { refusal, .. } = event {
@@ -258,8 +270,17 @@ impl Broker {
     /// # Errors
     /// When log, signer or disk refuse; the list that was published before stays.
     pub async fn publish_krl(&self) -> Result<(), Refusal> {
-        self.command(Command::PublishKrl, Vec::new()).await?;
-        let Answer::Krl { krl, signature, version } = self.order(Order::Krl).await? else {
+        let mut tries = 0;
+        let answer = loop {
+            self.command(Command::PublishKrl, Vec::new()).await?;
+            tries += 1;
+            match self.order(Order::Krl).await {
+                // Something else was revoked in between, so the signer wants a newer list.
+                Err(refusal) if refusal.code == Code::SIGNER_REFUSED && tries < KRL_TRIES => {}
+                other => break other?,
+            }
+        };
+        let Answer::Krl { krl, signature, version } = answer else {
             return Err(Refusal::new(Code::BUG, "The signer answered something else."));
         };
         let bytes = data_encoding::BASE64.decode(krl.as_bytes()).unwrap_or_default();

@@ -37,8 +37,8 @@ pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusa
     let (due, silent, list) = {
         let memory = broker.memory().await;
         let state = &memory.state;
-        let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable(now);
-        let list = state.krl.version == 0 || state.krl_wanted(now) != state.krl.serials || broker.krl().is_none();
+        let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable();
+        let list = state.krl_due(now) || broker.krl().is_none();
         (due, now - state.last_at >= HEARTBEAT_S, list)
     };
     if due {
@@ -46,9 +46,7 @@ pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusa
     }
     if list || due {
         let memory = broker.memory().await;
-        let wanted = memory.state.krl.version == 0
-            || memory.state.krl_wanted(now) != memory.state.krl.serials
-            || broker.krl().is_none();
+        let wanted = memory.state.krl_due(now) || broker.krl().is_none();
         drop(memory);
         if wanted {
             broker.publish_krl().await?;

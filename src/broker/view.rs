@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Broker, Memory};
+use super::Broker;
 use crate::domain::decide::{Now, progress};
+use crate::domain::event::Entry;
+use crate::domain::event::Proof;
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::judge::{Ask, Step, Touch, Verdict, nearest, preview};
@@ -12,9 +14,12 @@ use crate::domain::person::Person;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::request::{Request, RequestState};
 use crate::domain::span::show_span;
-use crate::domain::state::State;
+use crate::domain::state::{Beside, State};
 use crate::domain::target::{HostIdentity, Mode, Target, TargetKind};
-use crate::wire::{ErrorDoc, GrantDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
+use crate::wire::{ErrorDoc, GrantDoc, ProofDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
+
+/// The most requests in one answer.
+const MOST: usize = 200;
 
 /// RFC 3339 in UTC, whole seconds.
 pub fn instant(at: i64) -> String {
@@ -54,10 +59,16 @@ impl Broker {
     /// # Errors
     /// [`Code::MISSING`] for everybody else.
     pub async fn request_doc(&self, viewer: &PersonName, id: RequestId) -> Result<RequestDoc, Refusal> {
+        let here = self.memory().await.state.requests.contains_key(&id);
+        let past = if here { None } else { self.past_request(id).await };
         let (mut doc, words, denial) = {
             let memory = self.memory().await;
-            let request = memory.state.requests.get(&id).ok_or_else(|| missing("request"))?;
-            let doc = self.shape_request(&memory, viewer, request);
+            let (request, beside): (&Request, &dyn Beside) = match (memory.state.requests.get(&id), &past) {
+                (Some(request), _) => (request, &memory.shelf),
+                (None, Some((request, shelf))) => (request, shelf),
+                (None, None) => return Err(missing("request")),
+            };
+            let doc = self.shape_request(&memory.state, beside, viewer, request);
             let concerned = request.person == *viewer
                 || request.approvals.iter().any(|a| a.by == *viewer)
                 || doc.steps.iter().any(|s| s.eligible.contains(viewer))
@@ -96,12 +107,12 @@ impl Broker {
         }
     }
 
-    fn shape_request(&self, memory: &Memory, viewer: &PersonName, request: &Request) -> RequestDoc {
+    fn shape_request(&self, state: &State, beside: &dyn Beside, viewer: &PersonName, request: &Request) -> RequestDoc {
         let terms = request.standing_terms();
-        let now = Now { at: self.now(), beside: &memory.shelf };
+        let now = Now { at: self.now(), beside };
         let mut refusal = None;
         let mut steps = Vec::new();
-        match progress(&memory.state, request, now) {
+        match progress(state, request, now) {
             Ok((_, views)) => {
                 let pending = request.state == RequestState::Pending;
                 let first_open = views.iter().position(|v| v.need_left() > 0);
@@ -154,22 +165,17 @@ impl Broker {
     /// # Errors
     /// [`Code::NOT_OFFICE`] for `all` without an office.
     pub async fn request_docs(&self, viewer: &PersonName, scope: &str) -> Result<Vec<RequestDoc>, Refusal> {
+        let mine = if scope == "mine" { self.asked_by(viewer).await } else { BTreeSet::new() };
         let ids: Vec<RequestId> = {
             let memory = self.memory().await;
             let state = &memory.state;
             match scope {
-                "mine" => state
-                    .requests
-                    .values()
-                    .rev()
-                    .filter(|r| r.person == *viewer)
-                    .map(|r| (r.created_at, r.id))
-                    .collect::<BTreeSet<_>>(),
+                "mine" => mine,
                 "answer" => state
                     .open_requests
                     .iter()
                     .filter_map(|id| state.requests.get(id))
-                    .filter(|r| self.shape_request(&memory, viewer, r).yours)
+                    .filter(|r| self.shape_request(state, &memory.shelf, viewer, r).yours)
                     .map(|r| (r.created_at, r.id))
                     .collect(),
                 _ if state.is_operator(viewer) || state.is_auditor(viewer) => state
@@ -190,10 +196,23 @@ impl Broker {
             .collect()
         };
         let mut docs = Vec::new();
-        for id in ids.into_iter().take(200) {
+        for id in ids.into_iter().take(MOST) {
             docs.push(self.request_doc(viewer, id).await?);
         }
         Ok(docs)
+    }
+
+    /// The newest requests of a person, out of the log: most of them have left memory.
+    async fn asked_by(&self, person: &PersonName) -> BTreeSet<(i64, RequestId)> {
+        let filter = crate::ledger::Filter {
+            actor: Some(person.to_string()),
+            kind: Some("request.submitted".to_owned()),
+            limit: u32::try_from(MOST).unwrap_or(u32::MAX),
+            ..Default::default()
+        };
+        let leaves = self.reader().search(&filter).await.unwrap_or_default();
+        let entries = leaves.iter().filter_map(|leaf| serde_json::from_slice::<Entry>(&leaf.bytes).ok());
+        entries.filter_map(|e| e.event.concerns().request.map(|id| (e.at, id))).collect()
     }
 
     /// A grant, for one of those whom it concerns.
@@ -201,12 +220,21 @@ impl Broker {
     /// # Errors
     /// [`Code::MISSING`] for everybody else.
     pub async fn grant_doc(&self, viewer: &PersonName, id: GrantId) -> Result<GrantDoc, Refusal> {
+        let here = self.memory().await.state.grants.get(&id).cloned();
+        let grant = match here {
+            Some(grant) => grant,
+            None => self.past_grant(id).await.ok_or_else(|| missing("grant"))?,
+        };
+        let here = self.memory().await.state.requests.get(&grant.request).cloned();
+        let request = match here {
+            Some(request) => Some(request),
+            None => self.past_request(grant.request).await.map(|(request, _)| request),
+        };
+        let approver = request.is_some_and(|r| r.approvals.iter().any(|a| a.by == *viewer));
         let memory = self.memory().await;
         let state = &memory.state;
-        let grant = state.grants.get(&id).ok_or_else(|| missing("grant"))?;
-        let approver = state.requests.get(&grant.request).is_some_and(|r| r.approvals.iter().any(|a| a.by == *viewer));
         if grant.person == *viewer || approver || state.is_operator(viewer) || state.is_auditor(viewer) {
-            return Ok(shape_grant(grant, self.now()));
+            return Ok(shape_grant(&grant, self.now()));
         }
         Err(missing("grant"))
     }
@@ -256,7 +284,13 @@ impl Broker {
         let memory = self.memory().await;
         let (state, now) = (&memory.state, self.now());
         let who = about.unwrap_or(viewer);
-        if who != viewer && !state.is_operator(viewer) && !state.is_auditor(viewer) {
+        // Whoever is asked for an answer may know why they are.
+        let asked = || {
+            let theirs = state.pending_of(who).filter_map(|id| state.requests.get(id));
+            let theirs = theirs.filter(|r| r.terms.target == *target);
+            theirs.map(|r| self.shape_request(state, &memory.shelf, viewer, r)).any(|doc| doc.yours)
+        };
+        if who != viewer && !state.is_operator(viewer) && !state.is_auditor(viewer) && !asked() {
             return Err(Refusal::new(Code::NOT_OFFICE, "Operators and auditors alone ask for somebody else."));
         }
         let person = state.person(who).ok_or_else(|| missing("person"))?;
@@ -370,7 +404,7 @@ fn known_hosts(state: &State, target: &Target) -> String {
     match (&target.host, &state.genesis) {
         (HostIdentity::Key(key), _) => format!("{} {key}", target.name),
         (HostIdentity::BrokerCa, Some(genesis)) => format!("@cert-authority {} {}", target.name, genesis.ssh_host),
-        (HostIdentity::BrokerCa, None) => String::new(),
+        (HostIdentity::BrokerCa, None) | (HostIdentity::Tls, _) => String::new(),
     }
 }
 
@@ -384,7 +418,9 @@ fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
         }
         GrantState::Ended { cause: why, proofs: found, .. } => {
             cause = Some(*why);
-            proofs.clone_from(found);
+            let doc =
+                |p: &Proof| ProofDoc { what: p.what.clone(), ok: p.ok, at: instant(p.at), detail: p.detail.clone() };
+            proofs = found.iter().map(doc).collect();
         }
         _ => {}
     }

@@ -32,6 +32,14 @@ pub fn read_bundle(dir: &Path, admins: &[PersonName]) -> Result<(BundleText, Bun
     Err(lines(failures.iter().map(ToString::to_string).collect()))
 }
 
+/// Names that rules may use though people.toml has none of them: those of [trust] in a jit-broker.toml beside, and one's own.
+fn administrators(dir: &Path) -> Vec<PersonName> {
+    let settings = crate::settings::Settings::read(&dir.join("jit-broker.toml"));
+    let mut names: Vec<PersonName> = settings.map(|s| s.admins.into_keys().collect()).unwrap_or_default();
+    names.extend(Home::find().and_then(|home| Client::remembered(&home)).and_then(|client| me(&client)).ok());
+    names
+}
+
 /// `apply`
 pub async fn apply(dir: &Path, dry_run: bool, yes: bool, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
@@ -44,23 +52,43 @@ pub async fn apply(dir: &Path, dry_run: bool, yes: bool, globals: &Globals) -> R
         let old = BundleText { files: adopted.files };
         Bundle::parse(&old, std::slice::from_ref(&by)).unwrap_or_default()
     };
-    if text.digest() == adopted.digest {
-        eprintln!("Nothing changes.");
+    let adopted_digest = adopted.digest;
+    if text.digest() == adopted_digest {
+        output::done(globals.output, "apply.unchanged", "Nothing changes.")?;
         return Ok(ExitCode::SUCCESS);
     }
     let changes = plan(&old, &new);
-    show_plan(&changes);
+    let json = |adopted: bool, request: Option<&crate::wire::RequestDoc>| {
+        let lines =
+            |all: &[crate::domain::bundle::plan::Access]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let fields = serde_json::json!({ "digest": text.digest(), "base": adopted_digest, "adopted": adopted, "request": request,
+            "added": changes.lines.added, "removed": changes.lines.removed, "changed": changes.lines.changed,
+            "gains": lines(&changes.gains), "loses": lines(&changes.loses), "moves": lines(&changes.moves),
+            "not_compared": changes.not_compared });
+        output::answer(globals.output, "apply", fields, "", &[])
+    };
+    if !globals.json() {
+        show_plan(&changes);
+    }
     if dry_run {
-        return Ok(ExitCode::SUCCESS);
+        return if globals.json() { json(false, None) } else { Ok(()) }.map(|()| ExitCode::SUCCESS);
     }
     if !yes && !prompt::confirm("Adopt this?", "--yes")? {
         return Err(Failure::new(Code::CANCELLED, "Nothing was changed."));
     }
-    let deed = Deed::Apply { by, bundle: text.digest(), base: adopted.digest };
+    let deed = Deed::Apply { by, bundle: text.digest(), base: adopted_digest };
     let outcome = client.act(deed, None, Some(&text)).await?;
-    match outcome.request {
-        Some(request) if request.state == "pending" => super::ask::print_request(&request, globals)?,
-        _ => eprintln!("Adopted {}.", text.digest()),
+    let waiting = outcome.request.filter(|request| request.state == "pending");
+    if globals.json() {
+        json(waiting.is_none(), waiting.as_ref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match waiting {
+        Some(request) => {
+            super::ask::print_request(&request, globals)?;
+            eprintln!("It takes effect when {} agrees.", super::wait::waits_for(&request));
+        }
+        None => eprintln!("Adopted {}.", text.digest()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -114,12 +142,19 @@ impl PersonVerb {
                 };
                 let deed = Deed::Disable { by: me(&client)?, person: name.clone() };
                 let outcome = client.act(deed, words(Some(&reason), None)?, None).await?;
+                eprintln!("{name} is disabled.");
+                if outcome.grants.is_empty() && globals.json() {
+                    output::done(globals.output, "person.disabled", &format!("{name} held nothing."))?;
+                }
                 return super::answer::watch(&mut client, outcome.grants.iter().map(|g| g.id).collect(), globals).await;
             }
             Self::Enable { name } => {
                 let deed = Deed::Enable { by: me(&client)?, person: name.clone() };
                 let outcome = client.act(deed, None, None).await?;
                 outcome.request.iter().try_for_each(|request| super::ask::print_request(request, globals))?;
+                if outcome.request.is_none() {
+                    output::done(globals.output, "person.enabled", &format!("{name} may sign in and ask again."))?;
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -155,15 +190,40 @@ impl KeyVerb {
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         let mut client = Client::remembered(&Home::find()?)?;
         let by = me(&client)?;
-        let deed = match self {
-            Self::Ls => return PersonVerb::Ls.run(globals).await,
-            Self::Enroll { person, key } => Deed::Enroll { by, person: person.clone(), key: keys::public(key)? },
-            Self::Revoke { key } => Deed::RevokeKey { by, key: keys::public(key)? },
+        let (deed, what, said) = match self {
+            Self::Ls => return list_keys(&mut client, globals).await,
+            Self::Enroll { person, key } => {
+                let key = keys::public(key)?;
+                let said = format!("{person} may sign with {} too.", key.0.fingerprint());
+                (Deed::Enroll { by, person: person.clone(), key }, "key.enrolled", said)
+            }
+            Self::Revoke { key } => {
+                let key = keys::public(key)?;
+                let said = format!("{} is refused from now on.", key.0.fingerprint());
+                (Deed::RevokeKey { by, key }, "key.revoked", said)
+            }
         };
         let outcome = client.act(deed, None, None).await?;
         outcome.request.iter().try_for_each(|request| super::ask::print_request(request, globals))?;
+        if outcome.request.is_none() {
+            output::done(globals.output, what, &said)?;
+        }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// One line a key: its fingerprint, and whose it is.
+async fn list_keys(client: &mut Client, globals: &Globals) -> Result<ExitCode, Failure> {
+    let people: List<PersonDoc> = client.get("/v1/people").await?;
+    let keys = people
+        .items
+        .iter()
+        .flat_map(|p| p.keys.iter().map(|k| serde_json::json!({ "fingerprint": k, "person": p.name })));
+    let keys: Vec<_> = keys.collect();
+    output::list(globals.output, "key", &keys, &["fingerprint", "person"], |key| {
+        ["fingerprint", "person"].map(|name| key[name].as_str().unwrap_or_default().to_owned()).into()
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `jit-broker target …`
@@ -233,14 +293,17 @@ impl PolicyVerb {
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self {
             Self::Check { dir } | Self::Test { dir } => {
-                let (text, bundle) = read_bundle(dir, &[])?;
+                let (text, bundle) = read_bundle(dir, &administrators(dir))?;
                 let (rules, tests) = (bundle.policy.rules.len(), bundle.policy.tests.len());
-                eprintln!(
-                    "{}: {} people, {} targets, {rules} rules, {tests} tests pass.",
-                    text.digest(),
-                    bundle.people.len(),
-                    bundle.targets.len()
-                );
+                // The broker's own target for changes of the bundle is nobody's to count.
+                let targets = bundle.targets.keys().filter(|name| name.as_str() != "broker/policy").count();
+                let people = bundle.people.len();
+                let fields = serde_json::json!({ "digest": text.digest(), "people": people, "targets": targets, "rules": rules, "tests": tests });
+                let passed = if tests == 1 { "1 test passes".to_owned() } else { format!("{tests} tests pass") };
+                let who = if people == 1 { "1 person".to_owned() } else { format!("{people} people") };
+                let (targets, rules) = (output::count(targets, "target"), output::count(rules, "rule"));
+                let line = format!("{}: {who}, {targets}, {rules}, {passed}.", text.digest());
+                output::answer(globals.output, "policy", fields, &text.digest().to_string(), &[line])?;
             }
             Self::Show => {
                 let mut client = Client::remembered(&Home::find()?)?;
@@ -257,6 +320,27 @@ impl PolicyVerb {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Shows what a proposed bundle would change, out of the texts themselves: that is what its approval signs.
+///
+/// # Errors
+/// [`Code::STALE_TERMS`] when the text is not the one that was signed.
+pub async fn show_proposal(client: &mut Client, request: &crate::wire::RequestDoc) -> Result<(), Failure> {
+    let digest = request.terms.target_digest;
+    let (new, old): (BundleDoc, BundleDoc) =
+        (client.get(&format!("/v1/bundle?digest={digest}")).await?, client.get("/v1/bundle").await?);
+    let admins = std::slice::from_ref(&request.requester);
+    let text = BundleText { files: new.files };
+    let parsed = Bundle::parse(&text, admins).ok().filter(|_| text.digest() == digest);
+    let Some(parsed) = parsed else {
+        return Err(Failure::new(
+            Code::STALE_TERMS,
+            "The proposed bundle is not the one that was signed. Do not approve this.",
+        ));
+    };
+    show_plan(&plan(&Bundle::parse(&BundleText { files: old.files }, admins).unwrap_or_default(), &parsed));
+    Ok(())
 }
 
 fn show_plan(plan: &crate::domain::bundle::Plan) {

@@ -93,11 +93,22 @@ async fn approve_doc(
     role: Option<&RoleName>,
     note: Option<&str>,
 ) -> Result<RequestDoc, Failure> {
-    let bundle: BundleDoc = client.get("/v1/bundle").await?;
+    let by = me(client)?;
+    if doc.requester == by {
+        let mut failure = Failure::new(Code::OWN_REQUEST, "It is your own request.");
+        failure.0.hint = Some(format!("jit-broker withdraw {}", doc.id));
+        return Err(failure);
+    }
+    let bundle: BundleDoc = match client.get("/v1/bundle").await {
+        Err(failure) if failure.0.code == Code::NOT_OFFICE => {
+            return Err(Failure::new(Code::NOT_ELIGIBLE, format!("The open step of {} does not ask you.", doc.id)));
+        }
+        other => other?,
+    };
     let targets = terms::targets(&bundle)?;
     let standing = terms::verified(doc, client.context()?.about.install, &targets)?;
     let terms = terms::narrowed(standing, for_s, role, &targets)?;
-    let deed = Deed::Approve { by: me(client)?, request: doc.id, request_digest: doc.digest, terms };
+    let deed = Deed::Approve { by, request: doc.id, request_digest: doc.digest, terms };
     client.act(deed, words(note, None)?, None).await?;
     client.get(&format!("/v1/requests/{}", doc.id)).await
 }
@@ -165,37 +176,67 @@ pub async fn review() -> Result<ExitCode, Failure> {
     for item in list.items {
         let doc: RequestDoc = client.get(&format!("/v1/requests/{}", item.id)).await?;
         print_request(&doc, &Globals { output: output::Format::Table })?;
-        let answer =
-            prompt::ask("(a)pprove  (s)horten  (d)eny  (n)ext  (q)uit: ", "jit-broker approve ID, or deny ID")?;
-        match answer.trim() {
-            "a" => {
-                let after = approve_doc(&mut client, &doc, None, None, None).await?;
-                eprintln!("{}: {}", after.code, after.state);
+        if doc.target.as_str() == "broker/policy" {
+            super::admin::show_proposal(&mut client, &doc).await?;
+        }
+        // One refusal, such as an answer that came in between, does not end the round.
+        match review_one(&mut client, &doc).await {
+            Ok(Answer::Next) => {}
+            Ok(Answer::Quit) => break,
+            Err(failure) if matches!(failure.0.code, Code::USAGE | Code::CANCELLED | Code::UNREACHABLE) => {
+                return Err(failure);
             }
-            "s" => {
-                let span = parse_span(prompt::ask("For how long? ", "--for D")?.trim())?;
-                let after = approve_doc(&mut client, &doc, Some(span), None, None).await?;
-                eprintln!("{}: {}", after.code, after.state);
-            }
-            "d" => {
-                let reason = prompt::ask("Reason: ", "--reason TEXT")?;
-                client.act(Deed::Deny { by: me(&client)?, request: doc.id }, words(Some(&reason), None)?, None).await?;
-            }
-            "q" => break,
-            _ => {}
+            Err(failure) => drop(failure.report(false)),
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a round goes on after an answer.
+enum Answer {
+    Next,
+    Quit,
+}
+
+async fn review_one(client: &mut Client, doc: &RequestDoc) -> Result<Answer, Failure> {
+    let question = "(a)pprove  (s)horten  (d)eny  (w)hy  (n)ext  (q)uit: ";
+    let answered = loop {
+        let answer = prompt::ask(question, "jit-broker approve ID, or deny ID")?;
+        match answer.trim() {
+            "a" => break approve_doc(client, doc, None, None, None).await?,
+            "s" => {
+                let span = parse_span(prompt::ask("For how long? ", "--for D")?.trim())?;
+                break approve_doc(client, doc, Some(span), None, None).await?;
+            }
+            "d" => {
+                let reason = prompt::ask("Reason: ", "--reason TEXT")?;
+                client.act(Deed::Deny { by: me(client)?, request: doc.id }, words(Some(&reason), None)?, None).await?;
+                break client.get(&format!("/v1/requests/{}", doc.id)).await?;
+            }
+            "w" => {
+                let (target, role, who) = (&doc.target, &doc.role, Some(&doc.requester));
+                let table = Globals { output: output::Format::Table };
+                if let Err(failure) = super::ask::why(target, Some(role), None, who, &table).await {
+                    failure.report(false);
+                }
+            }
+            "n" | "" => return Ok(Answer::Next),
+            "q" => return Ok(Answer::Quit),
+            _ => {}
+        }
+    };
+    eprintln!("{}: {}", answered.code, answered.state);
+    Ok(Answer::Next)
 }
 
 /// `wait`
 pub async fn wait(id: &str, timeout: Option<&str>, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
     let doc = find_request(&mut client, id).await?;
-    let patience = timeout.map(parse_span).transpose()?.map_or(Duration::from_secs(8 * 3600), Duration::from_secs);
-    let answered = super::ask::wait_for(&mut client, doc, patience, globals).await?;
+    let patience = timeout.map(parse_span).transpose()?.map_or(super::ask::LONG, Duration::from_secs);
+    let answered = super::wait::wait_for(&mut client, doc, patience).await?;
     print_request(&answered, globals)?;
-    super::ask::outcome(&mut client, &answered).await?;
+    super::wait::outcome(&mut client, &answered).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -205,7 +246,12 @@ pub async fn show(id: &str, globals: &Globals) -> Result<ExitCode, Failure> {
     if id.starts_with("gr_") {
         print_grant(&find_grant(&mut client, id).await?, globals)?;
     } else {
-        print_request(&find_request(&mut client, id).await?, globals)?;
+        let doc = find_request(&mut client, id).await?;
+        print_request(&doc, globals)?;
+        let proposal = doc.yours && doc.target.as_str() == "broker/policy" && doc.state == "pending";
+        if proposal && matches!(globals.output, output::Format::Auto | output::Format::Table) {
+            super::admin::show_proposal(&mut client, &doc).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -221,6 +267,9 @@ pub async fn release(id: Option<&str>, all: bool, globals: &Globals) -> Result<E
         None if all => open.collect(),
         None => return Err(Failure::new(Code::USAGE, "Which grant? Name it, or say --all.")),
     };
+    if ids.is_empty() {
+        eprintln!("There is nothing to release.");
+    }
     for grant in &ids {
         client.act(Deed::Release { by: me(&client)?, grant: grant.id }, None, None).await?;
         ssh::forget(&home, grant.target.as_str());

@@ -1,13 +1,14 @@
 //! The requester's verbs.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 
 use super::client::Client;
 use super::failure::Failure;
 use super::home::Home;
+use super::wait::{complete, outcome, wait_for, waits_for};
 use super::{Globals, output, prompt, ssh};
 use crate::domain::act::Deed;
 use crate::domain::key::Key;
@@ -16,6 +17,9 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::parse_span;
 use crate::domain::text::Words;
 use crate::wire::{GrantDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
+
+/// How long people are waited for where nothing was said.
+pub const LONG: Duration = Duration::from_secs(8 * 3600);
 
 /// What somebody wants.
 #[derive(Debug, Clone, Args)]
@@ -95,12 +99,20 @@ pub fn me(client: &Client) -> Result<PersonName, Failure> {
 /// [`Code::MISSING`].
 pub async fn target(client: &mut Client, name: &TargetName) -> Result<TargetDoc, Failure> {
     let all: List<TargetDoc> = client.get("/v1/targets").await?;
-    all.items.into_iter().find(|t| t.name == *name).ok_or_else(|| {
-        Failure(
-            Refusal::new(Code::MISSING, format!("There is no target {name}, or you may not know of it."))
-                .hint("jit-broker ls"),
-        )
+    let near = near(name.as_str(), all.items.iter().map(|t| t.name.as_str()));
+    let found = all.items.into_iter().find(|t| t.name == *name);
+    found.ok_or_else(|| {
+        let message = format!("There is no target {name}, or you may not know of it{near}");
+        Failure(Refusal::new(Code::MISSING, message).hint("jit-broker ls"))
     })
+}
+
+/// "; did you mean …?" where something is close enough to be meant.
+fn near<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let closest = known.map(|name| (strsim::damerau_levenshtein(name, typed), name)).min();
+    closest
+        .filter(|(far, _)| (1..=2).contains(far))
+        .map_or_else(|| ".".to_owned(), |(_, name)| format!("; did you mean {name}?"))
 }
 
 fn role<'a>(doc: &'a TargetDoc, wished: Option<&RoleName>) -> Result<&'a RoleDoc, Failure> {
@@ -135,7 +147,7 @@ pub async fn granted(
     wish: &Wish,
     name: &TargetName,
     key: &Key,
-    globals: &Globals,
+    _: &Globals,
 ) -> Result<GrantDoc, Failure> {
     let doc = target(client, name).await?;
     let role = role(&doc, wish.role.as_ref())?;
@@ -145,11 +157,13 @@ pub async fn granted(
         return client.get(&format!("/v1/grants/{id}")).await;
     }
     let mut wish = wish.clone();
-    if wish.reason.is_none() && role.verdict == "ask" {
-        wish.reason = Some(prompt::ask(&format!("Reason for {} on {name}: ", role.name), "--reason \"…\"")?);
+    if prompt::possible() {
+        (wish.reason, wish.ticket) = complete(client, name, &role.name, (wish.reason, wish.ticket)).await?;
+    } else if wish.reason.is_none() && role.verdict == "ask" {
+        return Err(prompt::nobody("--reason TEXT"));
     }
     let request = submit(client, &wish, name, &role.name, key).await?;
-    let answered = wait_for(client, request, Duration::from_secs(8 * 3600), globals).await?;
+    let answered = wait_for(client, request, LONG).await?;
     outcome(client, &answered).await
 }
 
@@ -167,96 +181,36 @@ async fn submit(
         return Ok(request);
     }
     match outcome.grants.into_iter().next() {
-        Some(grant) => client.get(&format!("/v1/requests/{}", grant.request_id)).await,
+        // Nobody was asked: the document is that of the grant that covers it.
+        Some(grant) => {
+            eprintln!("{} covers it: {} left.", grant.id, output::span(grant.left_s));
+            let mut doc: RequestDoc = client.get(&format!("/v1/requests/{}", grant.request_id)).await?;
+            "covered".clone_into(&mut doc.state);
+            Ok(doc)
+        }
         None => Err(Failure::new(Code::BUG, "The broker answered neither with a request nor with a grant.")),
     }
 }
 
-/// The grant that a request led to.
-///
-/// # Errors
-/// What came instead of it.
-pub async fn outcome(client: &mut Client, request: &RequestDoc) -> Result<GrantDoc, Failure> {
-    if let Some(id) = request.grant_id {
-        return client.get(&format!("/v1/grants/{id}")).await;
+/// What a request would open, in words.
+pub(super) fn gives(terms: &crate::domain::act::Terms) -> String {
+    match &terms.database {
+        Some(role) => role.words(),
+        None => format!("logins {}", terms.logins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     }
-    if let Some(refusal) = &request.refusal {
-        return Err(refusal.clone().into());
-    }
-    Err(match request.state.as_str() {
-        "pending" => {
-            let mut failure = Failure::new(
-                Code::PENDING,
-                format!("{} ({}) waits for {}.", request.id, request.code, waits_for(request)),
-            );
-            failure.0.hint = Some(format!("jit-broker wait {}", request.id));
-            failure
-        }
-        "denied" => {
-            let by = request.denied_by.as_ref().map(ToString::to_string).unwrap_or_default();
-            let why = request.denial.clone().unwrap_or_else(|| "no reason is kept".to_owned());
-            Failure::new(Code::DENIED, format!("{by} denied it: {why}"))
-        }
-        word => Failure::new(Code::FINAL, format!("Request {} is {word}.", request.id)),
-    })
-}
-
-/// Who is asked now, in words.
-pub fn waits_for(request: &RequestDoc) -> String {
-    let open = request.steps.iter().find(|s| s.open);
-    open.map_or_else(
-        || "nobody".to_owned(),
-        |s| {
-            format!(
-                "{} of {} (step {})",
-                s.need.saturating_sub(u32::try_from(s.approved_by.len()).unwrap_or(0)),
-                s.from.join(", "),
-                s.name
-            )
-        },
-    )
-}
-
-/// Waits until a request is answered, and says what it waits for.
-///
-/// # Errors
-/// When the broker cannot be reached. A request that is still pending at the end is an answer too.
-pub async fn wait_for(
-    client: &mut Client,
-    mut request: RequestDoc,
-    patience: Duration,
-    _: &Globals,
-) -> Result<RequestDoc, Failure> {
-    if request.state != "pending" {
-        return Ok(request);
-    }
-    eprintln!("{}  {}  waits for {}", request.id, request.code, waits_for(&request));
-    let began = Instant::now();
-    let mut told = began;
-    while request.state == "pending" && began.elapsed() < patience {
-        let left = patience.saturating_sub(began.elapsed()).as_secs().clamp(1, 25);
-        request = client.get(&format!("/v1/requests/{}?wait_s={left}", request.id)).await?;
-        if request.state == "pending" && told.elapsed() >= Duration::from_secs(60) {
-            told = Instant::now();
-            eprintln!("{}  still waits for {} ({}s)", request.code, waits_for(&request), began.elapsed().as_secs());
-        }
-    }
-    Ok(request)
 }
 
 fn show_request(doc: &RequestDoc) -> Vec<String> {
-    let mut lines = vec![
-        format!("{}  {}  {}", doc.id, doc.state, doc.code),
-        format!(
-            "  {} asks for {} on {} for {}",
-            doc.requester,
-            doc.role,
-            doc.target,
-            output::span(i64::try_from(doc.for_s).unwrap_or(0))
-        ),
-        format!("  logins {}", doc.terms.logins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-    ];
-    lines.extend(super::terms::power(doc).map(|what| format!("  {what}")));
+    let mut lines = vec![format!("{}  {}  {}", doc.id, doc.state, doc.code)];
+    if let Some(what) = super::terms::power(doc) {
+        lines.push(format!("  {} asks: {what}", doc.requester));
+    } else if doc.target.as_str() == "broker/policy" {
+        lines.push(format!("  {} asks to change the bundle to {}", doc.requester, doc.terms.target_digest));
+    } else {
+        let span = output::span(i64::try_from(doc.for_s).unwrap_or(0));
+        lines.push(format!("  {} asks for {} on {} for {span}", doc.requester, doc.role, doc.target));
+        lines.push(format!("  {}", gives(&doc.terms)));
+    }
     lines.extend(doc.reason.iter().map(|r| format!("  reason: {r}")));
     lines.extend(doc.ticket.iter().map(|t| format!("  ticket: {t}")));
     for step in &doc.steps {
@@ -315,8 +269,8 @@ pub async fn ls(name: Option<&TargetName>, globals: &Globals) -> Result<ExitCode
     let mut client = Client::remembered(&Home::find()?)?;
     let all: List<TargetDoc> = client.get("/v1/targets").await?;
     let items: Vec<TargetDoc> = all.items.into_iter().filter(|t| name.is_none_or(|n| t.name == *n)).collect();
-    if items.is_empty() && name.is_some() {
-        return Err(Failure::new(Code::MISSING, "There is no such target, or you may not know of it."));
+    if let (true, Some(name)) = (items.is_empty(), name) {
+        target(&mut client, name).await?;
     }
     output::list(
         globals.output,
@@ -389,7 +343,7 @@ pub async fn request(wish: &Wish, credentials: bool, globals: &Globals) -> Resul
             let grant = granted(&mut client, wish, name, &key, globals).await?;
             let doc = ssh::ensure(&mut client, &grant).await?;
             eprintln!("{} until {}", doc.principals.join(", "), doc.valid_before);
-            println!("ssh {name}");
+            output::one(globals.output, &doc, &doc.id, |_| vec![how_to_use(&client, name)])?;
             continue;
         }
         // The broker judges unknown targets and roles, so that even a wrong ask is in the log.
@@ -397,13 +351,19 @@ pub async fn request(wish: &Wish, credentials: bool, globals: &Globals) -> Resul
             (Some(name), _) => name.clone(),
             (None, doc) => role(&doc?, None)?.name.clone(),
         };
-        let asked = submit(&mut client, wish, name, &role_name, &key).await?;
+        let mut wish = wish.clone();
+        if prompt::possible()
+            && target(&mut client, name).await.is_ok_and(|t| t.roles.iter().any(|r| r.name == role_name))
+        {
+            (wish.reason, wish.ticket) = complete(&mut client, name, &role_name, (wish.reason, wish.ticket)).await?;
+        }
+        let asked = submit(&mut client, &wish, name, &role_name, &key).await?;
         let patience = match &wish.wait {
             Some(d) => Duration::from_secs(parse_span(d)?),
             None if wish.no_wait || !prompt::possible() => Duration::ZERO,
-            None => Duration::from_secs(8 * 3600),
+            None => LONG,
         };
-        let answered = wait_for(&mut client, asked, patience, globals).await?;
+        let answered = wait_for(&mut client, asked, patience).await?;
         print_request(&answered, globals)?;
         if let Err(failure) = outcome(&mut client, &answered).await {
             let asynchronous = failure.0.code == Code::PENDING && patience.is_zero();
@@ -421,9 +381,12 @@ pub async fn status(globals: &Globals) -> Result<ExitCode, Failure> {
     let grants: List<GrantDoc> = client.get("/v1/grants?scope=mine").await?;
     let requests: List<RequestDoc> = client.get("/v1/requests?scope=mine").await?;
     let pending: Vec<RequestDoc> = requests.items.into_iter().filter(|r| r.state == "pending").collect();
+    let ids = || grants.items.iter().map(|g| g.id.to_string()).chain(pending.iter().map(|r| r.id.to_string()));
     if globals.json() {
-        let doc = serde_json::json!({ "schema": "jit-broker/status/v1", "grants": grants.items, "requests": pending });
-        println!("{doc}");
+        let doc = serde_json::json!({ "grants": grants.items, "requests": pending });
+        output::answer(globals.output, "status", doc, "", &[])?;
+    } else if globals.output == output::Format::Name {
+        ids().for_each(|id| println!("{id}"));
     } else {
         if grants.items.is_empty() && pending.is_empty() {
             eprintln!("Nothing is open. jit-broker ls shows what you may ask for.");
@@ -442,4 +405,11 @@ pub async fn status(globals: &Globals) -> Result<ExitCode, Failure> {
     }
     let residue = grants.items.iter().any(|g| g.state == "ending");
     Ok(if residue { ExitCode::from(10) } else { ExitCode::SUCCESS })
+}
+
+/// What to type next: plain ssh where the hook is installed, else our own.
+fn how_to_use(client: &Client, target: &TargetName) -> String {
+    let installed = std::fs::read_to_string(client.home().config.join("ssh_config"));
+    let knows = installed.is_ok_and(|text| text.lines().any(|line| line == format!("Match originalhost {target}")));
+    if knows { format!("ssh {target}") } else { format!("jit-broker ssh {target}") }
 }

@@ -18,6 +18,9 @@ use crate::ledger::verify::{OutsideNote, Report};
 use crate::signer::gate::origin_of;
 use crate::wire::{EventDoc, List};
 
+/// So many events come in one answer of the broker.
+const PAGE: usize = 1000;
+
 /// `jit-broker audit …`
 #[derive(Debug, Subcommand)]
 pub enum AuditVerb {
@@ -75,15 +78,15 @@ impl AuditVerb {
     /// As the broker says.
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self {
-            Self::Tail { n } => events(&format!("/v1/audit/events?limit={n}"), globals).await,
+            Self::Tail { n } => events(String::new(), *n, globals).await,
             Self::Search(query) => {
-                let mut path = format!("/v1/audit/events?limit={}", query.n);
+                let mut path = String::new();
                 let parts =
                     [("text", &query.text), ("kind", &query.kind), ("actor", &query.actor), ("target", &query.target)];
                 for (name, value) in parts {
                     value.iter().for_each(|v| path.push_str(&format!("&{name}={}", escaped(v))));
                 }
-                events(&path, globals).await
+                events(path, query.n, globals).await
             }
             Self::Export { to } => {
                 let mut client = Client::remembered(&Home::find()?)?;
@@ -130,11 +133,26 @@ fn escaped(text: &str) -> String {
         .collect()
 }
 
-async fn events(path: &str, globals: &Globals) -> Result<ExitCode, Failure> {
+/// Fetches the newest events that fit, page by page until there are enough.
+async fn events(filter: String, wanted: u32, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
-    let mut list: List<EventDoc> = client.get(path).await?;
-    list.items.reverse();
-    output::list(globals.output, "event", &list.items, &["seq", "at", "kind", "actor", "about"], |e| {
+    let mut all: Vec<EventDoc> = Vec::new();
+    let mut before = String::new();
+    loop {
+        let left = usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(all.len());
+        if left == 0 {
+            break;
+        }
+        let path = format!("/v1/audit/events?limit={}{filter}{before}", left.min(PAGE));
+        let page: List<EventDoc> = client.get(&path).await?;
+        all.extend(page.items);
+        match page.next {
+            Some(seq) => before = format!("&before_seq={seq}"),
+            None => break,
+        }
+    }
+    all.reverse();
+    output::list(globals.output, "event", &all, &["seq", "at", "kind", "actor", "about"], |e| {
         let about = [
             e.target.as_ref().map(ToString::to_string),
             e.request_id.map(|r| r.to_string()),
@@ -198,7 +216,9 @@ async fn verify(
     if offline.is_none() {
         let _ = std::fs::remove_file(&path);
     }
-    print(&report, globals)
+    // While it is fetched the log goes on; a copy that lies still must be attested to its very end.
+    let least = if offline.is_some() { report.size } else { 0 };
+    print(&report, least, globals)
 }
 
 /// The origin that an installation's first entry implies; the key is what is believed.
@@ -212,13 +232,14 @@ async fn first_origin(path: &Path) -> Result<String, Failure> {
     }
 }
 
-fn print(report: &Report, globals: &Globals) -> Result<ExitCode, Failure> {
+fn print(report: &Report, least: u64, globals: &Globals) -> Result<ExitCode, Failure> {
     let root = data_encoding::HEXLOWER.encode(&report.root);
     if globals.json() {
-        let doc = serde_json::json!({
-            "schema": "jit-broker/verify/v1", "ok": report.ok, "size": report.size, "root": root, "problems": report.problems,
-        });
-        println!("{doc}");
+        let attested = report.attested.as_ref().map(|(size, from)| serde_json::json!({ "size": size, "from": from }));
+        let doc = serde_json::json!({ "ok": report.ok, "size": report.size, "root": root, "problems": report.problems, "attested": attested });
+        output::answer(globals.output, "verify", doc, "", &[])?;
+    } else if globals.output == output::Format::Name {
+        println!("{root}");
     } else {
         for problem in &report.problems {
             let seq = problem.seq.map(|s| format!("entry {s}: ")).unwrap_or_default();
@@ -233,7 +254,7 @@ fn print(report: &Report, globals: &Globals) -> Result<ExitCode, Failure> {
     }
     Ok(ExitCode::from(match (report.ok, &report.attested) {
         (false, _) => 1,
-        (true, None) => 11,
-        (true, Some(_)) => 0,
+        (true, Some((size, _))) if *size >= least => 0,
+        (true, _) => 11,
     }))
 }

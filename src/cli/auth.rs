@@ -69,7 +69,7 @@ impl AuthVerb {
                 context.save(&home)?;
                 match ended {
                     Err(failure) if failure.0.code != Code::NOT_SIGNED_IN => return Err(failure),
-                    _ => {}
+                    _ => output::done(globals.output, "auth.logout", "Signed out.")?,
                 }
                 return Ok(ExitCode::SUCCESS);
             }

@@ -345,7 +345,13 @@ async fn connect(server: &str, trust: &Trust) -> Result<SendRequest<Full<Bytes>>
         .await
         .map_err(|_| unreachable(server, "no TLS in time"))?
         .map_err(|e| match e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
-            Some(error) => Failure::new(Code::UNTRUSTED_SERVER, format!("{server} is not the pinned broker: {error}.")),
+            Some(error) => Failure::new(
+                Code::UNTRUSTED_SERVER,
+                format!(
+                    "{server} is not the pinned broker: {}.",
+                    error.to_string().trim_start_matches("unexpected error: ")
+                ),
+            ),
             None => unreachable(server, e),
         })?;
     let (sender, connection) =

@@ -33,7 +33,13 @@ impl Context {
     /// [`Code::NOT_SIGNED_IN`] when there is nothing.
     pub fn load(home: &Home) -> Result<Self, Failure> {
         let text = read_private(&home.config.join("context.json"))?;
-        let text = text.ok_or_else(|| Failure::new(Code::NOT_SIGNED_IN, "No broker is known here yet."))?;
+        let text = text.ok_or_else(|| {
+            let mut failure = Failure::new(Code::NOT_SIGNED_IN, "No broker is known here yet.");
+            let hint =
+                "jit-broker auth login --server https://HOST[:PORT] --fingerprint SHA256:…, as your administrator says";
+            failure.0.hint = Some(hint.to_owned());
+            failure
+        })?;
         serde_json::from_str(&text).map_err(|e| Failure::local("context.json is damaged", e))
     }
 

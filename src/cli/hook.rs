@@ -9,19 +9,25 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::ask::{me, outcome, target, wait_for, words};
+use super::ask::{LONG, me, target, words};
 use super::client::Client;
 use super::failure::Failure;
-use super::home::Home;
-use super::{Globals, output, prompt, ssh};
+use super::home::{Home, write_private};
+use super::keys::Signing;
+use super::wait::{complete, outcome, wait_for};
+use super::{output, ssh};
 use crate::domain::act::Deed;
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, TargetName};
 use crate::domain::refusal::Code;
-use crate::wire::{GrantDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
+use crate::wire::{GrantDoc, List, RequestDoc, RoleDoc, TargetDoc};
 
 /// A certificate must hold so long to be used again, in seconds.
 const MARGIN_S: i64 = 5;
+/// For so long the broker is not asked again whether a certificate's grant still stands, in seconds.
+const LOOKED_AT_S: i64 = 15;
+/// How long that question may take; a broker that is away must not keep a certificate that holds from being used.
+const LOOK: Duration = Duration::from_secs(2);
 /// How many ancestors are looked at for the ssh that runs this.
 const ANCESTORS: usize = 16;
 /// ssh's options that take a value (ssh(1)).
@@ -46,24 +52,34 @@ enum By {
 }
 
 impl HookArgs {
-    /// True when the certificate that is there holds: nothing else needs to be looked at.
+    /// True when the certificate that is there holds, and its grant stood a moment ago: nothing else needs to be looked at.
     pub fn cached(&self) -> bool {
         let Ok((name, login)) = self.names() else { return false };
-        Home::find().is_ok_and(|home| holds(&home, &name, &login, crate::clock::wall_s()))
+        let now = crate::clock::wall_s();
+        Home::find().is_ok_and(|home| holds(&home, &name, &login, now) && just_looked_at(&home, &name, &login, now))
     }
 
     /// Makes sure that there is a certificate.
     ///
     /// # Errors
     /// With a sentence and the command to type.
-    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
+    pub async fn run(&self) -> Result<ExitCode, Failure> {
         let (name, login) = self.names()?;
         let home = Home::find()?;
         let key = ssh::client_key(&home, &name)?;
         // Runs for the same target wait for one another, so that four ssh ask once; a question about one target holds up no other.
         let _asking = ssh::lock(&ssh::folder(&home, name.as_str()).join("ask.lock"))?;
         if holds(&home, &name, &login, crate::clock::wall_s()) {
-            return Ok(ExitCode::SUCCESS);
+            let over = if just_looked_at(&home, &name, &login, crate::clock::wall_s()) {
+                None
+            } else {
+                tokio::time::timeout(LOOK, over(&home, &name, &login)).await.unwrap_or(None)
+            };
+            let Some(grant) = over else {
+                looked_at(&home, &name, &login)?;
+                return Ok(ExitCode::SUCCESS);
+            };
+            eprintln!("jit-broker: {} on {name} is {}; its certificate is removed.", grant.role, grant.state);
         }
         // ssh would offer an expired certificate all the same, and be refused for it.
         let _ = fs::remove_file(ssh::certificate(&home, name.as_str(), login.as_str()));
@@ -72,7 +88,7 @@ impl HookArgs {
         let role = role_of(&doc, &login)?;
         let (grant, asked) = match role.grant_id {
             Some(id) => (client.get::<GrantDoc>(&format!("/v1/grants/{id}")).await?, false),
-            None => (ask(&mut client, &doc, role, key, globals).await?, true),
+            None => (ask(&mut client, &doc, role, key).await?, true),
         };
         let credential = ssh::ensure(&mut client, &grant).await?;
         if asked {
@@ -89,6 +105,41 @@ impl HookArgs {
         let text = |word: &OsString| word.to_str().unwrap_or("\u{fffd}").to_owned();
         Ok((TargetName::new(text(host)).map_err(odd)?, LoginName::new(text(user)).map_err(odd)?))
     }
+}
+
+/// The file whose age tells when the broker last said that the grant behind a certificate stands.
+fn mark(home: &Home, target: &TargetName, login: &LoginName) -> std::path::PathBuf {
+    ssh::folder(home, target.as_str()).join(format!("{login}.checked"))
+}
+
+fn just_looked_at(home: &Home, target: &TargetName, login: &LoginName, now: i64) -> bool {
+    let at = fs::metadata(mark(home, target, login)).map(|meta| std::os::unix::fs::MetadataExt::mtime(&meta));
+    at.is_ok_and(|at| (at..at + LOOKED_AT_S).contains(&now))
+}
+
+/// Notes that the grant behind a certificate stands.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn looked_at(home: &Home, target: &TargetName, login: &LoginName) -> Result<(), Failure> {
+    write_private(&mark(home, target, login), b"")
+}
+
+/// The grant of the certificate that is there, when the broker says that it is over: sshd would refuse the certificate without a word
+/// about why. Nothing when it stands, or when nobody can tell.
+async fn over(home: &Home, target: &TargetName, login: &LoginName) -> Option<GrantDoc> {
+    let text = fs::read_to_string(ssh::certificate(home, target.as_str(), login.as_str())).ok()?;
+    let facts = jit_ca::ssh::read(text.trim_end()).ok()?;
+    let id: crate::domain::ids::GrantId = facts.key_id.split(':').nth(1)?.parse().ok()?;
+    let mut client = Client::remembered(home).ok()?;
+    // A touch of a security key is not asked for only to look.
+    let touched =
+        client.context().ok()?.key.as_deref().and_then(|key| Signing::silent(key).ok()).is_none_or(|s| s.needs_touch());
+    if touched {
+        client.forget_person();
+    }
+    let grant: GrantDoc = client.get(&format!("/v1/grants/{id}")).await.ok()?;
+    (!matches!(grant.state.as_str(), "ready" | "active")).then_some(grant)
 }
 
 /// True when the certificate of a login holds for long enough, and is for the key that lies beside it.
@@ -142,17 +193,11 @@ fn hinted(mut failure: Failure, hint: String) -> Failure {
 }
 
 fn command(doc: &TargetDoc, role: &RoleDoc) -> String {
-    format!("jit-broker login {} --role {} --reason \"…\"", doc.name, role.name)
+    format!("jit-broker login {} --role {}", doc.name, role.name)
 }
 
 /// Asks for access and waits for the answer, where somebody is there to be asked.
-async fn ask(
-    client: &mut Client,
-    doc: &TargetDoc,
-    role: &RoleDoc,
-    key: Key,
-    globals: &Globals,
-) -> Result<GrantDoc, Failure> {
+async fn ask(client: &mut Client, doc: &TargetDoc, role: &RoleDoc, key: Key) -> Result<GrantDoc, Failure> {
     let silent = silenced();
     let mine: List<RequestDoc> = client.get("/v1/requests?scope=mine").await?;
     let open = mine.items.into_iter().find(|r| r.state == "pending" && r.target == doc.name && r.role == role.name);
@@ -164,10 +209,12 @@ async fn ask(
             return Err(hinted(Failure::new(Code::USAGE, message), command(doc, role)));
         }
         None => {
-            let reason = reason(client, doc, role).await?;
+            let said = complete(client, &doc.name, &role.name, (None, None)).await;
+            let (reason, ticket) = said.map_err(|failure| hinted(failure, command(doc, role)))?;
             let by = me(client)?;
             let deed = Deed::Request { by, target: doc.name.clone(), role: role.name.clone(), for_s: None, key };
-            let made = client.act(deed, words(reason.as_deref(), None)?, None).await?;
+            let made = client.act(deed, words(reason.as_deref(), ticket.as_deref())?, None).await;
+            let made = made.map_err(|failure| hinted(failure, command(doc, role)))?;
             match (made.request, made.grants.into_iter().next()) {
                 (Some(request), _) => request,
                 (None, Some(grant)) => return Ok(grant),
@@ -181,20 +228,8 @@ async fn ask(
             request.id
         );
     }
-    let answered = wait_for(client, request, Duration::from_secs(8 * 3600), globals).await?;
+    let answered = wait_for(client, request, LONG).await?;
     outcome(client, &answered).await
-}
-
-/// Asks the person why; not where policy is content without.
-async fn reason(client: &mut Client, doc: &TargetDoc, role: &RoleDoc) -> Result<Option<String>, Failure> {
-    let why: WhyDoc = client.get(&format!("/v1/why?target={}&role={}", doc.name, role.name)).await?;
-    if role.verdict == "automatic" && why.min_reason_chars.unwrap_or(0) == 0 {
-        return Ok(None);
-    }
-    let question = format!("jit-broker: reason for {} on {}: ", role.name, doc.name);
-    let answer =
-        prompt::on_terminal(&question, "--reason \"…\"").map_err(|failure| hinted(failure, command(doc, role)))?;
-    Ok(Some(answer).filter(|text| !text.trim().is_empty()))
 }
 
 /// True when nobody is to be asked: no terminal, the environment says so, or the ssh that runs this does.
@@ -225,7 +260,7 @@ fn ancestors_are_silent() -> bool {
 /// True for a command line of ssh that only prints its configuration (`-G`), or must not ask (`BatchMode`). The remote command is not read.
 pub(super) fn asks_nobody(words: &[String]) -> bool {
     let mut words = words.iter();
-    if !words.next().is_some_and(|program| program.rsplit('/').next() == Some("ssh")) {
+    if words.next().is_none_or(|program| program.rsplit('/').next() != Some("ssh")) {
         return false;
     }
     let mut host = false;

@@ -15,7 +15,7 @@ use super::client::{Client, Trust};
 use super::context::Context;
 use super::failure::Failure;
 use super::home::{Home, read_private};
-use super::{Globals, keys};
+use super::{Globals, keys, output};
 use crate::domain::act::{Deed, HOST_NAMESPACE, KRL_NAMESPACE, SignedAct};
 use crate::domain::digest::canonical;
 use crate::domain::event::HostWord;
@@ -89,10 +89,21 @@ impl HostVerb {
     ///
     /// # Errors
     /// As the broker says, or [`Code::ROLLED_BACK`] for an older list.
-    pub async fn run(&self, _: &Globals) -> Result<ExitCode, Failure> {
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self {
-            Self::Enroll { target, key, .. } => print!("{}", enroll(target, &keys::public(key)?).await?),
-            Self::Run(args) if args.once => eprintln!("list {} is installed and confirmed", run_once(args).await?),
+            Self::Enroll { target, key, .. } => {
+                let script = enroll(target, &keys::public(key)?).await?;
+                let fields = serde_json::json!({ "target": target, "script": script });
+                let lines: Vec<String> = script.lines().map(str::to_owned).collect();
+                output::answer(globals.output, "host", fields, target.as_str(), &lines)?;
+                eprintln!(
+                    "Read this, then run it as root on {target}: jit-broker host enroll … --print > {target}.sh; sh {target}.sh"
+                );
+            }
+            Self::Run(args) if args.once => {
+                let said = format!("list {} is installed and confirmed", run_once(args).await?);
+                output::done(globals.output, "host.confirmed", &said)?;
+            }
             Self::Run(args) => {
                 let pause = Duration::from_secs(parse_span(&args.every)?);
                 let mut told = None;
@@ -199,6 +210,36 @@ async fn confirm(client: &mut Client, args: &RunArgs, version: u64) -> Result<()
     Ok(())
 }
 
+/// The lines for sshd.
+const DROP_IN: &str = "/etc/ssh/sshd_config.d/60-jit-broker.conf";
+/// How the steps begin.
+const HEAD: &str = r#"(
+set -eu
+umask 022
+PATH=$PATH:/usr/sbin:/sbin
+systemd=
+[ ! -d /run/systemd/system ] || systemd=yes
+dir=/etc/ssh/jit-broker
+mkdir -p $dir/principals /etc/ssh/sshd_config.d /etc/systemd/system
+
+"#;
+/// Takes the new lines away again where sshd refuses them, or where older ones hide them: a host nobody can enter helps nobody.
+const SSHD: &str = r#"sshd -t || { rm DROP_IN; echo 'sshd refuses these lines; they are gone again. Nothing else uses the files.' >&2; exit 1; }
+sshd -T 2>/dev/null | grep -qix "trustedusercakeys $dir/user_ca.pub" ||
+  echo 'DROP_IN has no effect: sshd_config does not include it, or names another TrustedUserCAKeys first.' >&2
+if [ "$systemd" ]; then systemctl reload ssh || systemctl reload sshd; else echo 'No systemd here: have sshd read its configuration anew (kill -HUP).'; fi
+"#;
+/// What keeps the list fresh; a first round shows that it works.
+const FRESH: &str = r#"RUN --once
+if [ "$systemd" ]; then
+  systemctl daemon-reload
+  systemctl enable --now jit-broker-host.timer
+else
+  echo 'No systemd here: keep this running as root: RUN'
+fi
+)
+"#;
+
 async fn enroll(name: &TargetName, key: &Key) -> Result<String, Failure> {
     if key.0.kind() != KeyKind::Ed25519 {
         return Err(Failure::new(Code::BAD_KEY, "The steps are for the host's Ed25519 key: ssh_host_ed25519_key.pub."));
@@ -236,7 +277,7 @@ pub(super) fn steps(
     verified(krl, std::slice::from_ref(&context.about.ssh_user))?;
     let pem = context.about.server_ca_pem.trim_end();
     let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=- \r\n".contains(&b));
-    if !plain(pem) || !context.server.bytes().all(|b| b.is_ascii_graphic()) {
+    if !plain(pem) || !context.server.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:/[]".contains(&b)) {
         return Err(lint("the server's authority or address cannot be one"));
     }
     let mut logins: Vec<_> = doc.roles.iter().flat_map(|r| &r.logins).collect();
@@ -251,8 +292,8 @@ pub(super) fn steps(
         context.server
     );
     let parts = [
-        format!("# Run as root on {name}; jit-broker itself goes to /usr/local/bin first.\nset -eu\numask 022\n"),
-        "dir=/etc/ssh/jit-broker\nmkdir -p $dir/principals /etc/jit-broker\n\n".to_owned(),
+        format!("# For root on {name}: sh THIS-FILE. jit-broker itself goes to /usr/local/bin first.\n"),
+        format!("# Pasted as a whole it works too; an error ends only what stands between the parentheses.\n{HEAD}"),
         "# Who is believed: the authority of user certificates, and that of the broker's own address.\n".to_owned(),
         file("$dir/user_ca.pub", &context.about.ssh_user.to_string()),
         file("$dir/server_ca.pem", pem),
@@ -263,15 +304,13 @@ pub(super) fn steps(
         "\n# The host's own certificate, so that clients need not trust on first use.\n".to_owned(),
         file("$dir/ssh_host_ed25519_key-cert.pub", certificate),
         "\n# sshd. On distributions without sshd_config.d put these lines into sshd_config, above every Match.\n".to_owned(),
-        file("/etc/ssh/sshd_config.d/60-jit-broker.conf", include_str!("../../config/target-host/60-jit-broker.conf")),
-        "sshd -t\nsystemctl reload ssh || systemctl reload sshd\n".to_owned(),
+        file(DROP_IN, include_str!("../../config/target-host/60-jit-broker.conf")),
+        SSHD.replace("DROP_IN", DROP_IN),
         "\n# Keeps the list fresh and confirms it.\n".to_owned(),
-        file("/etc/jit-broker/host.env", &environment),
+        file("$dir/host.env", &environment),
         file(&format!("{units}.service"), include_str!("../../config/target-host/jit-broker-host.service")),
         file(&format!("{units}.timer"), include_str!("../../config/target-host/jit-broker-host.timer")),
-        "systemctl daemon-reload\nsystemctl enable --now jit-broker-host.timer\n".to_owned(),
-        "# Without systemd, in root's crontab:\n".to_owned(),
-        format!("#   * * * * * /usr/local/bin/jit-broker host run --once --server {} --target {name}\n", context.server),
+        FRESH.replace("RUN", &format!("/usr/local/bin/jit-broker host run --server {} --target {name}", context.server)),
     ];
     Ok(parts.concat())
 }

@@ -100,6 +100,11 @@ impl Signing {
         }
     }
 
+    /// True for a security key, which waits for a touch.
+    pub fn needs_touch(&self) -> bool {
+        matches!(self.public().0.kind(), jit_ca::key::KeyKind::SkEd25519 | jit_ca::key::KeyKind::SkEcdsaP256)
+    }
+
     /// Signs in a namespace (PROTOCOL.sshsig).
     ///
     /// # Errors

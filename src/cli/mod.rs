@@ -8,6 +8,7 @@ mod answer;
 mod ask;
 mod audit;
 mod auth;
+mod ca;
 mod client;
 mod context;
 mod failure;
@@ -21,6 +22,7 @@ mod serve;
 mod ssh;
 mod ssh_config;
 mod terms;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -182,8 +184,7 @@ enum Verb {
     #[command(subcommand)]
     Policy(admin::PolicyVerb),
     /// The authority's public keys and its revocation list
-    #[command(subcommand)]
-    Ca(serve::CaVerb),
+    Ca(ca::CaArgs),
     /// A target's own sshd
     #[command(subcommand)]
     Host(host::HostVerb),
@@ -209,6 +210,12 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            if error.use_stderr() && wants_json() {
+                let text = error.to_string();
+                let message = text.lines().take_while(|line| !line.starts_with("Usage:")).collect::<Vec<_>>().join(" ");
+                let message = message.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
+                return Failure::new(Code::USAGE, message).report(true);
+            }
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
@@ -232,11 +239,23 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Whether a command line that cannot be parsed asked for JSON: its errors are JSON as well.
+fn wants_json() -> bool {
+    let words: Vec<String> = std::env::args().collect();
+    let said = words.windows(2).any(|pair| {
+        let [word, value] = pair else { return false };
+        matches!(word.as_str(), "-o" | "--output") && value.starts_with("json")
+    });
+    let joined = words.iter().any(|w| w.starts_with("-ojson") || w.starts_with("--output=json"));
+    said || joined || std::env::var("JIT_BROKER_OUTPUT").is_ok_and(|value| value.starts_with("json"))
+}
+
 fn start(cli: Cli) -> Result<ExitCode, Failure> {
     if let Verb::Explain { code } = &cli.verb {
-        return explain(code);
+        return explain(code, cli.globals.output);
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    let level = std::env::var("JIT_BROKER_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(tracing::Level::WARN);
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
     if let Verb::Signer(args) = &cli.verb {
         return args.signer();
     }
@@ -268,7 +287,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Ssh(args) => args.run(globals).await,
         Verb::SshConfig(args) => args.run(globals).await,
         Verb::Cert(args) => args.run(globals).await,
-        Verb::Hook(args) => args.run(globals).await,
+        Verb::Hook(args) => args.run().await,
         Verb::Pending { all } => answer::pending(*all, globals).await,
         Verb::Review => answer::review().await,
         Verb::Approve(args) => answer::approve(args, globals).await,
@@ -280,22 +299,24 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Key(verb) => verb.run(globals).await,
         Verb::Target(verb) => verb.run(globals).await,
         Verb::Policy(verb) => verb.run(globals).await,
-        Verb::Ca(verb) => verb.run(globals).await,
+        Verb::Ca(args) => args.run(globals).await,
         Verb::Host(verb) => verb.run(globals).await,
         Verb::Init(args) => args.run(globals).await,
         Verb::Serve(args) => args.serve().await,
-        Verb::Check(args) => args.check().await,
+        Verb::Check(args) => args.check(globals).await,
         Verb::Dev(args) => args.run().await,
         Verb::Signer(_) | Verb::Explain { .. } => Err(Failure::new(Code::BUG, "This verb was dispatched before.")),
     }
 }
 
-fn explain(code: &str) -> Result<ExitCode, Failure> {
+fn explain(code: &str, format: Format) -> Result<ExitCode, Failure> {
     let code: Code = code.parse().map_err(|_| Failure::new(Code::MISSING, "There is no such code."))?;
     let entry = code.entry();
-    println!("{code}: {}\n\n{}\n", entry.title, entry.explain);
-    entry.next.iter().for_each(|next| println!("next: {next}"));
-    println!("exit status {}", entry.exit);
+    let mut lines = vec![format!("{code}: {}", entry.title), String::new(), entry.explain.to_owned(), String::new()];
+    lines.extend(entry.next.iter().map(|next| format!("next: {next}")));
+    lines.push(format!("exit status {}", entry.exit));
+    let doc = serde_json::json!({ "code": code, "title": entry.title, "explain": entry.explain, "next": entry.next, "exit": entry.exit });
+    output::answer(format, "code", doc, &code.to_string(), &lines)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -93,6 +93,40 @@ pub fn one<T: Serialize>(
     Ok(())
 }
 
+/// Writes an answer that is no object of the product: its fields under `jit-broker/<kind>/v1`, its name, or lines.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn answer(
+    format: Format,
+    kind: &str,
+    mut fields: serde_json::Value,
+    name: &str,
+    lines: &[String],
+) -> Result<(), Failure> {
+    if let Some(map) = fields.as_object_mut() {
+        map.insert("schema".to_owned(), format!("jit-broker/{kind}/v1").into());
+    }
+    one(format, &fields, name, |_| lines.to_vec())
+}
+
+/// Says that something was done: a sentence on stderr for people, a document for programs.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn done(format: Format, what: &str, sentence: &str) -> Result<(), Failure> {
+    eprintln!("{}", shown(sentence));
+    match format {
+        Format::Json | Format::Jsonl => answer(format, "done", serde_json::json!({ "done": what }), "", &[]),
+        Format::Auto | Format::Table | Format::Name => Ok(()),
+    }
+}
+
+/// A number of things, in words.
+pub fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 /// A duration in seconds, as people write it.
 pub fn span(s: i64) -> String {
     u64::try_from(s).ok().filter(|s| *s > 0).map_or_else(|| "0s".to_owned(), show_span)

@@ -27,7 +27,8 @@ pub fn possible() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !forbidden()
 }
 
-fn nobody(flag: &str) -> Failure {
+/// What is said where a question cannot be asked.
+pub fn nobody(flag: &str) -> Failure {
     Failure::new(Code::USAGE, format!("Nobody can be asked here. Say it with {flag}."))
 }
 

@@ -4,19 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
-use super::client::Client;
 use super::failure::Failure;
 use super::home::Home;
-use super::{Globals, keys};
+use super::{Globals, keys, output};
 use crate::clock::System;
 use crate::daemon::init::{Plan, init};
 use crate::daemon::{Daemon, open_gate};
 use crate::domain::names::PersonName;
-use crate::domain::refusal::{Code, Refusal};
+use crate::domain::refusal::Code;
 use crate::settings::{Settings, SignerAt, bad_config};
-use crate::wire::KrlDoc;
 
 /// `jit-broker init`
 #[derive(Debug, Args)]
@@ -43,7 +41,7 @@ impl InitArgs {
     ///
     /// # Errors
     /// [`Code::NOT_EMPTY`], or what the disk says.
-    pub async fn run(&self, _: &Globals) -> Result<ExitCode, Failure> {
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         let plan = Plan {
             dir: self.dir.clone(),
             admin: self.admin.clone(),
@@ -52,13 +50,21 @@ impl InitArgs {
             public_url: self.public_url.clone().unwrap_or_else(|| format!("https://{}", self.listen)),
         };
         let made = init(&plan, Arc::new(System::new())).await?;
-        println!("user CA      {}", made.genesis.ssh_user);
-        println!("host CA      {}", made.genesis.ssh_host);
-        println!("log key      {}", made.genesis.log_key);
-        println!("fingerprint  {}", made.genesis.x509_server);
+        let (genesis, config) = (&made.genesis, made.config.display().to_string());
+        let fields = serde_json::json!({ "config": config, "install": genesis.install, "ssh_user": genesis.ssh_user,
+            "ssh_host": genesis.ssh_host, "log_key": genesis.log_key, "fingerprint": genesis.x509_server });
+        let lines = [
+            format!("user CA      {}", genesis.ssh_user),
+            format!("host CA      {}", genesis.ssh_host),
+            format!("log key      {}", genesis.log_key),
+            format!("fingerprint  {}", genesis.x509_server),
+        ];
+        output::answer(globals.output, "init", fields, &config, &lines)?;
+        let (url, fingerprint, dir) = (&plan.public_url, &genesis.x509_server, plan.dir.display());
         eprintln!("Next:");
-        eprintln!("  jit-broker serve --config {}", made.config.display());
-        eprintln!("  jit-broker auth login --server {} --fingerprint {}", plan.public_url, made.genesis.x509_server);
+        eprintln!("  jit-broker serve --config {config}");
+        eprintln!("  jit-broker auth login --server {url} --fingerprint {fingerprint} --as {}", plan.admin);
+        eprintln!("  jit-broker apply {dir}      # after people.toml, targets.toml and policy.toml were filled in");
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -84,7 +90,24 @@ impl ConfigArgs {
         let settings = self.settings()?;
         let daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
         eprintln!("listening on https://{}", daemon.address);
-        ended().await;
+        let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
+        let mut over = std::pin::pin!(ended());
+        loop {
+            let told = async {
+                match &mut hang_up {
+                    Some(signal) => signal.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = &mut over => break,
+                // The bundle takes effect by `apply`; what this file says is about sockets and keys, which are opened once.
+                _ = told => match self.settings() {
+                    Ok(_) => eprintln!("{} is good; a restart makes it count.", self.config.display()),
+                    Err(failure) => drop(failure.report(false)),
+                },
+            }
+        }
         daemon.stop().await;
         Ok(ExitCode::SUCCESS)
     }
@@ -93,7 +116,7 @@ impl ConfigArgs {
     ///
     /// # Errors
     /// Every problem.
-    pub async fn check(&self) -> Result<ExitCode, Failure> {
+    pub async fn check(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         let settings = self.settings()?;
         let mut problems = Vec::new();
         if settings.signer == SignerAt::Local
@@ -109,7 +132,7 @@ impl ConfigArgs {
             problems.push(failure.0.message);
         }
         if problems.is_empty() {
-            eprintln!("{}: good", self.config.display());
+            output::done(globals.output, "check", &format!("{}: good", self.config.display()))?;
             return Ok(ExitCode::SUCCESS);
         }
         Err(bad_config(&problems).into())
@@ -182,56 +205,6 @@ impl DevArgs {
             let _ = std::fs::remove_dir_all(&dir);
         }
         result?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// `jit-broker ca …`
-#[derive(Debug, Subcommand)]
-pub enum CaVerb {
-    /// The authority's public keys
-    List,
-    /// One of them: ssh-user, ssh-host, x509-server
-    Export {
-        /// Which
-        #[arg(long)]
-        kind: String,
-    },
-    /// The revocation list, for sshd's RevokedKeys
-    Krl,
-}
-
-impl CaVerb {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// As the broker says.
-    pub async fn run(&self, _: &Globals) -> Result<ExitCode, Failure> {
-        let mut client = Client::remembered(&Home::find()?)?;
-        let about = client.context()?.about.clone();
-        match self {
-            Self::List => {
-                println!("ssh-user\t{}\nssh-host\t{}\nlog\t{}", about.ssh_user, about.ssh_host, about.log_key);
-            }
-            Self::Export { kind } => match kind.as_str() {
-                "ssh-user" => println!("{}", about.ssh_user),
-                "ssh-host" => println!("{}", about.ssh_host),
-                "x509-server" => print!("{}", about.server_ca_pem),
-                other => {
-                    return Err(Refusal::new(
-                        Code::USAGE,
-                        format!("There is no {other}: ssh-user, ssh-host, x509-server."),
-                    )
-                    .into());
-                }
-            },
-            Self::Krl => {
-                let doc: KrlDoc = client.get("/v1/krl").await?;
-                let bytes =
-                    data_encoding::BASE64.decode(doc.krl.as_bytes()).map_err(|e| Failure::local("the list", e))?;
-                std::io::Write::write_all(&mut std::io::stdout(), &bytes).map_err(|e| Failure::local("stdout", e))?;
-            }
-        }
         Ok(ExitCode::SUCCESS)
     }
 }

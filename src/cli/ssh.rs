@@ -17,7 +17,7 @@ use super::ask::{Wish, granted};
 use super::client::Client;
 use super::failure::Failure;
 use super::home::{Home, private_folder, read_private, write_private};
-use super::{Globals, hook, keys, ssh_config};
+use super::{Globals, hook, keys, output, ssh_config};
 use crate::domain::act::Deed;
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, RoleName, TargetName};
@@ -129,19 +129,24 @@ pub(super) fn wrong(facts: &CertificateFacts, grant: &GrantDoc, key: &Key, autho
 pub async fn ensure(client: &mut Client, grant: &GrantDoc) -> Result<CredentialDoc, Failure> {
     let home = client.home().clone();
     let key = client_key(&home, &grant.target)?;
-    let doc = fetch(client, grant, &key).await?;
+    let mut doc = fetch(client, grant, &key).await?;
     let _writing = writing(&home, grant.target.as_str())?;
     for login in &grant.logins {
         let path = certificate(&home, grant.target.as_str(), login.as_str());
         write_private(&path, format!("{}\n", doc.certificate).as_bytes())?;
+        hook::looked_at(&home, &grant.target, login)?;
+        doc.files.push(path.display().to_string());
     }
+    doc.path = doc.files.first().cloned();
+    doc.files.push(folder(&home, grant.target.as_str()).join("key").display().to_string());
     Ok(doc)
 }
 
 /// Removes the certificates of a target: they are worthless, and should not be offered.
 pub fn forget(home: &Home, target: &str) {
     for entry in fs::read_dir(folder(home, target)).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().ends_with("-cert.pub") {
+        let name = entry.file_name();
+        if [".checked", "-cert.pub"].iter().any(|end| name.to_string_lossy().ends_with(end)) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -174,15 +179,17 @@ impl CertArgs {
             None => client_key(client.home(), &target)?,
         };
         let grant = granted(&mut client, &self.wish, &target, &key, globals).await?;
-        let doc =
+        let mut doc =
             if own.is_some() { fetch(&mut client, &grant, &key).await? } else { ensure(&mut client, &grant).await? };
-        match self.out.clone().or_else(|| self.key.as_deref().map(beside)) {
-            None => super::output::one(globals.output, &doc, &doc.certificate, |d| vec![d.certificate.clone()])?,
-            Some(path) if path.as_os_str() == "-" => println!("{}", doc.certificate),
-            Some(path) => {
-                crate::signer::keys::replace(&path, format!("{}\n", doc.certificate).as_bytes(), 0o600)?;
-                eprintln!("{}: {} until {}", path.display(), doc.principals.join(", "), doc.valid_before);
-            }
+        let out = self.out.clone().or_else(|| self.key.as_deref().map(beside)).filter(|path| path.as_os_str() != "-");
+        if let Some(path) = &out {
+            crate::signer::keys::replace(path, format!("{}\n", doc.certificate).as_bytes(), 0o600)?;
+            eprintln!("{}: {} until {}", path.display(), doc.principals.join(", "), doc.valid_before);
+            doc.path = Some(path.display().to_string());
+            doc.files = vec![path.display().to_string()];
+        }
+        if out.is_none() || globals.json() {
+            output::one(globals.output, &doc, &doc.id, |d| vec![d.certificate.clone()])?;
         }
         Ok(ExitCode::SUCCESS)
     }

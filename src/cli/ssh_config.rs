@@ -11,10 +11,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Globals;
 use super::client::Client;
 use super::failure::Failure;
 use super::home::{Home, write_private};
+use super::{Globals, output};
 use crate::domain::names::LoginName;
 use crate::domain::refusal::Code;
 use crate::wire::{List, TargetDoc};
@@ -44,7 +44,7 @@ impl SshConfigArgs {
     ///
     /// # Errors
     /// When a file cannot be written, or the broker does not answer.
-    pub async fn run(&self, _: &Globals) -> Result<ExitCode, Failure> {
+    pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         let home = Home::find()?;
         let ours = home.config.join("ssh_config");
         let user = || self.ssh_config.clone().map_or_else(user_config, Ok);
@@ -53,7 +53,8 @@ impl SshConfigArgs {
             for file in [&ours, &home.config.join("known_hosts")] {
                 let _ = fs::remove_file(file);
             }
-            eprintln!("{} is as it was without jit-broker.", user()?.display());
+            let said = format!("{} is as it was without jit-broker.", user()?.display());
+            output::done(globals.output, "ssh-config.removed", &said)?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut client = Client::remembered(&home)?;
@@ -62,11 +63,18 @@ impl SshConfigArgs {
         let program = std::env::current_exe().map_err(|e| Failure::local("this program", e))?;
         let text = text(&home, &targets.items, &program, &folders())?;
         if !self.install {
-            print!("{text}");
+            let fields = serde_json::json!({ "text": text });
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            output::answer(globals.output, "ssh-config", fields, "ssh_config", &lines)?;
             return Ok(ExitCode::SUCCESS);
         }
         install(&home, &targets.items, &text, &user()?)?;
-        eprintln!("{} targets: plain ssh works for them. Run this again when targets were added.", targets.items.len());
+        let names: Vec<&str> = targets.items.iter().map(|t| t.name.as_str()).collect();
+        let said = match names.as_slice() {
+            [] => "There is no target that ssh reaches directly. Run this again when there is one.".to_owned(),
+            names => format!("Plain ssh works for {}. Run this again when targets were added.", names.join(", ")),
+        };
+        output::done(globals.output, "ssh-config.installed", &said)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -155,8 +163,19 @@ pub(super) fn text(
             target.port,
             name = target.name
         );
-        if let Some(login) = only_login(target) {
+        let logins = logins(target);
+        if let [login] = logins.as_slice() {
             let _ = writeln!(out, "  User {login}");
+        }
+        // Who was refused here must not be asked for a password by sshd; accounts that are not the broker's stay as they were.
+        if !logins.is_empty() {
+            let names: Vec<&str> = logins.iter().map(|login| login.as_str()).collect();
+            let _ = write!(
+                out,
+                "\nMatch originalhost {} user {}\n  PasswordAuthentication no\n  KbdInteractiveAuthentication no\n",
+                target.name,
+                names.join(",")
+            );
         }
     }
     if !targets.is_empty() {
@@ -177,14 +196,12 @@ pub(super) fn text(
     Ok(out)
 }
 
-fn only_login(target: &TargetDoc) -> Option<&LoginName> {
+/// The accounts that the person may ask for.
+fn logins(target: &TargetDoc) -> Vec<&LoginName> {
     let mut logins: Vec<_> = target.roles.iter().filter(|r| r.verdict != "never").flat_map(|r| &r.logins).collect();
     logins.sort();
     logins.dedup();
-    match logins.as_slice() {
-        [login] => Some(login),
-        _ => None,
-    }
+    logins
 }
 
 /// What happens to the `Include` line.

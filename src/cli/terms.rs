@@ -34,7 +34,8 @@ pub(super) fn targets(doc: &BundleDoc) -> Result<Targets, Failure> {
         return Err(differs("bundle"));
     }
     // People and rules may name administrators of [trust] that an approver cannot know; the targets stand by themselves.
-    let files = whole.files.into_iter().filter(|(name, _)| name.starts_with("targets")).collect();
+    let files =
+        whole.files.into_iter().filter(|(name, _)| name.starts_with("targets") || name.ends_with(".crt")).collect();
     Ok(Bundle::parse(&BundleText { files }, &[]).map_err(|_| differs("bundle"))?.targets)
 }
 
@@ -101,13 +102,16 @@ pub(super) fn power(doc: &RequestDoc) -> Option<String> {
 fn bundle_terms(terms: &Terms, bundle: Digest) -> Result<(), Failure> {
     let same =
         terms.target.as_str() == "broker/policy" && terms.role.as_str() == "apply" && terms.target_digest == bundle;
-    if same && terms.logins.is_empty() && terms.allow.is_empty() { Ok(()) } else { Err(differs("bundle")) }
+    if same && terms.logins.is_empty() && terms.allow.is_empty() && terms.database.is_none() {
+        Ok(())
+    } else {
+        Err(differs("bundle"))
+    }
 }
 
 fn opens_exactly(target: &Target, terms: &Terms) -> Result<(), Failure> {
     let role = target.roles.get(&terms.role).ok_or_else(|| differs("role"))?;
-    let same = role.logins == terms.logins && role.allow.iter().eq(terms.allow.iter());
-    if same { Ok(()) } else { Err(differs("list of logins")) }
+    if role.is_in(terms) { Ok(()) } else { Err(differs("list of logins")) }
 }
 
 /// True when `role` is the asked one, or what earlier approvers may have made of it, one narrower role after the other.
@@ -153,9 +157,7 @@ pub(super) fn narrowed(
                 format!("{name} is not declared narrower than {}.", terms.role),
             ));
         }
-        terms.role = name.clone();
-        terms.logins = found.logins.clone();
-        terms.allow = found.allow.iter().copied().collect();
+        found.fill(name, &mut terms);
     }
     Ok(terms)
 }

@@ -81,6 +81,7 @@ pub async fn init(plan: &Plan, clock: Arc<dyn Clock>) -> Result<Made, Refusal> {
     let mut install = [0; 16];
     clock.fill(&mut install);
     let genesis = Genesis {
+        x509_client: keys.x509_client.as_ref().map(|(_, cert)| cert.pem().to_owned()),
         install: InstallId::new(install),
         admins: BTreeMap::from([(plan.admin.clone(), plan.key.clone())]),
         log_key: keys.log_public(),
@@ -111,14 +112,23 @@ fn configuration(plan: &Plan) -> String {
 }
 
 async fn begin(settings: &Settings, clock: Arc<dyn Clock>, genesis: &Genesis) -> Result<(), Refusal> {
-    let gate = super::open_gate(settings, clock.clone())?;
+    let gate = super::found_gate(settings, clock.clone())?;
     let ledger = Ledger::open(&settings.ledger, OpenMode::Create).await.map_err(|e| ledger_refusal(&e))?;
-    let parts = clerk::start(ledger, SignerHandle::new(Box::new(gate)), Arc::new(Timekeeper::new(clock))).await?;
+    let parts = clerk::start(
+        ledger,
+        SignerHandle::new(Box::new(gate)),
+        Arc::new(Timekeeper::new(clock)),
+        super::cache_of(settings),
+    )
+    .await?;
     let (reply, answer) = tokio::sync::oneshot::channel();
     let job = Job { command: Command::Begin(Box::new(genesis.clone())), blobs: Vec::new(), reply };
     let stopped = || Refusal::new(Code::LEDGER_DOWN, "The log could not be begun.");
     parts.jobs.send(job).await.map_err(|_| stopped())?;
     answer.await.map_err(|_| stopped())??;
+    if parts.note.borrow().is_none() {
+        return Err(Refusal::new(Code::SIGNER_AWAY, "The first checkpoint could not be signed."));
+    }
     drop(parts.jobs);
     let _ = parts.task.await;
     Ok(())

@@ -16,16 +16,20 @@ use tokio::task::JoinHandle;
 
 use crate::api::{Api, router};
 use crate::broker::clerk::{self, SignerHandle, ledger_refusal};
-use crate::broker::{Broker, reaper};
+use crate::broker::{Broker, reaper, snapshot};
 use crate::clock::{Clock, Timekeeper};
 use crate::domain::event::Command;
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::{Ledger, OpenMode};
 use crate::settings::{Settings, SignerAt};
 use crate::signer::Signer;
-use crate::signer::gate::Gate;
+use crate::signer::cache::Cache;
+use crate::signer::gate::{Gate, Pins};
 use crate::signer::keys::Keys;
 use crate::signer::socket::Remote;
+
+/// The file in the keys' folder in which the signer keeps how much of which log it has signed.
+const HEAD: &str = "head.json";
 
 /// A running daemon.
 pub struct Daemon {
@@ -43,9 +47,25 @@ pub struct Daemon {
 /// # Errors
 /// When keys are missing or too open, or the head is damaged.
 pub fn open_gate(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Gate, Refusal> {
-    let keys = Keys::load(&settings.ca_dir)?;
-    let head = settings.ca_dir.join("head.json");
-    Gate::open(keys, head, tls::names_of(settings), Timekeeper::new(clock))
+    Gate::open(Keys::load(&settings.ca_dir)?, settings.ca_dir.join(HEAD), pins(settings), Timekeeper::new(clock))
+}
+
+/// Opens the gate of a configuration whose keys have signed nothing yet.
+///
+/// # Errors
+/// As [`open_gate`]; [`Code::NOT_EMPTY`] when there is a head.
+pub fn found_gate(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Gate, Refusal> {
+    Gate::found(Keys::load(&settings.ca_dir)?, settings.ca_dir.join(HEAD), pins(settings), Timekeeper::new(clock))
+}
+
+/// What a configuration pins for its signer.
+pub fn pins(settings: &Settings) -> Pins {
+    Pins { server_names: tls::names_of(settings), admins: settings.admins.clone() }
+}
+
+/// Where the broker keeps its snapshot.
+fn cache_of(settings: &Settings) -> Cache {
+    Cache::at(settings.state_dir.join("snapshot"))
 }
 
 impl Daemon {
@@ -75,7 +95,7 @@ impl Daemon {
         let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
         let signer = SignerHandle::new(signer);
         let keeper = Arc::new(Timekeeper::new(clock));
-        let mut parts = clerk::start(ledger, signer.clone(), keeper).await?;
+        let mut parts = clerk::start(ledger, signer.clone(), keeper, cache_of(settings)).await?;
         pinned(settings, &parts.memory.read().await.state)?;
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async {}));
         let krl_path = settings.state_dir.join("krl");
@@ -86,8 +106,9 @@ impl Daemon {
         reaper::round(&broker).await?;
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into() };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
-        let reaping = tokio::spawn(reaper::run(broker.clone(), stopped));
-        Ok(Self { broker, address, stop, tasks: vec![serving, reaping], clerk })
+        let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
+        let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped));
+        Ok(Self { broker, address, stop, tasks: vec![serving, reaping, picturing], clerk })
     }
 
     /// Stops in order: no new connections, the log closed with its last entry.
@@ -96,6 +117,7 @@ impl Daemon {
         for task in self.tasks {
             let _ = task.await;
         }
+        self.broker.snapshot_at_stop().await;
         if let Err(refusal) = self.broker.command(Command::Stop, Vec::new()).await {
             tracing::warn!(code = %refusal.code, "the stop was not logged: {}", refusal.message);
         }

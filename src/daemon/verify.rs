@@ -19,7 +19,7 @@ use crate::ledger::verify::{LeafCheck, LeafFacts, OutsideNote, Pinned, Problem, 
 #[derive(Default)]
 pub struct Entries {
     state: State,
-    serials: BTreeSet<u64>,
+    serials: BTreeSet<(&'static str, u64)>,
 }
 
 /// Bundles are not judged again here; only what entries say of each other is checked.
@@ -47,8 +47,8 @@ impl Entries {
             say("order", "the entry is older than the one before".to_owned());
         }
         match &entry.event {
-            Event::CredentialIssued { grant, serial, valid_before, key, .. } => {
-                if !self.serials.insert(*serial) {
+            Event::CredentialIssued { credential, grant, serial, valid_before, key, .. } => {
+                if !self.serials.insert((credential.word(), *serial)) {
                     say("serial", format!("serial {serial} was used before"));
                 }
                 match self.state.grants.get(grant) {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::database::DatabaseRole;
 use super::digest::{CanonicalError, Digest, canonical, read_canonical};
 use super::ids::{ActId, GrantId, InstallId, RequestId};
 use super::key::Key;
@@ -254,7 +255,7 @@ pub enum Selector {
 pub struct Terms {
     /// The target.
     pub target: TargetName,
-    /// Its address, host identity and mode; for `broker/policy` the digest of the new bundle.
+    /// Its address, identity and mode; for `broker/policy` the digest of the new bundle.
     pub target_digest: Digest,
     /// The role.
     pub role: RoleName,
@@ -262,6 +263,9 @@ pub struct Terms {
     pub logins: Vec<LoginName>,
     /// What a session may do.
     pub allow: Vec<Allow>,
+    /// What is given on a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseRole>,
     /// For how long, in seconds.
     pub for_s: u64,
 }

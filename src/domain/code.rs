@@ -19,14 +19,17 @@ const SECOND: [&str; 64] = [
     "thistle", "tiger", "timber", "tulip", "violet", "walnut", "willow", "zebra",
 ];
 
+/// How many codes there are.
+pub const CODES: u32 = 64 * 64;
+
 /// The `n`-th code that a digest proposes; the broker takes the first that no open request has.
 pub fn match_code(digest: &Digest, n: u32) -> String {
     let bytes = digest.as_bytes();
     let (tail, _) = bytes.split_at(8);
     let seed = tail.iter().fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
     let pick = seed.wrapping_add(u64::from(n)) % (64 * 64);
-    let first = FIRST.iter().nth((pick / 64) as usize).copied().unwrap_or("plain");
-    let second = SECOND.iter().nth((pick % 64) as usize).copied().unwrap_or("pebble");
+    let first = FIRST.get((pick / 64) as usize).copied().unwrap_or("plain");
+    let second = SECOND.get((pick % 64) as usize).copied().unwrap_or("pebble");
     format!("{first}-{second}")
 }
 

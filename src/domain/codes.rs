@@ -139,7 +139,7 @@ codes! {
         "The broker cannot reach the signer's socket. Nothing is issued until it is back; ends go on.";
     LINT = 5003, 70, 500, "a certificate failed its inspection", None,
         "What was signed is parsed again and compared before it leaves; this one differed and was destroyed.";
-    CLOCK = 5004, 9, 503, "the clock cannot be trusted", Some("timedatectl; then jit-broker doctor"),
+    CLOCK = 5004, 9, 503, "the clock cannot be trusted", Some("timedatectl shows whether the clock is synchronised."),
         "Wall clock and boot-time clock drifted apart, or the wall clock is behind the log. Nothing is issued until the clock is synchronised or an operator confirms it. Ends go on.";
     LOG_LIES = 5005, 70, 503, "the log is not the one the signer knows", Some("jit-broker audit verify"),
         "The daemon showed the signer a log that is shorter, forked, or holds an entry that the rules do not justify. Nothing is signed until this is understood.";
@@ -182,6 +182,8 @@ codes! {
         "The first administrators are pinned in leaf 0. Changing [trust] in the file does not change them; an administrator's later keys are enrolled by signed acts.";
     BAD_MODE = 8005, 78, 400, "a file mode that is too open", Some("chmod 600 FILE; chmod 700 FOLDER"),
         "Keys and the ledger must be closed to everybody but the service's user, or nothing starts.";
+    HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("Restore head.json into [ca].dir from a copy of this machine's folder."),
+        "Beside its keys the signer keeps head.json: how much of which log it has signed. `init` makes it. Without it a log that was cut, forked or made anew would be signed, so nothing starts. Restore the newest copy of the file: an older one is accepted, but shows less.";
 }
 
 impl Code {

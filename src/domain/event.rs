@@ -5,11 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::act::{Deed, SignedAct, Terms};
+use super::database::Account;
 use super::digest::Digest;
+use super::grant::CredentialKind;
 use super::ids::{ActId, GrantId, InstallId, RequestId};
 use super::key::Key;
-use super::names::{PersonName, RuleId, StepName, TargetName};
+use super::names::{AccountName, PersonName, RuleId, StepName, TargetName};
 use super::refusal::Refusal;
+use super::shelf::Shelf;
+use super::state::State;
 
 /// The version of entries that this program writes; older ones decode for ever.
 pub const ENTRY_VERSION: u32 = 1;
@@ -56,7 +60,7 @@ pub enum Command {
         /// What the wall clock shows, in Unix seconds.
         wall_s: i64,
     },
-    /// A credential for a key under a grant; the nonce goes into the certificate.
+    /// A credential for a key under a grant; the nonce goes into the certificate, or names the account.
     Issue {
         /// The grant.
         grant: GrantId,
@@ -64,6 +68,34 @@ pub enum Command {
         key: Key,
         /// 32 random bytes as hex.
         nonce: Digest,
+        /// SHA-256 of the SCRAM verifier that the client made, for accounts with passwords.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verifier: Option<Digest>,
+    },
+    /// The account of a grant was made on its server.
+    AccountMade {
+        /// The grant.
+        grant: GrantId,
+    },
+    /// The server was asked to remove the account of a grant; this is what was read back.
+    AccountRemoved {
+        /// The grant.
+        grant: GrantId,
+        /// What was looked at, and what it showed.
+        proofs: Vec<Proof>,
+        /// What of the account's is kept, under a role without rights.
+        kept: Vec<String>,
+        /// What is still there; nothing when the account is gone.
+        left: Vec<String>,
+    },
+    /// A server has an account with the broker's mark that the log does not know, or knows to be gone.
+    AccountFound {
+        /// The target, or the server's address where it has left the inventory.
+        server: String,
+        /// The account's name there; hostile text.
+        account: String,
+        /// What was done.
+        what: String,
     },
     /// Looks at every deadline.
     Due,
@@ -84,6 +116,53 @@ pub enum Command {
     Stop,
     /// Nothing happened for a while.
     Beat,
+    /// A snapshot of the state was written.
+    Snapshot {
+        /// How many entries are in it.
+        size: u64,
+        /// SHA-256 of the file.
+        sha256: Digest,
+    },
+}
+
+/// The blobs that a command names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The bundle that an act wants adopted.
+    pub bundle: Option<Digest>,
+    /// The personal text that an act commits to.
+    pub words: Option<Digest>,
+    /// The request that the act would be.
+    request: Option<RequestId>,
+}
+
+impl Command {
+    /// The blobs that stand beside this command.
+    pub fn beside(&self) -> Named {
+        let Some((signed, _)) = self.act() else { return Named::default() };
+        let Ok(act) = signed.read() else { return Named::default() };
+        let bundle = match act.deed {
+            Deed::Apply { bundle, .. } => Some(bundle),
+            _ => None,
+        };
+        Named { bundle, words: act.words, request: Some(RequestId::of_digest(&signed.digest())) }
+    }
+}
+
+impl Named {
+    /// True for a blob that the command names.
+    pub fn names(&self, digest: &Digest) -> bool {
+        self.bundle == Some(*digest) || self.words == Some(*digest)
+    }
+
+    /// Lets go of what a command brought, unless it made a request that needs it.
+    pub fn settle(&self, new: &[Digest], state: &State, shelf: &mut Shelf) {
+        if self.request.is_some_and(|id| state.requests.contains_key(&id)) {
+            return;
+        }
+        // The adopted bundle stays: a snapshot brings it along.
+        new.iter().filter(|digest| **digest != state.bundle.digest).for_each(|digest| shelf.discard(digest));
+    }
 }
 
 impl Command {
@@ -126,6 +205,9 @@ pub struct Genesis {
     pub ssh_host: Key,
     /// SHA-256 of the server CA's certificate.
     pub x509_server: String,
+    /// The client CA's certificate, PEM; absent in logs that began before there were database accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x509_client: Option<String>,
 }
 
 /// Why a grant ended.
@@ -156,7 +238,7 @@ impl Cause {
 /// One thing that was read back, or could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
-    /// What was looked at: `krl`, `host`, `expiry`, `session`.
+    /// What was looked at: `krl`, `host`, `expiry`, `session`, `account`, and what else a server shows.
     pub what: String,
     /// Whether it shows the end; absent where nobody can see it.
     pub ok: Option<bool>,
@@ -198,6 +280,9 @@ pub enum Event {
     Stopped,
     #[serde(rename = "heartbeat")]
     Heartbeat,
+    /// A snapshot of the state was written, as a cache for the next start.
+    #[serde(rename = "snapshot.taken")]
+    SnapshotTaken { size: u64, sha256: Digest },
     /// A person signed in.
     #[serde(rename = "person.signed_in")]
     SignedIn { person: PersonName, act: ActId, key_fp: String },
@@ -302,10 +387,28 @@ pub enum Event {
     GrantEnding { grant: GrantId, cause: Cause, by: Option<PersonName>, serials: Vec<u64>, words: Option<Digest> },
     /// The end is proven.
     #[serde(rename = "grant.ended")]
-    GrantEnded { grant: GrantId, cause: Cause, proofs: Vec<Proof> },
+    GrantEnded {
+        grant: GrantId,
+        cause: Cause,
+        proofs: Vec<Proof>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        kept: Vec<String>,
+    },
+    /// An account will be made on a server, or made to take another proof.
+    #[serde(rename = "account.planned")]
+    AccountPlanned { grant: GrantId, key: Key, account: Box<Account>, valid_until: i64 },
+    #[serde(rename = "account.made")]
+    AccountMade { grant: GrantId, account: AccountName },
+    /// Something is left of it; the removal goes on.
+    #[serde(rename = "account.residue")]
+    AccountResidue { grant: GrantId, account: AccountName, kept: Vec<String>, left: Vec<String> },
+    #[serde(rename = "account.found")]
+    AccountFound { server: String, account: String, what: String },
     /// A certificate may be signed: exactly these bytes, under this serial.
     #[serde(rename = "credential.issued")]
     CredentialIssued {
+        #[serde(default, skip_serializing_if = "CredentialKind::is_usual")]
+        credential: CredentialKind,
         grant: GrantId,
         serial: u64,
         key: Key,
@@ -363,8 +466,14 @@ impl Event {
     pub fn concerns(&self) -> Concerns {
         let mut c = Concerns::default();
         match self {
-            Self::Begun(_) | Self::Started | Self::Stopped | Self::Heartbeat => {}
-            Self::ClockJumped { .. } | Self::KrlPublished { .. } => {}
+            Self::Begun(_)
+            | Self::Started
+            | Self::Stopped
+            | Self::Heartbeat
+            | Self::ClockJumped { .. }
+            | Self::KrlPublished { .. }
+            | Self::SnapshotTaken { .. }
+            | Self::AccountFound { .. } => {}
             Self::SignedIn { person, .. } | Self::ActRefused { person, .. } => c.actor = Some(person.clone()),
             Self::BundleAdopted { by, .. }
             | Self::PersonDisabled { by, .. }
@@ -399,6 +508,9 @@ impl Event {
             | Self::GrantLapsed { grant }
             | Self::GrantCancelled { grant, .. }
             | Self::GrantEnded { grant, .. }
+            | Self::AccountPlanned { grant, .. }
+            | Self::AccountMade { grant, .. }
+            | Self::AccountResidue { grant, .. }
             | Self::CredentialIssued { grant, .. } => c.grant = Some(*grant),
             Self::HostEnrolled { by, target, .. } => (c.actor, c.target) = (Some(by.clone()), Some(target.clone())),
             Self::HostConfirmed { target, .. } => c.target = Some(target.clone()),
@@ -440,6 +552,7 @@ mod tests {
         state.revoked.insert(200_000, 950);
         let now = crate::domain::decide::Now { at: 1000, beside: &Nothing };
         let genesis = Genesis {
+            x509_client: None,
             install: InstallId::new([0; 16]),
             admins: BTreeMap::new(),
             log_key: key(),

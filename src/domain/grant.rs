@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::act::Terms;
+use super::database::Account;
 use super::digest::Digest;
 use super::event::{Cause, Proof};
 use super::ids::{GrantId, RequestId};
@@ -40,13 +41,48 @@ pub struct Grant {
     pub credential_s: Option<u64>,
     /// What was issued.
     pub credentials: Vec<Credential>,
+    /// The account on a database; named in the log before it is made there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
+    /// Whether the server has it.
+    #[serde(default)]
+    pub account_made: bool,
     /// How it stands.
     pub state: GrantState,
+}
+
+/// Which authority signs a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialKind {
+    /// An OpenSSH user certificate.
+    #[default]
+    SshUser,
+    /// An X.509 client certificate.
+    X509Client,
+}
+
+impl CredentialKind {
+    /// The word of credential/v1.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::SshUser => "ssh-user",
+            Self::X509Client => "x509-client",
+        }
+    }
+
+    /// For entries, which do not say the usual.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::SshUser
+    }
 }
 
 /// One certificate, as the log allowed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
+    /// Which authority signs it.
+    #[serde(default, skip_serializing_if = "CredentialKind::is_usual")]
+    pub kind: CredentialKind,
     /// Unique for the CA, for ever.
     pub serial: u64,
     /// The key it is for.
@@ -55,7 +91,7 @@ pub struct Credential {
     pub valid_after: i64,
     /// Not valid from this second on.
     pub valid_before: i64,
-    /// The certificate's nonce.
+    /// The certificate's nonce; not used by X.509.
     pub nonce: Digest,
     /// SHA-256 of the exact bytes that are signed.
     pub tbs_sha256: Digest,
@@ -78,6 +114,15 @@ pub enum GrantState {
         /// The first published list that has all its serials.
         krl_version: Option<u64>,
     },
+    /// Over, but something is left on the target; tried again for ever.
+    Residue {
+        /// Why it ended.
+        cause: Cause,
+        /// Since when it is over.
+        at: i64,
+        /// What is left, in words; hostile text.
+        left: Vec<String>,
+    },
     /// Over, and shown to be over.
     Ended {
         /// Why.
@@ -86,6 +131,9 @@ pub enum GrantState {
         at: i64,
         /// What was read back.
         proofs: Vec<Proof>,
+        /// What the account left behind, under a role without rights.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        kept: Vec<String>,
     },
     /// Never used in time.
     Lapsed,
@@ -103,6 +151,7 @@ impl GrantState {
             Self::Ready => "ready",
             Self::Active => "active",
             Self::Ending { .. } => "ending",
+            Self::Residue { .. } => "residue",
             Self::Ended { cause, .. } => cause.state(),
             Self::Lapsed => "lapsed",
             Self::Cancelled { .. } => "cancelled",
@@ -138,18 +187,37 @@ impl Grant {
         Err(Refusal::new(Code::WINDOW_CLOSED, format!("Grant {} is {word}; nothing is issued under it.", self.id)))
     }
 
+    /// True when it is final: nothing happens to it any more.
+    pub fn over(&self) -> bool {
+        matches!(self.state, GrantState::Ended { .. } | GrantState::Lapsed | GrantState::Cancelled { .. })
+    }
+
     /// The certificate for a key that is still valid for at least a second.
     pub fn credential_for(&self, key: &Key, now: i64) -> Option<&Credential> {
         self.credentials.iter().rev().find(|c| c.key == *key && now < c.valid_before)
     }
 
-    /// The serials that a host could still accept at `now`, its clock being at most [`SKEW_S`] behind.
+    /// The SSH serials that a host could still accept at `now`, its clock being at most [`SKEW_S`] behind.
     pub fn unexpired_serials(&self, now: i64) -> Vec<u64> {
-        self.credentials.iter().filter(|c| now < c.valid_before + SKEW_S).map(|c| c.serial).collect()
+        self.ssh_credentials().filter(|c| now < c.valid_before + SKEW_S).map(|c| c.serial).collect()
     }
 
-    /// The moment from which no host accepts any of its certificates.
+    /// The moment from which no host accepts any of its SSH certificates.
     pub fn latest_end(&self) -> i64 {
-        self.credentials.iter().map(|c| c.valid_before + SKEW_S).max().unwrap_or(self.starts_at)
+        self.ssh_credentials().map(|c| c.valid_before + SKEW_S).max().unwrap_or(self.starts_at)
+    }
+
+    /// The certificates that revocation lists name.
+    pub fn ssh_credentials(&self) -> impl Iterator<Item = &Credential> {
+        self.credentials.iter().filter(|c| c.kind == CredentialKind::SshUser)
+    }
+
+    /// Why and since when it is over, while its account may still be there.
+    pub fn removing(&self) -> Option<(Cause, i64)> {
+        self.account.as_ref()?;
+        match self.state {
+            GrantState::Ending { cause, at, .. } | GrantState::Residue { cause, at, .. } => Some((cause, at)),
+            _ => None,
+        }
     }
 }

@@ -113,6 +113,25 @@ fn login(text: &str) -> bool {
     )
 }
 
+fn account(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.len() <= 63 && text.strip_suffix("_jit").is_some_and(|random| !random.is_empty() && random.bytes().all(plain))
+}
+
+/// A name that is safe in a connection string and a pg_hba line too, though it is quoted wherever it goes.
+fn identifier(text: &str) -> bool {
+    starts_and_goes_on(
+        text,
+        63,
+        |b| b.is_ascii_alphanumeric() || b == b'_',
+        |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'$'),
+    )
+}
+
+fn database_role(text: &str) -> bool {
+    identifier(text) && !matches!(text, "public" | "none")
+}
+
 name!(
     /// The one canonical name of a person, machine or agent.
     PersonName, "person's name", "a small letter, then at most 31 of a-z 0-9 . _ -", plain
@@ -140,6 +159,23 @@ name!(
 name!(
     /// An account on a target; becomes the second half of a principal.
     LoginName, "login", "a letter or _, then at most 31 of A-Z a-z 0-9 . _ -", login
+);
+
+name!(
+    /// A temporary account on a database server; made by the broker, never by people.
+    AccountName, "account's name", "a-z and 0-9, then _jit, at most 63 bytes", account
+);
+name!(
+    /// A database on a server.
+    DatabaseName, "database's name", "a letter, digit or _, then at most 62 of A-Z a-z 0-9 . _ - $", identifier
+);
+name!(
+    /// A role on a database server that accounts become members of.
+    DatabaseRoleName, "role of a server", "a letter, digit or _, then at most 62 of A-Z a-z 0-9 . _ - $; not public or none", database_role
+);
+name!(
+    /// A secret of `[secrets]`, as the bundle names it.
+    SecretName, "secret's name", "a small letter, then at most 31 of a-z 0-9 . _ -", plain
 );
 
 #[cfg(test)]

@@ -128,6 +128,7 @@ impl Request {
                 terms.role = approval.terms.role.clone();
                 terms.logins = approval.terms.logins.clone();
                 terms.allow = approval.terms.allow.clone();
+                terms.database = approval.terms.database.clone();
             }
             terms
         })

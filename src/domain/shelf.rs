@@ -1,6 +1,6 @@
 //! What stands beside the log, in memory: texts and parsed bundles by their digest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::bundle::{Bundle, BundleText};
@@ -14,7 +14,7 @@ use super::text::Words;
 #[derive(Debug, Default)]
 pub struct Shelf {
     words: HashMap<Digest, Words>,
-    bundles: HashMap<Digest, Arc<Bundle>>,
+    bundles: HashMap<Digest, (Arc<Bundle>, Box<[u8]>)>,
 }
 
 impl Shelf {
@@ -27,12 +27,32 @@ impl Shelf {
         } else if let Ok(text) = BundleText::from_bytes(bytes)
             && let Ok(bundle) = Bundle::parse(&text, &names)
         {
-            self.bundles.insert(digest, Arc::new(bundle));
+            self.bundles.insert(digest, (Arc::new(bundle), bytes.into()));
         }
         digest
     }
 
-    /// Lets go of a text or bundle that nothing refers to any more.
+    /// The bytes of everything on it, in the order of their digests.
+    pub fn blobs(&self) -> impl Iterator<Item = Vec<u8>> {
+        let words: BTreeMap<&Digest, Vec<u8>> =
+            self.words.iter().map(|(digest, words)| (digest, words.bytes())).collect();
+        let bundles: BTreeMap<&Digest, Vec<u8>> =
+            self.bundles.iter().map(|(d, (_, bytes))| (d, bytes.to_vec())).collect();
+        words.into_values().chain(bundles.into_values())
+    }
+
+    /// Lets go of everything else.
+    pub fn retain(&mut self, needed: &BTreeSet<Digest>) {
+        self.words.retain(|digest, _| needed.contains(digest));
+        self.bundles.retain(|digest, _| needed.contains(digest));
+    }
+
+    /// True for a blob that is kept.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.words.contains_key(digest) || self.bundles.contains_key(digest)
+    }
+
+    /// Lets go of a blob that nothing refers to any more.
     pub fn discard(&mut self, digest: &Digest) {
         self.words.remove(digest);
         self.bundles.remove(digest);
@@ -45,6 +65,6 @@ impl Beside for Shelf {
     }
 
     fn bundle(&self, digest: &Digest) -> Option<Arc<Bundle>> {
-        self.bundles.get(digest).cloned()
+        self.bundles.get(digest).map(|(bundle, _)| bundle.clone())
     }
 }

@@ -1,17 +1,23 @@
 //! The state: the fold of the log.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
 use super::digest::Digest;
 use super::event::{Boot, Entry, Event, Genesis};
-use super::grant::{Credential, Grant, GrantState, SKEW_S};
+use super::grant::{Credential, CredentialKind, Grant, GrantState, SKEW_S};
 use super::ids::{ActId, GrantId, RequestId};
+use super::index::Index;
 use super::key::Key;
 use super::names::{PersonName, TargetName};
 use super::person::Person;
 use super::request::{Approval, Request, RequestState};
+use super::retire::Over;
+use super::snapshot::Snapshot;
+use super::table::Table;
 use super::text::Words;
 
 /// What stands beside the log: personal text, and the bundles that acts name by digest.
@@ -23,7 +29,7 @@ pub trait Beside {
 }
 
 /// A host that an administrator had certified.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     /// Its key.
     pub key: Key,
@@ -40,7 +46,7 @@ pub struct Host {
 }
 
 /// The published revocation list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedKrl {
     /// Rises with every publication; 0 before the first.
     pub version: u64,
@@ -51,11 +57,13 @@ pub struct PublishedKrl {
 }
 
 /// The fold of the log. `decide` reads it, [`State::apply`] alone changes it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct State {
     /// Leaf 0; absent before the log began.
     pub genesis: Option<Arc<Genesis>>,
     /// The adopted bundle.
+    #[serde(skip)]
     pub bundle: Arc<Bundle>,
     /// Entries folded so far.
     pub size: u64,
@@ -73,32 +81,46 @@ pub struct State {
     pub revoked_fps: BTreeSet<String>,
     /// When each person last signed in.
     pub signed_in: BTreeMap<PersonName, i64>,
-    /// Requests by id.
-    pub requests: BTreeMap<RequestId, Request>,
-    /// Grants by id.
-    pub grants: BTreeMap<GrantId, Grant>,
+    /// Requests by id: those that wait, those with an open grant, and for an hour those that are over.
+    #[serde(skip)]
+    pub requests: Table<RequestId, Request>,
+    /// Grants by id: those that are open, and for an hour those that are over.
+    #[serde(skip)]
+    pub grants: Table<GrantId, Grant>,
     /// Enrolled hosts.
     pub hosts: BTreeMap<TargetName, Host>,
     /// The published revocation list.
     pub krl: PublishedKrl,
     /// Revoked serials with the end of their certificates.
     pub revoked: BTreeMap<u64, i64>,
-    /// The last serial of the user CA and of the host CA.
+    /// The last serial of the user CA.
     pub last_serial: u64,
     /// The last serial of the host CA.
     pub last_host_serial: u64,
+    /// The last serial of the client CA.
+    pub last_client_serial: u64,
     /// When an operator last confirmed the clock, and in which boot.
     pub clock_confirmed: Option<(i64, Boot)>,
+    /// The newest snapshot that the log names.
+    pub snapshot: Option<Snapshot>,
     /// How far the wall clock is known to have drifted, in seconds, while it has.
     pub clock_drift: Option<i64>,
     /// Acts seen lately, so that sending one twice does nothing twice.
-    pub acts: BTreeMap<ActId, i64>,
+    #[serde(skip)]
+    pub acts: BTreeSet<ActId>,
+    /// The same with their times, oldest first.
+    pub(super) acts_at: VecDeque<(i64, ActId)>,
+    /// What is over and leaves memory, with the moment since when.
+    pub(super) leaving: VecDeque<(i64, Over)>,
     /// Requests that wait, and grants that are not over.
+    #[serde(skip)]
     pub open_requests: BTreeSet<RequestId>,
     /// Grants that are not final.
+    #[serde(skip)]
     pub open_grants: BTreeSet<GrantId>,
-    /// Open grants by person, for `covered` and `status`.
-    grants_of: HashMap<PersonName, BTreeSet<GrantId>>,
+    /// Where to look in all this.
+    #[serde(skip)]
+    pub(super) index: Index,
 }
 
 impl State {
@@ -108,19 +130,32 @@ impl State {
         self.last_at = entry.at;
         self.last_boot = Some(entry.boot.clone());
         if let Some((signed, _)) = entry.cause.as_ref().and_then(super::event::Command::act) {
-            self.acts.insert(signed.id(), entry.at);
-            let oldest = entry.at - 3 * super::act::ACT_SKEW_S;
-            if self.acts.len() > 4096 {
-                self.acts.retain(|_, at| *at >= oldest);
-            }
+            self.remember_act(signed.id(), entry.at);
         }
+        let about = entry.event.concerns();
+        let were_open = self.open_among(&about);
+        self.unindex(&about);
         self.apply_event(&entry.event, entry.at, beside);
+        self.reindex(&about, &entry.event);
+        self.retire(were_open, entry.at);
+    }
+
+    /// An act is stale long before it is forgotten here.
+    fn remember_act(&mut self, id: ActId, at: i64) {
+        if self.acts.insert(id) {
+            self.acts_at.push_back((at, id));
+        }
+        let oldest = at - 3 * super::act::ACT_SKEW_S;
+        while let Some((_, id)) = self.acts_at.pop_front_if(|(at, _)| *at < oldest) {
+            self.acts.remove(&id);
+        }
     }
 
     fn apply_event(&mut self, event: &Event, at: i64, beside: &dyn Beside) {
         match event {
             Event::Begun(genesis) => self.genesis = Some(Arc::new((**genesis).clone())),
             Event::Started | Event::Stopped | Event::Heartbeat | Event::ActRefused { .. } => {}
+            Event::SnapshotTaken { size, sha256 } => self.snapshot = Some(Snapshot { size: *size, sha256: *sha256 }),
             Event::SignedIn { person, .. } => {
                 self.signed_in.insert(person.clone(), at);
             }
@@ -181,7 +216,7 @@ impl State {
         self.revoked_fps.insert(key.0.fingerprint());
         self.revoked_keys.insert(key.clone());
         for grant in self.open_grants.iter().filter_map(|id| self.grants.get(id)) {
-            let held = grant.credentials.iter().filter(|c| c.key == *key && at < c.valid_before + SKEW_S);
+            let held = grant.ssh_credentials().filter(|c| c.key == *key && at < c.valid_before + SKEW_S);
             self.revoked.extend(held.map(|c| (c.serial, c.valid_before)));
         }
     }
@@ -189,16 +224,7 @@ impl State {
     fn apply_krl(&mut self, version: u64, serials: BTreeSet<u64>, at: i64) {
         self.krl = PublishedKrl { version, at, serials };
         self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
-        for id in &self.open_grants {
-            let Some(grant) = self.grants.get_mut(id) else { continue };
-            if let GrantState::Ending { krl_version: wanted @ None, at: ended_at, .. } = &mut grant.state {
-                let ended_at = *ended_at;
-                let all = grant.credentials.iter().filter(|c| ended_at < c.valid_before + SKEW_S);
-                if all.into_iter().all(|c| self.krl.serials.contains(&c.serial) || at >= c.valid_before + SKEW_S) {
-                    *wanted = Some(version);
-                }
-            }
-        }
+        self.list_endings(version, at);
     }
 
     fn apply_request_or_grant(&mut self, event: &Event, at: i64) {
@@ -267,7 +293,6 @@ impl State {
         match event {
             Event::GrantOpened { grant, request, person, key, terms, starts_at, ends_at, claim_by, credential_s } => {
                 self.open_grants.insert(*grant);
-                self.grants_of.entry(person.clone()).or_default().insert(*grant);
                 self.grants.insert(
                     *grant,
                     Grant {
@@ -281,6 +306,8 @@ impl State {
                         claim_by: *claim_by,
                         credential_s: *credential_s,
                         credentials: Vec::new(),
+                        account: None,
+                        account_made: false,
                         state: GrantState::Ready,
                     },
                 );
@@ -290,11 +317,42 @@ impl State {
                     grant.keys.push(key.clone());
                 }
             }
-            Event::CredentialIssued { grant, serial, key, valid_after, valid_before, nonce, tbs_sha256 } => {
-                self.last_serial = self.last_serial.max(*serial);
+            Event::AccountPlanned { grant, account, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.state = GrantState::Active;
+                    (grant.account, grant.account_made) = (Some((**account).clone()), false);
+                }
+            }
+            Event::AccountMade { grant, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.account_made = true;
+                }
+            }
+            Event::AccountResidue { grant, left, .. } => {
+                if let Some(grant) = self.grants.get_mut(grant)
+                    && let Some((cause, at)) = grant.removing()
+                {
+                    grant.state = GrantState::Residue { cause, at, left: left.clone() };
+                }
+            }
+            Event::CredentialIssued {
+                credential: kind,
+                grant,
+                serial,
+                key,
+                valid_after,
+                valid_before,
+                nonce,
+                tbs_sha256,
+            } => {
+                match kind {
+                    CredentialKind::SshUser => self.last_serial = self.last_serial.max(*serial),
+                    CredentialKind::X509Client => self.last_client_serial = self.last_client_serial.max(*serial),
+                }
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.state = GrantState::Active;
                     grant.credentials.push(Credential {
+                        kind: *kind,
                         serial: *serial,
                         key: key.clone(),
                         valid_after: *valid_after,
@@ -312,8 +370,9 @@ impl State {
                     }
                 }
             }
-            Event::GrantEnded { grant, cause, proofs } => {
-                self.finish(grant, GrantState::Ended { cause: *cause, at, proofs: proofs.clone() });
+            Event::GrantEnded { grant, cause, proofs, kept } => {
+                let (cause, proofs, kept) = (*cause, proofs.clone(), kept.clone());
+                self.finish(grant, GrantState::Ended { cause, at, proofs, kept });
             }
             Event::GrantLapsed { grant } => self.finish(grant, GrantState::Lapsed),
             Event::GrantCancelled { grant, refusal } => {
@@ -333,16 +392,19 @@ impl State {
     fn finish(&mut self, id: &GrantId, state: GrantState) {
         self.open_grants.remove(id);
         if let Some(grant) = self.grants.get_mut(id) {
-            if let Some(open) = self.grants_of.get_mut(&grant.person) {
-                open.remove(id);
-            }
             grant.state = state;
         }
     }
 
-    /// The grants of a person that are not final.
-    pub fn open_grants_of(&self, person: &PersonName) -> impl Iterator<Item = &Grant> {
-        self.grants_of.get(person).into_iter().flatten().filter_map(|id| self.grants.get(id))
+    /// What judging a request looks at, under another bundle: people and rules, no requests and grants.
+    pub fn under(&self, bundle: Arc<Bundle>) -> Self {
+        Self {
+            genesis: self.genesis.clone(),
+            bundle,
+            disabled: self.disabled.clone(),
+            signed_in: self.signed_in.clone(),
+            ..Self::default()
+        }
     }
 
     /// Who a key belongs to, disabled people included, revoked keys not.
@@ -411,28 +473,5 @@ impl State {
             .filter(|(_, valid_before)| now < **valid_before + SKEW_S)
             .map(|(serial, _)| *serial)
             .collect()
-    }
-
-    /// True when a grant that is ending can be shown to have ended: its host confirmed the list that names its serials.
-    pub fn has_provable(&self, now: i64) -> bool {
-        self.open_grants.iter().filter_map(|id| self.grants.get(id)).any(|grant| match grant.state {
-            GrantState::Ending { krl_version: Some(version), .. } => {
-                now >= grant.latest_end()
-                    || self.hosts.get(&grant.terms.target).is_some_and(|host| host.krl_version >= version)
-            }
-            _ => false,
-        })
-    }
-
-    /// The next moment at which something happens by itself.
-    pub fn next_deadline(&self) -> Option<i64> {
-        let requests = self.open_requests.iter().filter_map(|id| self.requests.get(id)).map(|r| r.answer_by);
-        let grants = self.open_grants.iter().filter_map(|id| self.grants.get(id)).map(|grant| match grant.state {
-            GrantState::Ready => grant.claim_by.min(grant.ends_at),
-            GrantState::Active => grant.ends_at,
-            _ => grant.latest_end(),
-        });
-        let pruning = self.revoked.values().map(|valid_before| valid_before + SKEW_S);
-        requests.chain(grants).chain(pruning).min()
     }
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::act::Terms;
+use super::database::{Database, DatabaseRole, Route};
 use super::digest::{Digest, digest_of};
 use super::key::Key;
 use super::names::{LoginName, RoleName, TargetName};
@@ -26,6 +28,8 @@ pub enum HostIdentity {
     Key(Key),
     /// A host certificate of the broker's own host CA (`host_ca = "@broker"`).
     BrokerCa,
+    /// A server certificate, as [`Target::database`] says.
+    Tls,
 }
 
 /// What a session may do.
@@ -42,15 +46,32 @@ pub enum Allow {
     Forward,
 }
 
-/// One role on an SSH target.
+/// One role on a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Role {
-    /// Accounts on the host; never empty.
+    /// Accounts on the host; never empty for SSH, empty for databases.
     pub logins: Vec<LoginName>,
-    /// What a session may do.
+    /// What a session may do; empty for databases.
     pub allow: BTreeSet<Allow>,
+    /// What it gives on a database.
+    pub database: Option<DatabaseRole>,
     /// Roles of the same target that this one is narrower than, for approving less.
     pub narrower_than: BTreeSet<RoleName>,
+}
+
+impl Role {
+    /// True when terms give exactly what this role gives.
+    pub fn is_in(&self, terms: &Terms) -> bool {
+        self.logins == terms.logins && self.allow.iter().eq(terms.allow.iter()) && self.database == terms.database
+    }
+
+    /// Writes what this role gives into terms.
+    pub fn fill(&self, name: &RoleName, terms: &mut Terms) {
+        terms.role = name.clone();
+        terms.logins.clone_from(&self.logins);
+        terms.allow = self.allow.iter().copied().collect();
+        terms.database.clone_from(&self.database);
+    }
 }
 
 /// One server.
@@ -58,7 +79,7 @@ pub struct Role {
 pub struct Target {
     /// The name that people type.
     pub name: TargetName,
-    /// `ssh`, or `broker` for `broker/policy`.
+    /// `ssh`, `postgres`, or `broker` for `broker/policy`.
     pub kind: TargetKind,
     /// `host:port`.
     pub address: Address,
@@ -68,6 +89,8 @@ pub struct Target {
     pub mode: Mode,
     /// How its clients know it.
     pub host: HostIdentity,
+    /// What a database has besides.
+    pub database: Option<Database>,
     /// Its roles.
     pub roles: BTreeMap<RoleName, Role>,
 }
@@ -78,6 +101,8 @@ pub struct Target {
 pub enum TargetKind {
     /// A host with sshd.
     Ssh,
+    /// A PostgreSQL server.
+    Postgres,
     /// The broker itself: `broker/policy`.
     Broker,
 }
@@ -87,13 +112,14 @@ impl TargetKind {
     pub fn word(self) -> &'static str {
         match self {
             Self::Ssh => "ssh",
+            Self::Postgres => "postgres",
             Self::Broker => "broker",
         }
     }
 }
 
 /// A host name or address with a port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Address {
     /// A DNS name, an IPv4 or an IPv6 address without brackets; never starts with `-`.
     pub host: String,
@@ -119,14 +145,34 @@ struct Identity<'a> {
     address: &'a Address,
     mode: Mode,
     host: &'a HostIdentity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<&'a Database>,
 }
 
 impl Target {
     /// The digest of address, host identity and mode that the terms of a request carry (decisions.md 5).
     pub fn digest(&self) -> Digest {
-        let identity =
-            Identity { name: &self.name, kind: self.kind, address: &self.address, mode: self.mode, host: &self.host };
+        let identity = Identity {
+            name: &self.name,
+            kind: self.kind,
+            address: &self.address,
+            mode: self.mode,
+            host: &self.host,
+            database: self.database.as_ref(),
+        };
         digest_of(&identity).unwrap_or_else(|_| Digest::of(b""))
+    }
+
+    /// Where accounts of a database are made, and removed.
+    pub fn route(&self) -> Option<Route> {
+        let database = self.database.as_ref()?;
+        Some(Route {
+            address: self.address.clone(),
+            database: database.name.clone(),
+            tls_name: database.tls_name.clone(),
+            tls_ca: database.tls_ca.clone(),
+            admin: database.admin.clone(),
+        })
     }
 }
 

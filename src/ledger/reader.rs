@@ -107,6 +107,24 @@ impl Reader {
         sqlite::checkpoint_newest(&self.pool).await
     }
 
+    /// Reads the text of the newest checkpoint of exactly this size; not checked.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub async fn checkpoint_at(&self, size: u64) -> Result<Option<String>, LedgerError> {
+        sqlite::checkpoint_at(&self.pool, size).await
+    }
+
+    /// Puts the frontier of the tree of the first `size` leaves together from stored hashes.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] (`InvalidInput`) when there are fewer; [`LedgerError::Corrupt`].
+    pub async fn frontier(&self, size: u64) -> Result<Frontier, LedgerError> {
+        self.known(true, size).await?;
+        let nodes = sqlite::span_hash(&self.pool, Span { from: 0, to: size }).await?.nodes();
+        Frontier::from_parts(size, nodes).ok_or(LedgerError::Corrupt { seq: 0 })
+    }
+
     /// Makes the proof that leaf `seq` is in the tree of the first `size` leaves.
     ///
     /// # Errors

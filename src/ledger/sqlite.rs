@@ -365,6 +365,16 @@ pub(super) async fn checkpoint_newest(pool: &SqlitePool) -> Result<Option<String
     Ok(row.map(|text| String::from_utf8_lossy(&text).into_owned()))
 }
 
+/// Reads the newest checkpoint of a size.
+pub(super) async fn checkpoint_at(pool: &SqlitePool, size: u64) -> Result<Option<String>, LedgerError> {
+    let row: Option<Vec<u8>> =
+        query_scalar("SELECT CAST(text AS BLOB) FROM checkpoint WHERE size = ? ORDER BY id DESC LIMIT 1")
+            .bind(int(size))
+            .fetch_optional(pool)
+            .await?;
+    Ok(row.map(|text| String::from_utf8_lossy(&text).into_owned()))
+}
+
 /// Reads the stored hashes of a run with their indexes.
 pub(super) async fn tiles(pool: &SqlitePool, run: Run) -> Result<Vec<(u64, Vec<u8>)>, LedgerError> {
     let rows: Vec<(i64, Vec<u8>)> = if run.level == 0 {

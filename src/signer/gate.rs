@@ -1,6 +1,6 @@
 //! The gate: folds, judges again, signs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use jit_ca::limits::Limits;
@@ -8,47 +8,84 @@ use jit_ca::spec::{CertWindow, HostSpec, KeyId, Principal, Principals, Serial};
 use jit_ca::x509::{ServerLeafSpec, ServerName};
 use serde::{Deserialize, Serialize};
 
+use super::cache::Cache;
 use super::keys::{Keys, replace};
+use super::recall::Recall;
 use super::{Answer, Leaf, Order, Signer, lies, refused};
 use crate::clock::Timekeeper;
 use crate::domain::act::KRL_NAMESPACE;
-use crate::domain::decide::{Now, decide, user_spec};
+use crate::domain::decide::{Now, client_spec, decide, user_spec};
 use crate::domain::digest::{Digest, read_canonical};
-use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
+use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event, Genesis};
+use crate::domain::grant::{Credential, CredentialKind, LiveGrant};
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
-use crate::domain::names::TargetName;
+use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
-use crate::domain::state::State;
+use crate::domain::snapshot::Snapshot;
+use crate::domain::state::{Beside, State};
 use crate::ledger::note::{Checkpoint, NoteSigner};
 use crate::ledger::tree::{Frontier, leaf_hash};
 
 /// How far an entry's time may be ahead of the signer's own clock, in seconds.
-const AHEAD_S: i64 = 5;
+const AHEAD_S: i64 = 30;
+/// How far an entry's time may be behind the signer's own clock before what it grants is not signed, in seconds.
+const BEHIND_S: i64 = 300;
 /// How long the daemon's HTTPS certificate is valid, in seconds.
 const SERVER_LEAF_S: i64 = 30 * 86_400;
 
 /// What the gate remembers across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Head {
-    size: u64,
-    root: String,
-    krl_version: u64,
+pub(super) struct Head {
+    pub(super) size: u64,
+    pub(super) root: String,
+    pub(super) krl_version: u64,
+    /// The snapshot of its own fold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) snapshot: Option<Snapshot>,
+    /// SHA-256 of leaf 0 as hex; empty in heads that were written before it was kept.
+    #[serde(default)]
+    pub(super) genesis: String,
+    /// What was shown too late to be granted, while it is open.
+    #[serde(default)]
+    pub(super) late: Late,
+}
+
+/// Entries that grant something, but reached the signer long after their own time: a daemon may have made them up in
+/// between, for a time of day or a person that was right then.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Late {
+    grants: BTreeSet<GrantId>,
+    /// Serials with their grants.
+    serials: BTreeMap<u64, GrantId>,
+}
+
+/// What the signer knows from its own configuration, whatever a log says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// The names that the daemon's HTTPS certificate may have.
+    pub server_names: Vec<ServerName>,
+    /// The administrators of `[trust]`: leaf 0 must name exactly these (decisions.md 3).
+    pub admins: BTreeMap<PersonName, Key>,
 }
 
 /// The signer. It believes the log as far as it can check it, and nothing else.
 #[derive(Debug)]
 pub struct Gate {
     keys: Keys,
-    state: State,
-    shelf: Shelf,
-    frontier: Frontier,
+    pub(super) state: State,
+    pub(super) shelf: Shelf,
+    pub(super) frontier: Frontier,
+    /// SHA-256 of leaf 0 as shown, as hex.
+    pub(super) genesis: String,
     /// Events of the command that is being shown, still to come.
     expected: VecDeque<Event>,
-    head: Head,
+    late: Late,
+    pub(super) head: Head,
+    pub(super) recall: Recall,
     head_path: PathBuf,
-    server_names: Vec<ServerName>,
+    pins: Pins,
     keeper: Timekeeper,
     /// Why nothing is signed any more until somebody has looked.
     broken: Option<Refusal>,
@@ -58,33 +95,57 @@ impl Gate {
     /// Opens the gate with its keys and the head that it signed last.
     ///
     /// # Errors
-    /// [`Code::BAD_CONFIG`] when the head file is not what this program wrote: without it a roll back could not be seen.
-    pub fn open(
-        keys: Keys,
-        head_path: PathBuf,
-        server_names: Vec<ServerName>,
-        keeper: Timekeeper,
-    ) -> Result<Self, Refusal> {
+    /// [`Code::HEAD_GONE`] when there is none, [`Code::BAD_CONFIG`] when it is not what this program wrote: without it a
+    /// roll back could not be seen.
+    pub fn open(keys: Keys, head_path: PathBuf, pins: Pins, keeper: Timekeeper) -> Result<Self, Refusal> {
+        let shown = head_path.display();
         let head = match std::fs::read_to_string(&head_path) {
             Ok(text) => serde_json::from_str(&text)
-                .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{} is damaged: {e}.", head_path.display())))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Head::default(),
-            Err(e) => {
-                return Err(Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", head_path.display())));
+                .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{shown} is damaged: {e}.")))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let gone = format!("{shown} is not there, but the keys beside it have signed a log.");
+                return Err(Refusal::new(Code::HEAD_GONE, gone));
             }
+            Err(e) => return Err(Refusal::new(Code::BAD_CONFIG, format!("{shown} cannot be read: {e}."))),
         };
-        Ok(Self {
+        Ok(Self::with(keys, head_path, head, pins, keeper))
+    }
+
+    /// Opens the gate with keys that have signed no log yet; the first checkpoint makes the head.
+    ///
+    /// # Errors
+    /// [`Code::NOT_EMPTY`] when there is a head: the keys have signed a log already.
+    pub fn found(keys: Keys, head_path: PathBuf, pins: Pins, keeper: Timekeeper) -> Result<Self, Refusal> {
+        if head_path.exists() {
+            return Err(Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", head_path.display())));
+        }
+        Ok(Self::with(keys, head_path, Head::default(), pins, keeper))
+    }
+
+    fn with(keys: Keys, head_path: PathBuf, head: Head, pins: Pins, keeper: Timekeeper) -> Self {
+        let cache = Cache::at(head_path.with_extension("fold"));
+        let mut gate = Self {
             keys,
             state: State::default(),
             shelf: Shelf::default(),
             frontier: Frontier::empty(),
+            genesis: String::new(),
             expected: VecDeque::new(),
+            late: head.late.clone(),
             head,
+            recall: Recall { cache, writing: None, begun: 0 },
             head_path,
-            server_names,
+            pins,
             keeper,
             broken: None,
-        })
+        };
+        gate.recall();
+        gate
+    }
+
+    /// True between commands, while nothing is wrong.
+    pub(super) fn whole(&self) -> bool {
+        self.expected.is_empty() && self.broken.is_none()
     }
 
     /// The keys' public halves, for the first entry of a log.
@@ -100,21 +161,39 @@ impl Gate {
             return Err(lies(format!("Entry {} has another version, place or time than it must have.", entry.seq)));
         }
         let admins = match (&entry.event, &self.state.genesis) {
-            (Event::Begun(genesis), _) => genesis.admins.clone(),
+            (Event::Begun(genesis), None) => {
+                self.begins(genesis, leaf.entry.as_bytes())?;
+                genesis.admins.clone()
+            }
             (_, Some(genesis)) => genesis.admins.clone(),
             _ => return Err(lies("The log does not begin with its beginning.")),
         };
-        for blob in &leaf.blobs {
-            self.shelf.put(blob.as_bytes(), &admins);
+        // SECURITY: what an entry does not name is not kept: a daemon could fill the memory with it.
+        let beside = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
+        let named = leaf.blobs.iter().map(|blob| (Digest::of(blob.as_bytes()), blob)).filter(|(d, _)| beside.names(d));
+        let mut new = Vec::new();
+        for (digest, blob) in named {
+            if !self.shelf.holds(&digest) {
+                new.push(digest);
+                self.shelf.put(blob.as_bytes(), &admins);
+            }
         }
         // Below the head every entry was judged when it was new; the root at the head shows that it is the same one.
         if seq >= self.head.size {
             self.judge(&entry)?;
+            self.note_lateness(&entry);
             if matches!(entry.event, Event::ClockConfirmed { .. }) {
                 self.keeper.anchor();
             }
         }
+        // SECURITY: without its bundle an adoption would change nothing, and the old policy would go on.
+        if let Event::BundleAdopted { bundle, .. } = &entry.event
+            && self.shelf.bundle(bundle).is_none()
+        {
+            return Err(lies(format!("Entry {seq} adopts a bundle that was not shown.")));
+        }
         self.state.apply(&entry, &self.shelf);
+        beside.settle(&new, &self.state, &mut self.shelf);
         self.frontier.push(leaf_hash(leaf.entry.as_bytes()));
         if self.state.size == self.head.size && hex(&self.frontier.root()) != self.head.root {
             return Err(lies(format!("The log of size {} is another one than was signed before.", self.head.size)));
@@ -128,13 +207,13 @@ impl Gate {
         let now = self.keeper.now();
         // A log whose clock was set back stands still until the wall clock has caught up.
         if entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S).max(self.state.last_at) {
-            return Err(lies(format!("Entry {} is from the future.", entry.seq)));
+            return Err(Refusal::new(
+                Code::CLOCK,
+                format!("Entry {} is more than {AHEAD_S} s ahead of the signer's clock.", entry.seq),
+            ));
         }
         match (&entry.cause, self.expected.is_empty()) {
             (Some(command), true) => {
-                if let Command::Begin(genesis) = command {
-                    self.own_genesis(genesis)?;
-                }
                 let now = Now { at: entry.at, beside: &self.shelf };
                 let events = decide(&self.state, command, now)
                     .map_err(|r| lies(format!("Entry {} is not justified: {}", entry.seq, r.message)))?;
@@ -149,8 +228,39 @@ impl Gate {
         Ok(())
     }
 
-    fn own_genesis(&self, genesis: &crate::domain::event::Genesis) -> Result<(), Refusal> {
+    fn note_lateness(&mut self, entry: &Entry) {
+        let now = self.keeper.now().at;
+        let late = now - entry.at > BEHIND_S;
+        match &entry.event {
+            Event::GrantOpened { grant, .. } if late => drop(self.late.grants.insert(*grant)),
+            Event::CredentialIssued { grant, serial, .. } => {
+                let first = self.state.grants.get(grant).filter(|g| g.credentials.is_empty());
+                // The first use must be in time by this clock too, not by what the entry says alone.
+                if late || first.is_some_and(|g| now >= g.claim_by + AHEAD_S) {
+                    self.late.serials.insert(*serial, *grant);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// SECURITY: the one entry that nothing before it justifies: it must be the one that was signed before, name this
+    /// signer's keys, and the administrators of the signer's own configuration.
+    fn begins(&mut self, genesis: &Genesis, leaf: &[u8]) -> Result<(), Refusal> {
+        let digest = Digest::of(leaf).to_string();
+        if !self.head.genesis.is_empty() && self.head.genesis != digest {
+            return Err(lies("The log begins with another entry than the one that was signed before."));
+        }
+        if genesis.admins != self.pins.admins {
+            return Err(Refusal::new(
+                Code::PINNED_TRUST,
+                "[trust] names other administrators than the log's first entry.",
+            ));
+        }
+        self.genesis = digest;
+        let client = self.keys.x509_client.as_ref().map(|(_, cert)| cert.pem());
         let ours = genesis.log_key == self.keys.log_public()
+            && genesis.x509_client.as_deref() == client
             && genesis.ssh_user.0 == *self.keys.ssh_user.public()
             && genesis.ssh_host.0 == *self.keys.ssh_host.public();
         if ours { Ok(()) } else { Err(lies("The log begins with other keys than the signer's.")) }
@@ -164,24 +274,40 @@ impl Gate {
             if self.expected.is_empty() { Ok(()) } else { Err(lies("The log ends in the middle of a command.")) }
         });
         if let Err(refusal) = taken {
-            self.broken = Some(refusal.clone());
+            // The broker and the signer look at one clock, but not always from the same start: that passes.
+            if refusal.code != Code::CLOCK {
+                self.broken = Some(refusal.clone());
+            }
             return Err(refusal);
         }
         if self.state.size < self.head.size {
+            // A page of a longer log: nothing is signed below the head, and nothing is wrong while more comes.
+            if !leaves.is_empty() {
+                return Ok(Answer::Head { size: self.state.size });
+            }
             return Err(lies(format!(
                 "The log has {} entries; {} were signed before.",
                 self.state.size, self.head.size
             )));
         }
         let root = self.frontier.root();
-        self.remember(Head { size: self.state.size, root: hex(&root), krl_version: self.head.krl_version })?;
+        self.late.grants.retain(|id| self.state.open_grants.contains(id));
+        self.late.serials.retain(|_, id| self.state.open_grants.contains(id));
+        self.remember(Head {
+            size: self.state.size,
+            root: hex(&root),
+            genesis: self.genesis.clone(),
+            late: self.late.clone(),
+            ..self.head.clone()
+        })?;
+        self.refresh();
         let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
         let signer = LogSigner { name: checkpoint.origin.clone(), key: &self.keys.log, public: self.log_bytes()? };
         Ok(Answer::Checkpoint { note: checkpoint.sign(&signer).text, size: self.state.size })
     }
 
     /// INVARIANT (I8): flushed before the signature leaves.
-    fn remember(&mut self, head: Head) -> Result<(), Refusal> {
+    pub(super) fn remember(&mut self, head: Head) -> Result<(), Refusal> {
         if head == self.head {
             return Ok(());
         }
@@ -204,11 +330,21 @@ impl Gate {
             .ok_or_else(|| Refusal::new(Code::BAD_CONFIG, "The log's key is not Ed25519."))
     }
 
-    /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
-    fn trusted_now(&self) -> Result<i64, Refusal> {
+    /// SECURITY: below the head entries are neither judged nor bound to the root yet, and what is above it could be taken
+    /// back: nothing may rest on either.
+    fn shown(&self) -> Result<(), Refusal> {
         if self.state.size < self.head.size || self.state.size == 0 {
             return Err(lies("The log was not shown up to the head that was signed."));
         }
+        if self.state.size > self.head.size {
+            return Err(refused("What was shown last is in no signed head yet."));
+        }
+        Ok(())
+    }
+
+    /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
+    fn trusted_now(&self) -> Result<i64, Refusal> {
+        self.shown()?;
         self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
         // SECURITY: the daemon's word that the clock is right again heals nothing here; an operator's signature or our own system's does.
         if self.keeper.healable() {
@@ -236,6 +372,12 @@ impl Gate {
         }
         let credential =
             live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
+        if self.late.grants.contains(&id) || self.late.serials.contains_key(&credential.serial) {
+            return Err(refused("The signer was shown this too late to believe it: release the grant and ask again."));
+        }
+        if credential.kind == CredentialKind::X509Client {
+            return self.client_leaf(&live, credential);
+        }
         let spec = user_spec(&live, credential)?;
         let tbs = jit_ca::ssh::tbs_user(&spec, self.keys.ssh_user.public());
         if Digest::of(&tbs) != credential.tbs_sha256 {
@@ -244,6 +386,19 @@ impl Gate {
         let certificate = jit_ca::ssh::sign_user(&self.keys.ssh_user, &spec, &Limits::STANDARD)
             .map_err(|e| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}.")))?;
         Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
+    }
+
+    fn client_leaf(&self, live: &LiveGrant<'_>, credential: &Credential) -> Result<Answer, Refusal> {
+        let account = live.account.as_ref().ok_or_else(|| refused("The grant has no account."))?;
+        let (key, ca) = self.keys.x509_client.as_ref().ok_or_else(|| refused("There is no client authority."))?;
+        let lint = |e: jit_ca::CaError| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}."));
+        let spec = client_spec(live, &account.name, credential);
+        let tbs = jit_ca::x509::tbs_client(ca, &spec).map_err(lint)?;
+        if Digest::of(&tbs) != credential.tbs_sha256 {
+            return Err(refused("The log allows other bytes under this serial."));
+        }
+        let der = jit_ca::x509::sign_client_leaf(ca, key, &spec).map_err(lint)?;
+        Ok(Answer::Client { pem: pem(&der) })
     }
 
     fn host_cert(&self, target: &TargetName) -> Result<Answer, Refusal> {
@@ -275,7 +430,7 @@ impl Gate {
         let now = self.keeper.now().at;
         let spki = data_encoding::HEXLOWER.decode(spki.as_bytes()).map_err(|_| refused("The key is not hex."))?;
         let spec = ServerLeafSpec {
-            names: self.server_names.clone(),
+            names: self.pins.server_names.clone(),
             public_key_spki_der: spki,
             serial: crate::clock::random16(),
             not_before: now - 3600,
@@ -283,16 +438,18 @@ impl Gate {
         };
         let der = jit_ca::x509::sign_server_leaf(&self.keys.x509_cert, &self.keys.x509_server, &spec)
             .map_err(|e| Refusal::new(Code::LINT, format!("The server certificate was not signed: {e}.")))?;
-        let leaf = data_encoding::BASE64.encode(&der);
-        let lines: Vec<&str> = leaf.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
-        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-        Ok(Answer::ServerLeaf { chain_pem: format!("{pem}{}", self.keys.x509_cert.pem()) })
+        Ok(Answer::ServerLeaf { chain_pem: format!("{}{}", pem(&der), self.keys.x509_cert.pem()) })
     }
 
     fn krl(&mut self) -> Result<Answer, Refusal> {
+        self.shown()?;
         let published = self.state.krl.clone();
         if published.version == 0 || published.version < self.head.krl_version {
             return Err(lies("The log's revocation list is older than one that was signed."));
+        }
+        let now = self.keeper.now().at.max(self.state.last_at);
+        if let Some(serial) = self.state.krl_wanted(now).difference(&published.serials).next() {
+            return Err(refused(format!("List {} lacks serial {serial}, which was revoked since.", published.version)));
         }
         self.remember(Head { krl_version: published.version, ..self.head.clone() })?;
         let krl = jit_ca::krl::Krl {
@@ -329,7 +486,14 @@ pub fn origin_of(install: &str) -> String {
     format!("jit-broker/audit/{install}/e0")
 }
 
-fn hex(hash: &[u8; 32]) -> String {
+/// RFC 7468.
+fn pem(der: &[u8]) -> String {
+    let base64 = data_encoding::BASE64.encode(der);
+    let lines: Vec<&str> = base64.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+pub(super) fn hex(hash: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(hash)
 }
 

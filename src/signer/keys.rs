@@ -11,8 +11,8 @@ use jit_ca::x509::{CaCert, CaSpec, X509Key, make_ca};
 use crate::domain::key::Key;
 use crate::domain::refusal::{Code, Refusal};
 
-/// How long the server CA is valid, in seconds.
-const SERVER_CA_S: i64 = 3650 * 86_400;
+/// How long an X.509 authority is valid, in seconds.
+const X509_CA_S: i64 = 3650 * 86_400;
 
 /// One key per purpose (decisions.md 28).
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Keys {
     pub x509_server: X509Key,
     /// The certificate of that authority.
     pub x509_cert: CaCert,
+    /// Signs the certificates of database accounts, and its own certificate; absent where keys were made by an earlier version.
+    pub x509_client: Option<(X509Key, CaCert)>,
 }
 
 /// Reads a private file whole.
@@ -38,13 +40,14 @@ pub fn read_private(path: &Path) -> Result<String, Refusal> {
     let meta = fs::symlink_metadata(path).map_err(broken)?;
     let mode = meta.permissions().mode() & 0o777;
     let ours = meta.uid() == rustix::process::geteuid().as_raw();
-    if !meta.is_file() || mode & 0o077 != 0 || !ours {
+    if meta.is_file() && !ours {
+        let message = format!("{} belongs to user {}, and this runs as another.", path.display(), meta.uid());
+        return Err(Refusal::new(Code::BAD_MODE, message).hint(format!("sudo -u '#{}' jit-broker …", meta.uid())));
+    }
+    if !meta.is_file() || mode & 0o077 != 0 {
         return Err(Refusal::new(
             Code::BAD_MODE,
-            format!(
-                "{} has mode {mode:03o} or another owner; it must be a file of mode 600 that belongs to the service.",
-                path.display()
-            ),
+            format!("{} has mode {mode:03o}; it must be a file of mode 600.", path.display()),
         )
         .hint(format!("chmod 600 {}", path.display())));
     }
@@ -71,12 +74,13 @@ pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
 /// # Errors
 /// What the file system says; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Refusal> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // SECURITY (T148): a name that nobody guesses and a file that nobody made, so that no link laid out in a shared folder is followed.
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".new");
+    name.push(format!(".{}", data_encoding::HEXLOWER.encode(&crate::clock::random16())));
     let temporary = folder.join(name);
     let result = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -119,17 +123,19 @@ impl Keys {
                 key.to_openssh(&format!("jit-broker {name}")).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
             write_new(&ssh_path(dir, name), text.as_bytes())?;
         }
-        let bug = |e: String| Refusal::new(Code::BUG, format!("The server CA could not be made: {e}."));
-        let key = X509Key::generate().map_err(|e| bug(e.to_string()))?;
-        let spec = CaSpec {
-            name: "jit-broker server CA".to_owned(),
-            serial: crate::clock::random16(),
-            not_before: now - 3600,
-            not_after: now + SERVER_CA_S,
-        };
-        let cert = make_ca(&key, &spec).map_err(|e| bug(e.to_string()))?;
-        write_new(&dir.join("x509_server"), key.to_pkcs8_pem().as_bytes())?;
-        write_new(&dir.join("x509_server.crt"), cert.pem().as_bytes())?;
+        for (name, purpose) in [("x509_server", "server"), ("x509_client", "client")] {
+            let bug = |e: String| Refusal::new(Code::BUG, format!("The {purpose} CA could not be made: {e}."));
+            let key = X509Key::generate().map_err(|e| bug(e.to_string()))?;
+            let spec = CaSpec {
+                name: format!("jit-broker {purpose} CA"),
+                serial: crate::clock::random16(),
+                not_before: now - 3600,
+                not_after: now + X509_CA_S,
+            };
+            let cert = make_ca(&key, &spec).map_err(|e| bug(e.to_string()))?;
+            write_new(&dir.join(name), key.to_pkcs8_pem().as_bytes())?;
+            write_new(&dir.join(format!("{name}.crt")), cert.pem().as_bytes())?;
+        }
         Self::load(dir)
     }
 
@@ -142,14 +148,20 @@ impl Keys {
             Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", dir.join(name).display()))
         };
         let ca = |name| CaKey::new(load(dir, name)?).map_err(|e| wrong(name, e.to_string()));
-        let x509 = read_private(&dir.join("x509_server"))?;
-        let cert = read_private(&dir.join("x509_server.crt"))?;
+        let x509 = |name: &str| {
+            let (key, cert) = (read_private(&dir.join(name))?, read_private(&dir.join(format!("{name}.crt")))?);
+            let key = X509Key::from_pkcs8_pem(&key).map_err(|e| wrong(name, e.to_string()))?;
+            Ok::<_, Refusal>((key, CaCert::from_pem(&cert).map_err(|e| wrong(name, e.to_string()))?))
+        };
+        let (x509_server, x509_cert) = x509("x509_server")?;
+        let x509_client = if dir.join("x509_client").exists() { Some(x509("x509_client")?) } else { None };
         Ok(Self {
             ssh_user: ca("ssh_user")?,
             ssh_host: ca("ssh_host")?,
             log: load(dir, "log")?,
-            x509_server: X509Key::from_pkcs8_pem(&x509).map_err(|e| wrong("x509_server", e.to_string()))?,
-            x509_cert: CaCert::from_pem(&cert).map_err(|e| wrong("x509_server.crt", e.to_string()))?,
+            x509_server,
+            x509_cert,
+            x509_client,
         })
     }
 

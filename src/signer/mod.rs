@@ -6,8 +6,10 @@
 //! Never here: a network, a clock that a message sets, an order that carries its own justification.
 //! Start with [`gate::Gate`]. [`socket`] is the same gate in a process and user of its own.
 
+pub mod cache;
 pub mod gate;
 pub mod keys;
+mod recall;
 pub mod socket;
 
 use serde::{Deserialize, Serialize};
@@ -34,7 +36,7 @@ pub struct Leaf {
 pub enum Order {
     /// How far the gate has folded the log.
     Head,
-    /// Takes the leaves since its head and signs a checkpoint.
+    /// Takes the leaves since its head and signs a checkpoint; below the head that was signed before it answers with [`Answer::Head`].
     Checkpoint {
         /// Where they begin: the gate's own head.
         from: u64,
@@ -82,6 +84,11 @@ pub enum Answer {
     Certificate {
         /// OpenSSH text.
         openssh: String,
+    },
+    /// The certificate of a database account.
+    Client {
+        /// PEM.
+        pem: String,
     },
     /// A leaf certificate with its issuer.
     ServerLeaf {

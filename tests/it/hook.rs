@@ -15,7 +15,10 @@ fn every_ordinary_tool_works_and_four_at_once_cause_one_issue() {
     world.run("alice", "echo one > a && scp -q -F .ssh/config a web-07:$HOME/b && cmp a b").ok();
     world.run("alice", "echo \"get $HOME/b c\" | sftp -q -F .ssh/config -b - web-07 && cmp a c").ok();
     world.run("alice", "mkdir -p d && echo two > d/x && rsync -e \"$SSH\" -a d/ web-07:$HOME/e/ && cmp d/x e/x").ok();
-    world.run("alice", "git init -q --bare r.git && git ls-remote ssh://web-07$HOME/r.git").ok();
+    let git = "git init -q --bare r.git && git clone -q ssh://web-07$HOME/r.git w && cd w && \
+        git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one && git push -q origin HEAD:main && \
+        git -C ../r.git log --format=%s main";
+    assert_eq!(world.run("alice", git).ok(), "one\n");
     assert_eq!(world.count("credential.issued"), 1, "the certificate was used again");
 }
 
@@ -24,7 +27,7 @@ fn without_a_grant_the_command_to_type_is_named_and_other_hosts_are_untouched() 
     let world = World::start();
     let done = world.run("alice", "$SSH -o BatchMode=yes web-07 true");
     assert_eq!(done.code, Some(255));
-    assert!(done.err.contains("jit-broker login web-07 --role deploy --reason"), "{}", done.err);
+    assert!(done.err.contains("next: jit-broker login web-07 --role deploy\n"), "{}", done.err);
     let before = world.run("alice", "ssh -F none -G unrelated.example").ok();
     let with = world.run("alice", "$SSH -G unrelated.example").ok();
     assert_eq!(before, with);
@@ -66,4 +69,32 @@ fn release_ends_it_and_the_kept_certificate_is_refused() {
     let done = world.run("alice", kept);
     assert_eq!(done.code, Some(255), "{}", done.err);
     assert!(done.err.contains("Permission denied"), "{}", done.err);
+}
+
+#[test]
+fn after_a_revocation_the_hook_says_so_and_a_new_grant_opens_the_host_again() {
+    let world = World::start();
+    let grant = world.granted("30m");
+    world.run("alice", "$SSH web-07 true").ok();
+    world.run("bob", &format!("jit-broker revoke {grant} --reason 'enough of that'")).ok();
+    // The broker was asked a moment ago; age that answer instead of waiting for it to age.
+    let mark = world.run("alice", "echo jit/run/ssh/web-07/*.checked").ok();
+    world.run("alice", &format!("touch -d '1 minute ago' {mark}")).ok();
+    let done = world.run("alice", "$SSH -o BatchMode=yes web-07 true");
+    assert!(done.err.contains("is revoked; its certificate is removed"), "{}", done.err);
+    assert!(done.err.contains("next: jit-broker login web-07"), "{}", done.err);
+    world.granted("20m");
+    world.run("alice", "$SSH web-07 true").ok();
+}
+
+#[test]
+fn a_broker_that_is_away_keeps_nobody_from_using_a_certificate_that_holds() {
+    let world = World::start();
+    world.granted("30m");
+    world.run("alice", "$SSH web-07 true").ok();
+    world.run("alice", "touch -d '1 minute ago' jit/run/ssh/web-07/*.checked").ok();
+    world
+        .run("alice", "sed -i 's#\"server\": \"[^\"]*\"#\"server\": \"https://127.0.0.1:1\"#' jit/config/context.json")
+        .ok();
+    world.run("alice", "$SSH web-07 true").ok();
 }

@@ -18,6 +18,7 @@ use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::request::RequestState;
 use jit_broker::domain::text::Words;
 use jit_broker::settings::Settings;
+use jit_broker::signer::gate::Gate;
 use jit_broker::signer::{Leaf, Order, Signer};
 
 pub(crate) struct World {
@@ -115,6 +116,10 @@ impl World {
 
     pub(crate) async fn issue(&self, grant: GrantId) -> Result<String, Refusal> {
         self.broker().issue(&self.alice.name(), grant, &self.alice.key()).await
+    }
+
+    pub(crate) async fn issue_for(&self, who: &Somebody, grant: GrantId) -> Result<String, Refusal> {
+        self.broker().issue(&who.name(), grant, &who.key()).await
     }
 
     pub(crate) async fn state(&self, grant: GrantId) -> GrantState {
@@ -225,7 +230,7 @@ async fn a_disabled_person_loses_what_they_hold_at_once() {
 }
 
 /// The leaves of a stopped world, to be shown to a signer that lies are told to.
-async fn leaves(world: &World) -> Vec<Leaf> {
+pub(crate) async fn leaves(world: &World) -> Vec<Leaf> {
     let reader = jit_broker::ledger::Reader::open(&world.settings.ledger).await.unwrap();
     let mut out = Vec::new();
     for leaf in reader.leaves(0, 1000).await.unwrap() {
@@ -241,11 +246,12 @@ async fn leaves(world: &World) -> Vec<Leaf> {
     out
 }
 
-/// A signer that has seen nothing yet: it judges every entry it is shown.
-fn fresh_gate(world: &World, name: &str) -> impl Signer + use<> {
+/// A signer with a head of its own; where there is none yet it judges every entry that it is shown.
+pub(crate) fn fresh_gate(world: &World, name: &str) -> Gate {
     let head: PathBuf = world.settings.state_dir.join(name);
     let keys = jit_broker::signer::keys::Keys::load(&world.settings.ca_dir).unwrap();
-    jit_broker::signer::gate::Gate::open(keys, head, Vec::new(), Timekeeper::new(world.clock.clone())).unwrap()
+    let (pins, keeper) = (jit_broker::daemon::pins(&world.settings), Timekeeper::new(world.clock.clone()));
+    if head.exists() { Gate::open(keys, head, pins, keeper) } else { Gate::found(keys, head, pins, keeper) }.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,7 +295,10 @@ async fn a_daemon_that_lies_gets_no_signature() {
     // A shorter log than was signed before, and a fork of it.
     let mut again = fresh_gate(&world, "honest.json");
     let shorter = honest[..honest.len() - 1].to_vec();
-    assert_eq!(again.order(Order::Checkpoint { from: 0, leaves: shorter }).unwrap_err().code, Code::LOG_LIES);
+    let from = u64::try_from(shorter.len()).unwrap();
+    again.order(Order::Checkpoint { from: 0, leaves: shorter }).unwrap();
+    let nothing = Order::Checkpoint { from, leaves: Vec::new() };
+    assert_eq!(again.order(nothing).unwrap_err().code, Code::LOG_LIES);
     let mut forked = fresh_gate(&world, "honest.json");
     let fork = edited(0, "\"seq\":0", "\"seq\":0 ");
     assert_eq!(forked.order(Order::Checkpoint { from: 0, leaves: fork }).unwrap_err().code, Code::LOG_LIES);

@@ -43,11 +43,17 @@ impl Done {
 
 impl World {
     pub fn start() -> Self {
+        Self::under("077")
+    }
+
+    /// The world, started by a shell with this umask.
+    pub fn under(umask: &str) -> Self {
         let home = std::env::var("HOME").unwrap();
         let folder = tempfile::Builder::new().prefix(".jit-test").tempdir_in(home).unwrap();
         let dir = folder.path().join("w");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_jit-broker"));
-        let mut child = command.args(["dev", "--dir"]).arg(&dir).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask $0; exec \"$@\"", umask, env!("CARGO_BIN_EXE_jit-broker"), "dev", "--dir"]);
+        let mut child = command.arg(&dir).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines.any(|line| line.unwrap().starts_with("Ctrl-C"));
         assert!(ready, "dev did not start");
@@ -79,6 +85,13 @@ impl World {
         let id = request["id"].as_str().unwrap();
         let after = self.run("bob", &format!("jit-broker -o json approve {id}")).json();
         after["grant_id"].as_str().unwrap().to_owned()
+    }
+
+    /// The address of the broker: HOST:PORT.
+    pub fn address(&self) -> String {
+        let context = std::fs::read_to_string(self.dir.join("alice/jit/config/context.json")).unwrap();
+        let context: serde_json::Value = serde_json::from_str(&context).unwrap();
+        context["server"].as_str().unwrap().trim_start_matches("https://").to_owned()
     }
 
     /// How many events of a kind the log has.

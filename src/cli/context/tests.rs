@@ -160,7 +160,8 @@ fn runs_at_the_same_time_do_not_alarm_one_another() {
 #[test]
 fn a_broker_that_contradicts_itself_is_not_pinned() {
     consistent(&about()).unwrap();
-    let wrong: [(&str, fn(&mut About)); 4] = [
+    type Lie = fn(&mut About);
+    let wrong: [(&str, Lie); 4] = [
         ("origin", |a| a.origin = origin_of("in_other")),
         ("install", |a| a.install = InstallId::new([2; 16])),
         ("one key twice", |a| a.ssh_host = a.ssh_user.clone()),

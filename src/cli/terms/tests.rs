@@ -71,6 +71,7 @@ fn granted(role_name: &str, for_s: u64) -> Terms {
         role: role(role_name),
         logins: found.logins.clone(),
         allow: found.allow.iter().copied().collect(),
+        database: None,
         for_s,
     }
 }
@@ -109,7 +110,8 @@ fn what_was_signed_may_be_approved() {
 
 #[test]
 fn everything_else_is_refused() {
-    let changes: [(&str, fn(&mut RequestDoc)); 15] = [
+    type Lie = fn(&mut RequestDoc);
+    let changes: [(&str, Lie); 15] = [
         ("no act", |d| d.act = None),
         ("another act", |d| d.act = doc(&act(asks("read", Some(60))), granted("read", 60)).act),
         ("another digest", |d| d.digest = Digest::of(b"x")),
@@ -161,6 +163,7 @@ fn a_bundle_is_approved_by_its_digest_alone() {
         role: role("apply"),
         logins: vec![],
         allow: vec![],
+        database: None,
         for_s: 0,
     };
     verified(&doc(&act(deed.clone()), terms(new)), install(), &inventory()).unwrap();

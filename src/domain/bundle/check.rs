@@ -124,7 +124,7 @@ fn has_any(draft: &Drafted<'_>, names: &[&StepName]) -> bool {
     steps_of(&draft.rule).iter().filter(|step| names.contains(&&step.name)).count() > 1
 }
 
-fn chosen<'d>(drafts: &[&'d Drafted<'_>], fits: impl Fn(&Drafted<'_>) -> bool) -> Vec<usize> {
+fn chosen(drafts: &[&Drafted<'_>], fits: impl Fn(&Drafted<'_>) -> bool) -> Vec<usize> {
     drafts.iter().enumerate().filter(|(_, draft)| fits(draft)).map(|(place, _)| place).collect()
 }
 

@@ -6,6 +6,7 @@
 //! Start with [`Bundle::parse`].
 
 mod check;
+mod databases;
 mod people;
 pub mod plan;
 mod policy_file;
@@ -46,7 +47,7 @@ const SCHEMA: &str = "jit-broker/bundle/v1";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleText {
-    /// `people.toml`, `targets.toml`, `policy.toml`, or folders of such files as `people/NAME.toml`.
+    /// `people.toml`, `targets.toml`, `policy.toml`, or folders of such files as `people/NAME.toml`; and the `NAME.crt` that targets name.
     pub files: BTreeMap<String, String>,
 }
 

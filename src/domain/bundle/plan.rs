@@ -239,7 +239,7 @@ fn lines(old: &Bundle, new: &Bundle) -> Lines {
         bundle.keys().map(|(key, owner)| (format!("{} of {owner}", key.0.fingerprint()), ())).collect()
     };
     lines.compare("key", &keys(old), &keys(new), |(), ()| None);
-    lines.compare("group", &old.groups, &new.groups, |a, b| sets(a, b));
+    lines.compare("group", &old.groups, &new.groups, sets);
     let offices = |bundle: &Bundle| -> BTreeMap<String, ()> {
         let of = |office: &str, list: &[Who]| -> Vec<String> {
             list.iter().map(|who| format!("{office} {}", who)).collect()
@@ -291,6 +291,16 @@ fn target(old: &Target, new: &Target) -> Option<String> {
     told.field("host", &old.host, &new.host, |host| match host {
         HostIdentity::Key(key) => key.0.fingerprint(),
         HostIdentity::BrokerCa => "@broker".to_owned(),
+        HostIdentity::Tls => "tls".to_owned(),
+    });
+    told.field("database", &old.database, &new.database, |database| {
+        database.as_ref().map_or_else(
+            || "none".to_owned(),
+            |d| {
+                let ca = crate::domain::digest::Digest::of(d.tls_ca.as_bytes());
+                format!("{} auth {} admin {} tls {} ca {ca}", d.name, d.auth.word(), d.admin, d.tls_name)
+            },
+        )
     });
     told.field("mode", &old.mode, &new.mode, |mode| format!("{mode:?}").to_lowercase());
     told.field("labels", &old.labels, &new.labels, |labels| {
@@ -307,6 +317,9 @@ fn target(old: &Target, new: &Target) -> Option<String> {
                 told.field(&format!("role {name} logins"), &old.logins, &new.logins, logins);
                 told.field(&format!("role {name} allow"), &old.allow, &new.allow, |allow| {
                     format!("{allow:?}").to_lowercase()
+                });
+                told.field(&format!("role {name} gives"), &old.database, &new.database, |database| {
+                    database.as_ref().map_or_else(|| "nothing".to_owned(), crate::domain::database::DatabaseRole::words)
                 });
                 told.field(&format!("role {name} narrower_than"), &old.narrower_than, &new.narrower_than, |roles| {
                     format!("{roles:?}")

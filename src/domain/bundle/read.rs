@@ -1,6 +1,6 @@
 //! Reading TOML so that every problem is told with its line: a table notes what it was asked for, and names what is left over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use toml::de::{DeTable, DeValue};
@@ -126,6 +126,8 @@ pub(super) enum Part {
 /// The parsed files of a bundle.
 pub(super) struct Roots<'t> {
     files: Vec<(Part, &'t Source<'t>, DeTable<'t>)>,
+    /// Certificates that targets name, as they were inlined.
+    certificates: BTreeMap<&'t str, &'t str>,
     /// Whether every file parsed; if not, names that are missing may stand in what was not read.
     pub(super) whole: Whole,
 }
@@ -138,6 +140,16 @@ pub(super) enum Whole {
 }
 
 impl Roots<'_> {
+    /// The text of a certificate file beside the bundle.
+    pub(super) fn certificate(&self, name: &str) -> Option<&str> {
+        self.certificates.get(name).copied()
+    }
+
+    /// The names of all certificate files.
+    pub(super) fn certificates(&self) -> impl Iterator<Item = &str> {
+        self.certificates.keys().copied()
+    }
+
     /// The top tables of all files of one part, in the order of their names.
     pub(super) fn of(&self, part: Part) -> impl Iterator<Item = Table<'_>> {
         self.files.iter().filter(move |(its, ..)| *its == part).map(|(_, source, entries)| Table {
@@ -151,12 +163,16 @@ impl Roots<'_> {
 
 /// Parses every file as TOML, and refuses files that are no part of a bundle.
 pub(super) fn roots<'t>(sources: &'t [Source<'t>], problems: &mut Problems) -> Roots<'t> {
-    let mut roots = Roots { files: Vec::new(), whole: Whole::Yes };
+    let mut roots = Roots { files: Vec::new(), certificates: BTreeMap::new(), whole: Whole::Yes };
     for source in sources {
+        if is_certificate(source.name) {
+            roots.certificates.insert(source.name, source.text);
+            continue;
+        }
         let Some(part) = part_of(source.name) else {
             problems.add_to(
                 source.name,
-                "a bundle has people.toml, targets.toml, policy.toml, or folders people, targets, policy of NAME.toml",
+                "a bundle has people.toml, targets.toml, policy.toml, or folders people, targets, policy of NAME.toml, and NAME.crt",
             );
             continue;
         };
@@ -172,6 +188,13 @@ pub(super) fn roots<'t>(sources: &'t [Source<'t>], problems: &mut Problems) -> R
         }
     }
     roots
+}
+
+/// `NAME.crt`: an authority's certificate, PEM, that a target names.
+pub(super) fn is_certificate(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let stem = name.strip_suffix(".crt").unwrap_or_default();
+    !stem.is_empty() && !stem.starts_with('.') && stem.len() <= 64 && stem.bytes().all(plain)
 }
 
 fn part_of(name: &str) -> Option<Part> {

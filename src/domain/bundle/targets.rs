@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jit_ca::key::PublicKey;
 
 use super::read::{At, Part, Problems, Roots, Table, meant, once};
-use super::{APPLY, BROKER, GATEWAYS};
+use super::{APPLY, BROKER, GATEWAYS, databases};
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, RoleName, TargetName};
 use crate::domain::target::{Address, Allow, HostIdentity, Mode, Role, Target, TargetKind, Targets};
@@ -17,7 +17,7 @@ const MAX_LABEL_CHARS: usize = 64;
 
 /// The targets that are there without being said: the bundle itself.
 pub(super) fn built_in() -> Targets {
-    let role = Role { logins: Vec::new(), allow: BTreeSet::new(), narrower_than: BTreeSet::new() };
+    let role = Role { logins: Vec::new(), allow: BTreeSet::new(), database: None, narrower_than: BTreeSet::new() };
     let (Ok(name), Ok(apply)) = (TargetName::new(BROKER), RoleName::new(APPLY)) else { return Targets::new() };
     let target = Target {
         name: name.clone(),
@@ -26,6 +26,7 @@ pub(super) fn built_in() -> Targets {
         labels: BTreeMap::new(),
         mode: Mode::Direct,
         host: HostIdentity::BrokerCa,
+        database: None,
         roles: BTreeMap::from([(apply, role)]),
     };
     Targets::from([(name, target)])
@@ -37,7 +38,7 @@ pub(super) fn read<'t>(roots: &'t Roots<'t>, problems: &mut Problems) -> Targets
     for mut root in roots.of(Part::Targets) {
         super::policy_file::schema(&mut root, problems);
         for table in root.tables("target", problems) {
-            if let Some(target) = target(table, &mut seen, problems) {
+            if let Some(target) = target(table, roots, &mut seen, problems) {
                 targets.insert(target.name.clone(), target);
             }
         }
@@ -46,28 +47,37 @@ pub(super) fn read<'t>(roots: &'t Roots<'t>, problems: &mut Problems) -> Targets
     targets
 }
 
-fn target(mut table: Table<'_>, seen: &mut BTreeSet<TargetName>, problems: &mut Problems) -> Option<Target> {
+fn target(
+    mut table: Table<'_>,
+    roots: &Roots<'_>,
+    seen: &mut BTreeSet<TargetName>,
+    problems: &mut Problems,
+) -> Option<Target> {
     let at = table.at;
     let name = table.needed_text("name", problems).and_then(|name| name_of(name, seen, problems));
     let kind = table.needed_text("kind", problems)?;
-    if let Err(message) = kind_of(kind.value) {
-        // What such a target has besides is known to a later version, so nothing more is said of it.
-        problems.add(kind.at, message);
-        return None;
-    }
+    // What a target of an unknown kind has besides is known to a later version, so nothing more is said of it.
+    let kind = problems.take(kind.at, kind_of(kind.value))?;
     let address = table.needed_text("address", problems).and_then(|text| problems.take(text.at, address(text.value)));
     let labels = table.table("labels", problems).map(|labels| read_labels(labels, problems)).unwrap_or_default();
-    let mode = read_mode(&mut table, problems);
-    let host = host(&mut table, problems);
+    let mode = read_mode(&mut table, kind, problems);
+    let (host, database) = match kind {
+        TargetKind::Postgres => {
+            let database = databases::database(&mut table, roots, address.as_ref(), problems);
+            (database.is_some().then_some(HostIdentity::Tls), database)
+        }
+        _ => (host(&mut table, problems), None),
+    };
     let roles = match table.table("roles", problems) {
-        Some(roles) => read_roles(roles, mode, problems),
+        Some(roles) => read_roles(roles, kind, mode, problems),
         None => {
             problems.add(at, "[[target]] has no role: add [target.roles.NAME]");
             BTreeMap::new()
         }
     };
     table.finish(problems);
-    Some(Target { name: name?, kind: TargetKind::Ssh, address: address?, labels, mode: mode?, host: host?, roles })
+    let (name, address, mode, host) = (name?, address?, mode?, host?);
+    Some(Target { name, kind, address, labels, mode, host, database, roles })
 }
 
 fn name_of(text: At<'_, &str>, seen: &mut BTreeSet<TargetName>, problems: &mut Problems) -> Option<TargetName> {
@@ -84,18 +94,19 @@ pub(super) fn kind_of(word: &str) -> Result<TargetKind, String> {
     match word {
         "ssh" => Ok(TargetKind::Ssh),
         "broker" => Err(format!("the broker is built in as {BROKER}")),
-        "postgres" | "mysql" => Err(format!("this build has no {word} targets yet")),
-        other => Err(format!("kind is ssh{}", meant(other, ["ssh", "postgres", "mysql"]))),
+        "postgres" => Ok(TargetKind::Postgres),
+        "mysql" => Err(format!("this build has no {word} targets yet")),
+        other => Err(format!("kind is ssh or postgres{}", meant(other, ["ssh", "postgres", "mysql"]))),
     }
 }
 
-fn read_mode(table: &mut Table<'_>, problems: &mut Problems) -> Option<Mode> {
+fn read_mode(table: &mut Table<'_>, kind: TargetKind, problems: &mut Problems) -> Option<Mode> {
     let (at, word) = table.text("mode", problems).map_or((table.at, "gateway"), |mode| (mode.at, mode.value));
     match word {
         "direct" => Some(Mode::Direct),
-        "gateway" if GATEWAYS.contains(&TargetKind::Ssh) => Some(Mode::Gateway),
+        "gateway" if GATEWAYS.contains(&kind) => Some(Mode::Gateway),
         "gateway" => {
-            problems.add(at, "this build has no SSH gateway yet: say mode = \"direct\"");
+            problems.add(at, format!("this build has no {} gateway yet: say mode = \"direct\"", kind.word()));
             None
         }
         other => {
@@ -135,6 +146,13 @@ fn address(text: &str) -> Result<Address, String> {
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     let port =
         port.parse::<u16>().ok().filter(|port| digits && *port > 0).ok_or("the port of address is from 1 to 65535")?;
+    let host =
+        host_name(host).ok_or("the host of address is a DNS name, an IPv4 address, or an IPv6 address in brackets")?;
+    Ok(Address { host, port })
+}
+
+/// A host as it stands in an address or a certificate, in small letters and without brackets.
+pub(super) fn host_name(host: &str) -> Option<String> {
     let v6 = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let fits = match v6 {
         Some(v6) => is_v6(v6),
@@ -143,10 +161,7 @@ fn address(text: &str) -> Result<Address, String> {
             host.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && host.len() <= 253 && host.bytes().all(dns)
         }
     };
-    if !fits {
-        return Err("the host of address is a DNS name, an IPv4 address, or an IPv6 address in brackets".to_owned());
-    }
-    Ok(Address { host: v6.unwrap_or(host).to_ascii_lowercase(), port })
+    fits.then(|| v6.unwrap_or(host).to_ascii_lowercase())
 }
 
 /// RFC 4291 section 2.2, without zones: eight groups, or fewer around one `::`.
@@ -187,7 +202,12 @@ pub(super) fn labels(table: &Table<'_>, problems: &mut Problems) -> BTreeMap<Str
     labels
 }
 
-fn read_roles(table: Table<'_>, mode: Option<Mode>, problems: &mut Problems) -> BTreeMap<RoleName, Role> {
+fn read_roles(
+    table: Table<'_>,
+    kind: TargetKind,
+    mode: Option<Mode>,
+    problems: &mut Problems,
+) -> BTreeMap<RoleName, Role> {
     let mut roles = BTreeMap::new();
     let mut narrower = Vec::new();
     for (key, value) in table.each() {
@@ -196,8 +216,10 @@ fn read_roles(table: Table<'_>, mode: Option<Mode>, problems: &mut Problems) -> 
         else {
             continue;
         };
-        let logins = logins(&mut role, problems);
-        let allow = allow(&mut role, mode, problems);
+        let (logins, allow, database) = match kind {
+            TargetKind::Postgres => (Vec::new(), BTreeSet::new(), databases::role(&mut role, problems)),
+            _ => (logins(&mut role, problems), allow(&mut role, mode, problems), None),
+        };
         let mut than = BTreeSet::new();
         for text in role.texts("narrower_than", problems).unwrap_or_default() {
             let Some(other) = problems.take(text.at, RoleName::new(text.value)) else { continue };
@@ -209,7 +231,7 @@ fn read_roles(table: Table<'_>, mode: Option<Mode>, problems: &mut Problems) -> 
         }
         role.finish(problems);
         if let Some(name) = name {
-            roles.insert(name, Role { logins, allow, narrower_than: than });
+            roles.insert(name, Role { logins, allow, database, narrower_than: than });
         }
     }
     if roles.is_empty() {

@@ -226,14 +226,14 @@ const MISTAKES: &[(In, &str, &str, &str)] = &[
     (P, "auditors = [\"person:bob\"]", "auditors = [\"bob\"]", "people.toml:19: bob is not of the form person:NAME"),
     (P, "[offices]", "[office]", "people.toml:17: unknown key office in the file; did you mean offices?"),
     (P, "groups = [\"machines\"]", "groups = [\"machines\"", "people.toml:13: not TOML"),
-    (T, "kind = \"ssh\"", "kind = \"postgres\"", "targets.toml:3: this build has no postgres targets yet"),
+    (T, "kind = \"ssh\"", "kind = \"mysql\"", "targets.toml:3: this build has no mysql targets yet"),
     (
         T,
         "mode = \"direct\"",
         "mode = \"gateway\"",
-        "targets.toml:6: this build has no SSH gateway yet: say mode = \"direct\"",
+        "targets.toml:6: this build has no ssh gateway yet: say mode = \"direct\"",
     ),
-    (T, "mode = \"direct\"\n", "", "targets.toml:1: this build has no SSH gateway yet: say mode = \"direct\""),
+    (T, "mode = \"direct\"\n", "", "targets.toml:1: this build has no ssh gateway yet: say mode = \"direct\""),
     (
         T,
         "address = \"[2001:DB8::7]:22\"",

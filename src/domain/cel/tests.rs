@@ -22,6 +22,7 @@ fn judge(source: &str) -> Result<bool, String> {
         labels: [("env".to_owned(), "prod".to_owned())].into(),
         mode: Mode::Direct,
         host: HostIdentity::BrokerCa,
+        database: None,
         roles: BTreeMap::new(),
     };
     let now: DateTime = "2026-11-27T16:30:00".parse().unwrap();
@@ -202,6 +203,7 @@ fn a_sign_in_that_never_was_is_not_fresh() {
         labels: BTreeMap::new(),
         mode: Mode::Direct,
         host: HostIdentity::BrokerCa,
+        database: None,
         roles: BTreeMap::new(),
     };
     let now = DateTime::default();

@@ -39,11 +39,7 @@ pub fn progress(state: &State, request: &Request, now: Now<'_>) -> Result<(Allow
     let words = request.words.and_then(|commitment| now.beside.words(&commitment));
     let (person, target, role) = subject(state, &request.person, &request.terms.target, &request.terms.role)?;
     let broker = request.key.is_none();
-    if !broker
-        && (target.digest() != request.terms.target_digest
-            || role.logins != request.terms.logins
-            || !role.allow.iter().eq(request.terms.allow.iter()))
-    {
+    if !broker && (target.digest() != request.terms.target_digest || !role.is_in(&request.terms)) {
         return Err(Refusal::new(Code::STALE_TERMS, format!("{}, as it was asked for, has changed.", target.name)));
     }
     let asked = if broker { None } else { Some(request.standing_terms().for_s) };
@@ -240,7 +236,7 @@ fn narrower(state: &State, request: &Request, terms: &Terms) -> Result<(), Refus
         return refuse(format!("{} s were asked for; approving can only shorten that.", standing.for_s));
     }
     if terms.role == standing.role {
-        if terms.logins != standing.logins || terms.allow != standing.allow {
+        if terms.logins != standing.logins || terms.allow != standing.allow || terms.database != standing.database {
             return Err(Refusal::new(Code::STALE_TERMS, "The approval names other logins than were asked for."));
         }
         return Ok(());
@@ -248,7 +244,7 @@ fn narrower(state: &State, request: &Request, terms: &Terms) -> Result<(), Refus
     let target = state.bundle.targets.get(&terms.target).ok_or_else(|| missing("target"))?;
     match target.roles.get(&terms.role) {
         Some(role) if role.narrower_than.contains(&standing.role) => {
-            if terms.logins == role.logins && terms.allow.iter().eq(role.allow.iter()) {
+            if role.is_in(terms) {
                 Ok(())
             } else {
                 Err(Refusal::new(Code::STALE_TERMS, "The approval names other logins than the narrower role has."))

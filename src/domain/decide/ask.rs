@@ -3,6 +3,7 @@
 use super::answer::open_window;
 use super::{Now, Verified};
 use crate::domain::act::Terms;
+use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::grant::Grant;
@@ -43,6 +44,12 @@ pub(super) fn request(
     if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
         return refused(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
     }
+    if found.database.as_ref().is_some_and(|d| d.auth == Auth::Cert) && !jit_ca::x509::fits_client(&key.0) {
+        return refused(Refusal::new(
+            Code::BAD_KEY,
+            "A client certificate is for an ECDSA P-256 or Ed25519 key; jit-broker login makes one.",
+        ));
+    }
     if state.revoked_keys.contains(key) {
         return refused(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
     }
@@ -50,9 +57,7 @@ pub(super) fn request(
         let (person, target) = (by.person.clone(), target.clone());
         return Ok(vec![Event::RequestCovered { request: id, person, target, grant: grant.id }]);
     }
-    if state.open_requests.iter().filter_map(|r| state.requests.get(r)).filter(|r| r.person == by.person).count()
-        >= MAX_PENDING
-    {
+    if state.pending_of(&by.person).len() >= MAX_PENDING {
         return refused(
             Refusal::new(Code::TOO_MANY, format!("{MAX_PENDING} of your requests wait already."))
                 .hint("jit-broker withdraw ID"),
@@ -93,15 +98,13 @@ pub(super) fn submitted(
     at: i64,
 ) -> Event {
     let digest = by.signed.digest();
-    let taken = |code: &str| state.open_requests.iter().filter_map(|r| state.requests.get(r)).any(|r| r.code == code);
-    let code = (0..).map(|n| super::super::code::match_code(&digest, n)).find(|code| !taken(code)).unwrap_or_default();
     Event::RequestSubmitted {
         request: id,
         digest,
         person: by.person.clone(),
         key,
         terms,
-        code,
+        code: state.free_code(&digest),
         answer_by: at.saturating_add(i64::try_from(allowed.answer_within_s).unwrap_or(i64::MAX)),
         rules: allowed.rules.clone(),
         words: by.act.words,
@@ -170,14 +173,17 @@ pub(super) fn approvable(person: &Person, steps: &[Step]) -> Result<(), Refusal>
 
 /// Exactly what would be granted.
 pub(super) fn terms_of(target: &Target, role_name: &RoleName, role: &Role, for_s: u64) -> Terms {
-    Terms {
+    let mut terms = Terms {
         target: target.name.clone(),
         target_digest: target.digest(),
         role: role_name.clone(),
-        logins: role.logins.clone(),
-        allow: role.allow.iter().copied().collect(),
+        logins: Vec::new(),
+        allow: Vec::new(),
+        database: None,
         for_s,
-    }
+    };
+    role.fill(role_name, &mut terms);
+    terms
 }
 
 /// The terms of what `broker/policy` guards: the digest of a bundle, or of the act that says what else is to be done.
@@ -189,6 +195,7 @@ pub(super) fn bundle_terms(bundle: Digest) -> Result<Terms, Refusal> {
         role: RoleName::new("apply").map_err(broken)?,
         logins: Vec::new(),
         allow: Vec::new(),
+        database: None,
         for_s: 0,
     })
 }

@@ -35,12 +35,7 @@ pub(super) fn revoke(state: &State, by: &Verified<'_>, of: &Selector, now: Now<'
             return Err(Refusal::new(Code::NOT_OFFICE, "Operators alone revoke everything of a person or a target."));
         }
         Selector::Person(person) => state.open_grants_of(person).filter(|g| open(g).is_ok()).collect(),
-        Selector::Target(target) => state
-            .open_grants
-            .iter()
-            .filter_map(|id| state.grants.get(id))
-            .filter(|g| g.terms.target == *target && open(g).is_ok())
-            .collect(),
+        Selector::Target(target) => state.open_grants_on(target).filter(|g| open(g).is_ok()).collect(),
     };
     Ok(grants.into_iter().flat_map(|g| ending(g, Cause::Revoked, Some(&by.person), by.act.words, now.at)).collect())
 }
@@ -68,32 +63,29 @@ pub(super) fn ending(
     at: i64,
 ) -> Vec<Event> {
     let serials = grant.unexpired_serials(at);
-    let none_left = serials.is_empty();
+    // The account of a database is over when its server shows it.
+    let none_left = serials.is_empty() && grant.account.is_none();
     let mut events = vec![Event::GrantEnding { grant: grant.id, cause, by: by.cloned(), serials, words }];
     if none_left {
         let proofs = vec![proof("credential", Some(true), at, "no certificate of this grant is valid".to_owned())];
-        events.push(Event::GrantEnded { grant: grant.id, cause, proofs });
+        events.push(Event::GrantEnded { grant: grant.id, cause, proofs, kept: Vec::new() });
     }
     events
 }
 
 /// Everything whose time has come by `by`, in Unix seconds. What proves an end is measured by the log's own time.
 pub(super) fn due(state: &State, now: Now<'_>, by: i64) -> Vec<Event> {
-    let mut events = Vec::new();
-    for id in &state.open_requests {
-        if state.requests.get(id).is_some_and(|r| r.answer_by <= by) {
-            events.push(Event::RequestExpired { request: *id });
-        }
-    }
-    for grant in state.open_grants.iter().filter_map(|id| state.grants.get(id)) {
+    let mut events: Vec<Event> =
+        state.due_requests(by).into_iter().map(|request| Event::RequestExpired { request }).collect();
+    for grant in state.due_grants(by).iter().filter_map(|id| state.grants.get(id)) {
         match &grant.state {
             GrantState::Ready if grant.claim_by <= by => events.push(Event::GrantLapsed { grant: grant.id }),
             GrantState::Ready | GrantState::Active if grant.ends_at <= by => {
                 events.extend(ending(grant, Cause::WindowEnd, None, None, now.at));
             }
-            GrantState::Ending { cause, krl_version, .. } => {
+            GrantState::Ending { cause, krl_version, .. } if grant.account.is_none() => {
                 if let Some(proofs) = proven(state, grant, *krl_version, now.at) {
-                    events.push(Event::GrantEnded { grant: grant.id, cause: *cause, proofs });
+                    events.push(Event::GrantEnded { grant: grant.id, cause: *cause, proofs, kept: Vec::new() });
                 }
             }
             _ => {}

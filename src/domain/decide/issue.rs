@@ -4,9 +4,10 @@ use jit_ca::spec::{CertWindow, CriticalOption, Extension, KeyId, Principal, Prin
 
 use super::answer::progress;
 use super::{Now, Verified, missing};
+use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
-use crate::domain::grant::{BACKDATE_S, Credential, Grant, GrantState, LiveGrant, MAX_CREDENTIALS};
+use crate::domain::grant::{BACKDATE_S, Credential, CredentialKind, Grant, GrantState, LiveGrant, MAX_CREDENTIALS};
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::refusal::{Code, Refusal};
@@ -16,7 +17,14 @@ use crate::domain::target::Allow;
 /// The most keys under one grant.
 const MAX_KEYS: usize = 8;
 
-pub(super) fn issue(state: &State, id: GrantId, key: &Key, nonce: Digest, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+pub(super) fn issue(
+    state: &State,
+    id: GrantId,
+    key: &Key,
+    nonce: Digest,
+    verifier: Option<Digest>,
+    now: Now<'_>,
+) -> Result<Vec<Event>, Refusal> {
     let grant = state.grants.get(&id).ok_or_else(|| missing("grant"))?;
     let live = grant.live_at(now.at)?;
     if state.disabled.contains(&live.person) {
@@ -28,26 +36,24 @@ pub(super) fn issue(state: &State, id: GrantId, key: &Key, nonce: Digest, now: N
     if state.revoked_keys.contains(key) {
         return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
     }
-    let valid_before = credential_end(&live, now.at);
-    if let Some(held) = live.credential_for(key, now.at) {
-        // Issue is idempotent; a shorter certificate inside the window is renewed when two thirds of its life are over.
-        let life = held.valid_before - held.valid_after;
-        if held.valid_before == live.ends_at || (held.valid_before - now.at) * 3 > life {
-            return Ok(Vec::new());
-        }
+    if live.terms.database.is_some() {
+        return super::account::issue(state, &live, key, nonce, verifier, now);
     }
-    if live.state == GrantState::Ready {
-        if live.claim_by <= now.at {
-            return Err(Refusal::new(Code::WINDOW_CLOSED, format!("Grant {id} was not used in time.")));
-        }
-        if let Some(refusal) = refused_at_first_use(state, &live, now) {
-            return Ok(vec![Event::GrantCancelled { grant: id, refusal }]);
-        }
+    if verifier.is_some() {
+        return Err(Refusal::new(Code::BAD_BODY, "A password is for databases."));
+    }
+    let valid_before = credential_end(&live, now.at);
+    if held(&live, key, now.at) {
+        return Ok(Vec::new());
+    }
+    if let Some(refusal) = first_use(state, &live, now)? {
+        return Ok(vec![Event::GrantCancelled { grant: id, refusal }]);
     }
     if live.credentials.len() >= MAX_CREDENTIALS {
         return Err(Refusal::new(Code::TOO_MANY, format!("Grant {id} has had {MAX_CREDENTIALS} certificates.")));
     }
     let mut credential = Credential {
+        kind: CredentialKind::SshUser,
         serial: state.last_serial + 1,
         key: key.clone(),
         valid_after: now.at - BACKDATE_S,
@@ -58,19 +64,50 @@ pub(super) fn issue(state: &State, id: GrantId, key: &Key, nonce: Digest, now: N
     let ca = state.genesis.as_ref().map(|g| g.ssh_user.clone()).ok_or_else(|| missing("authority"))?;
     let spec = user_spec(&live, &credential)?;
     credential.tbs_sha256 = Digest::of(&jit_ca::ssh::tbs_user(&spec, &ca.0));
-    Ok(vec![Event::CredentialIssued {
-        grant: id,
-        serial: credential.serial,
-        key: credential.key,
-        valid_after: credential.valid_after,
-        valid_before: credential.valid_before,
-        nonce,
-        tbs_sha256: credential.tbs_sha256,
-    }])
+    Ok(vec![credential.issued(id)])
+}
+
+impl Credential {
+    /// The event that allows it.
+    pub(super) fn issued(self, grant: GrantId) -> Event {
+        Event::CredentialIssued {
+            credential: self.kind,
+            grant,
+            serial: self.serial,
+            key: self.key,
+            valid_after: self.valid_after,
+            valid_before: self.valid_before,
+            nonce: self.nonce,
+            tbs_sha256: self.tbs_sha256,
+        }
+    }
+}
+
+/// True when a key has a certificate that holds: issue is idempotent. A shorter one inside the window is renewed when two thirds of
+/// its life are over.
+pub(super) fn held(live: &LiveGrant<'_>, key: &Key, at: i64) -> bool {
+    live.credential_for(key, at).is_some_and(|held| {
+        let life = held.valid_before - held.valid_after;
+        held.valid_before == live.ends_at || (held.valid_before - at) * 3 > life
+    })
+}
+
+/// What is judged once, when a grant is used for the first time; gives why it is refused then.
+///
+/// # Errors
+/// When it was not used in time.
+pub(super) fn first_use(state: &State, live: &LiveGrant<'_>, now: Now<'_>) -> Result<Option<Refusal>, Refusal> {
+    if live.state != GrantState::Ready {
+        return Ok(None);
+    }
+    if live.claim_by <= now.at {
+        return Err(Refusal::new(Code::WINDOW_CLOSED, format!("Grant {} was not used in time.", live.id)));
+    }
+    Ok(refused_at_first_use(state, live, now))
 }
 
 /// INVARIANT (I2): never after the grant's end.
-fn credential_end(live: &LiveGrant<'_>, at: i64) -> i64 {
+pub(super) fn credential_end(live: &LiveGrant<'_>, at: i64) -> i64 {
     let piece = live.credential_s.map_or(live.ends_at, |s| at.saturating_add(i64::try_from(s).unwrap_or(i64::MAX)));
     piece.min(live.ends_at)
 }
@@ -152,6 +189,9 @@ pub(super) fn bind_key(
     }
     if state.revoked_keys.contains(key) {
         return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
+    }
+    if live.account.as_ref().is_some_and(|a| a.auth == Auth::Cert) && !jit_ca::x509::fits_client(&key.0) {
+        return Err(Refusal::new(Code::BAD_KEY, "A client certificate is for an ECDSA P-256 or Ed25519 key."));
     }
     Ok(vec![Event::KeyBound { grant: id, act: by.signed.id(), key: key.clone() }])
 }

@@ -2,6 +2,7 @@
 //!
 //! The clerk runs it before it appends; the signer runs it again on every entry that it is shown, and a verifier may do so years later.
 
+mod account;
 mod answer;
 mod ask;
 mod clock;
@@ -12,12 +13,14 @@ mod trust;
 use std::sync::Arc;
 
 use super::act::{ACT_SKEW_S, Act, Deed, SignedAct};
+use super::digest::Digest;
 use super::event::{Command, Event};
 use super::key::Key;
 use super::names::PersonName;
 use super::refusal::{Code, Refusal};
 use super::state::{Beside, State};
 
+pub use account::{client_ca, client_spec};
 pub use answer::{StepView, progress};
 pub use clock::DRIFT_S;
 pub use issue::user_spec;
@@ -50,7 +53,13 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         _ if state.genesis.is_none() => Err(Refusal::new(Code::LEDGER_CORRUPT, "The log has no beginning.")),
         Command::Act(signed) => decide_act(state, signed, None, now),
         Command::ActByWall { signed, wall_s } => decide_act(state, signed, Some(*wall_s), now),
-        Command::Issue { grant, key, nonce } => issue::issue(state, *grant, key, *nonce, now),
+        Command::Issue { grant, key, nonce, verifier } => issue::issue(state, *grant, key, *nonce, *verifier, now),
+        Command::AccountMade { grant } => account::made(state, *grant),
+        Command::AccountRemoved { grant, proofs, kept, left } => account::removed(state, *grant, proofs, kept, left),
+        Command::AccountFound { server, account, what } => {
+            let (server, account, what) = (server.clone(), account.clone(), what.clone());
+            Ok(vec![Event::AccountFound { server, account, what }])
+        }
         Command::Due => Ok(end::due(state, now, now.at)),
         Command::Clock { drift_s, synchronised } => Ok(clock::jumped(state, *drift_s, *synchronised, now)),
         Command::PublishKrl => Ok(end::publish(state, now.at)),
@@ -58,6 +67,7 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         Command::Start => Ok(vec![Event::Started]),
         Command::Stop => Ok(vec![Event::Stopped]),
         Command::Beat => Ok(vec![Event::Heartbeat]),
+        Command::Snapshot { size, sha256 } => snapshot(state, *size, *sha256),
     }
 }
 
@@ -78,7 +88,7 @@ pub fn admit(state: &State, signed: &SignedAct, at: i64, wall: Option<i64>) -> R
 fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let act = signed.read()?;
     let verified = verify(state, signed, &act, now.at, wall)?;
-    if state.acts.contains_key(&signed.id()) {
+    if state.acts.contains(&signed.id()) {
         return Ok(Vec::new());
     }
     let outcome = match &act.deed {
@@ -109,6 +119,14 @@ fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>
     })
 }
 
+/// The cache is not what counts: a leaf only pins it, so size and order are all that is judged.
+fn snapshot(state: &State, size: u64, sha256: Digest) -> Result<Vec<Event>, Refusal> {
+    if size == 0 || size > state.size || state.snapshot.is_some_and(|newest| size <= newest.size) {
+        return Err(Refusal::new(Code::MISSING, "The snapshot is of no size that is newer and in the log."));
+    }
+    Ok(vec![Event::SnapshotTaken { size, sha256 }])
+}
+
 /// Checks time, installation, key and signature; what the act asks for is judged afterwards. An act that was taken before may be late,
 /// and one that ends something may be timely by the wall clock instead.
 fn verify<'a>(
@@ -125,7 +143,7 @@ fn verify<'a>(
     let late = at.saturating_sub(act.at);
     let by_wall =
         wall.is_some_and(|wall| act.deed.ends() && wall.saturating_sub(act.at).saturating_abs() <= ACT_SKEW_S);
-    if !by_wall && !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) && !state.acts.contains_key(&signed.id()) {
+    if !by_wall && !(-ACT_SKEW_S..=ACT_SKEW_S).contains(&late) && !state.acts.contains(&signed.id()) {
         let way = if late > 0 { "ago" } else { "ahead" };
         return Err(Refusal::new(
             Code::STALE_ACT,
@@ -180,7 +198,7 @@ fn missing(what: &str) -> Refusal {
 }
 
 /// The bundle of a digest, or a refusal that says what it lacks.
-fn bundle_of(now: Now<'_>, digest: &super::digest::Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
+fn bundle_of(now: Now<'_>, digest: &Digest) -> Result<Arc<super::bundle::Bundle>, Refusal> {
     now.beside
         .bundle(digest)
         .ok_or_else(|| Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act."))

@@ -15,7 +15,7 @@ use crate::domain::key::Key;
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::state::State;
-use crate::domain::target::HostIdentity;
+use crate::domain::target::{HostIdentity, TargetKind};
 
 /// How long a host certificate is valid, in seconds.
 const HOST_CERT_S: i64 = 365 * 86_400;
@@ -144,8 +144,7 @@ pub(super) fn carry_out(
 /// What a new bundle does to the requests that wait: some can no longer be granted, some need nobody any more.
 pub(super) fn rejudged(state: &State, bundle: &Digest, skip: Option<RequestId>, now: Now<'_>) -> Vec<Event> {
     let Some(parsed) = now.beside.bundle(bundle) else { return Vec::new() };
-    let mut next = state.clone();
-    next.bundle = parsed;
+    let next = state.under(parsed);
     let mut events = Vec::new();
     for id in state.open_requests.iter().filter(|id| Some(**id) != skip) {
         let Some(request) = state.requests.get(id) else { continue };
@@ -184,11 +183,9 @@ pub(super) fn disable(
             events.extend(ending(grant, Cause::PersonDisabled, Some(&by.person), by.act.words, now.at));
         }
     }
-    for id in &state.open_requests {
-        if state.requests.get(id).is_some_and(|r| r.person == *person) {
-            let refusal = Refusal::new(Code::DISABLED, format!("{person} was disabled."));
-            events.push(Event::RequestInvalidated { request: *id, refusal });
-        }
+    for id in state.pending_of(person) {
+        let refusal = Refusal::new(Code::DISABLED, format!("{person} was disabled."));
+        events.push(Event::RequestInvalidated { request: *id, refusal });
     }
     Ok(events)
 }
@@ -234,7 +231,9 @@ pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'
     let fp = key.0.fingerprint();
     let mut events = vec![Event::KeyRevoked { by: by.person.clone(), act: by.signed.id(), key: key.clone() }];
     for grant in state.open_grants.iter().filter_map(|id| state.grants.get(id)) {
-        let left = grant.keys.iter().any(|other| other != key && !state.revoked_keys.contains(other));
+        // An account on a database is one for all keys.
+        let left = grant.account.is_none()
+            && grant.keys.iter().any(|other| other != key && !state.revoked_keys.contains(other));
         if grant.live_at(now.at).is_ok() && grant.keys.contains(key) && !left {
             events.extend(ending(grant, Cause::Revoked, Some(&by.person), by.act.words, now.at));
         }
@@ -257,6 +256,9 @@ fn enroll_host(
     now: Now<'_>,
 ) -> Result<Vec<Event>, Refusal> {
     let found = state.bundle.targets.get(target).ok_or_else(|| missing("target"))?;
+    if found.kind != TargetKind::Ssh {
+        return Err(Refusal::new(Code::BAD_NAME, format!("{target} is no SSH host; only those are enrolled.")));
+    }
     if let HostIdentity::Key(pinned) = &found.host
         && pinned != key
     {
