@@ -200,16 +200,17 @@ impl Broker {
             Some(wall_s) => Command::ActByWall { signed: signed.clone(), wall_s },
             None => Command::Act(signed.clone()),
         };
-        let done = self.command(command, blobs).await?;
-        if let Some(Event::ActRefused { person, refusal, .. }) = done.events.first()
-            && refusal.code == Code::MISSING
-            && let Some(known) = self.over_long_ago(person, &signed).await
-        {
-            return Err(known);
-        }
-        match done.events.iter().find_map(refusal_in) {
+        // A refusal that is an entry, or one of an act that was refused before.
+        let done = self.command(command, blobs).await.and_then(|done| match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
-            None => {
+            None => Ok(done),
+        });
+        match done {
+            Err(refusal) if refusal.code == Code::MISSING => {
+                Err(self.over_long_ago(&person, &signed).await.unwrap_or(refusal))
+            }
+            Err(refusal) => Err(refusal),
+            Ok(done) => {
                 self.settle().await;
                 Ok(done)
             }

@@ -12,9 +12,10 @@ use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::RequestId;
 use jit_broker::domain::key::Key;
-use jit_broker::domain::names::TargetName;
+use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::state::Beside;
+use jit_broker::ledger::Filter;
 use jit_broker::wire::{ActPost, ErrorDoc};
 use tower::ServiceExt;
 
@@ -404,5 +405,57 @@ async fn a_body_that_does_not_come_is_waited_for_ten_seconds() {
     let response = router(api).oneshot(request).await.unwrap();
     assert_eq!(response.status().as_u16(), 400);
     assert!((9..15).contains(&begun.elapsed().as_secs()));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_that_was_refused_is_refused_again_in_the_same_words() {
+    let mut world = World::start().await;
+    // One that is refused as an act, one as a request.
+    let approve = {
+        let id = world.ask(600).await.unwrap();
+        let (request_digest, terms) = world.terms(id).await;
+        let deed = Deed::Approve { by: world.alice.name(), request: id, request_digest, terms };
+        world.sign(&world.alice, None, deed)
+    };
+    let ask = Deed::Request {
+        by: world.alice.name(),
+        target: TargetName::new("nowhere").unwrap(),
+        role: RoleName::new("deploy").unwrap(),
+        for_s: Some(60),
+        key: world.alice.key(),
+    };
+    let ask = world.sign(&world.alice, None, ask);
+    let mut first = Vec::new();
+    for signed in [&approve, &ask] {
+        first.push(world.broker().act(signed.clone(), None, None).await.unwrap_err());
+    }
+    assert_eq!(first.iter().map(|refusal| refusal.code).collect::<Vec<_>>(), [Code::OWN_REQUEST, Code::MISSING]);
+    for _ in 0..2 {
+        for (signed, refusal) in [&approve, &ask].into_iter().zip(&first) {
+            assert_eq!(world.broker().act(signed.clone(), None, None).await.unwrap_err(), *refusal);
+        }
+        for kind in ["act.refused", "request.refused"] {
+            let filter = Filter { kind: Some(kind.to_owned()), limit: 10, ..Filter::default() };
+            let logged = world.broker().reader().search(&filter).await.unwrap();
+            assert_eq!(logged.len(), 1, "refused again, but not logged again");
+        }
+        // Also by the broker and signer that are started again.
+        world.daemon.take().unwrap().stop().await;
+        world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ones_own_requests_come_newest_first() {
+    let world = World::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.insert(0, world.ask(600).await.unwrap());
+        world.clock.advance(1);
+    }
+    let docs = world.broker().request_docs(&world.alice.name(), "mine").await.unwrap();
+    assert_eq!(docs.iter().map(|doc| doc.id).collect::<Vec<_>>(), ids);
     world.stop().await;
 }

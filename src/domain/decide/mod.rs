@@ -43,6 +43,7 @@ struct Verified<'a> {
 }
 
 /// Decides a command: the events that follow from it, in order. No events means that it changes nothing (it was done before).
+/// An act that was refused before is refused again, in the same words and without another entry.
 ///
 /// # Errors
 /// The refusal, where the command is not even an event: nobody known said it.
@@ -89,7 +90,7 @@ fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>
     let act = signed.read()?;
     let verified = verify(state, signed, &act, now.at, wall)?;
     if state.acts.contains(&signed.id()) {
-        return Ok(Vec::new());
+        return state.refused_acts.get(&signed.id()).map_or_else(|| Ok(Vec::new()), |refusal| Err(refusal.clone()));
     }
     let outcome = match &act.deed {
         Deed::Login { .. } => {
