@@ -1,5 +1,7 @@
 //! Decisions under pressure: what somebody unknown costs, what one person can do alone, and what a clock may ruin.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::Request;
 use jit_broker::api::{Api, router};
@@ -54,8 +56,12 @@ async fn an_act_that_nobody_known_signed_is_neither_parsed_nor_kept() {
     let bobs = world.sign(&world.bob, None, Deed::Apply { by: world.admin.name(), bundle: text.digest(), base });
     let garbage = SignedAct { signature: "not a signature".to_owned(), ..good.clone() };
     for signed in [bobs, garbage] {
-        let refusal = world.broker().act(signed.clone(), None, Some(text.bytes())).await.unwrap_err();
-        assert_eq!(refusal.code, Code::BAD_SIGNATURE);
+        // While somebody looks at the state the clerk waits; this one does not get as far as the clerk.
+        let looking = world.broker().memory().await;
+        let act = world.broker().act(signed.clone(), None, Some(text.bytes()));
+        let answer = tokio::time::timeout(Duration::from_secs(5), act).await.expect("it was queued");
+        assert_eq!(answer.unwrap_err().code, Code::BAD_SIGNATURE);
+        drop(looking);
         assert!(world.broker().memory().await.shelf.bundle(&text.digest()).is_none(), "the bundle was kept");
         // The files do not even parse; whoever may not bring any is told of the signature, not of the files.
         let broken = BundleText { files: [("people.toml".to_owned(), "[[".to_owned())].into() };
