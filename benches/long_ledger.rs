@@ -127,14 +127,13 @@ impl Scribe {
         };
         self.put(at, Some(2 * n), submitted, Some(&words)).await;
         let step = StepName::new("peer").unwrap();
-        let (terms_agreed, touched) = (terms.clone(), false);
         let approved = Event::StepApproved {
             request,
             act,
             step,
             by: bob,
-            touched,
-            terms: terms_agreed,
+            touched: false,
+            terms: terms.clone(),
             words: None,
             key_fp: None,
         };
@@ -155,9 +154,9 @@ impl Scribe {
         self.put(at, None, opened, None).await;
         let serial = n + 1;
         let issued = Event::CredentialIssued {
+            credential: jit_broker::domain::grant::CredentialKind::SshUser,
             grant,
             serial,
-            credential: jit_broker::domain::grant::CredentialKind::default(),
             key,
             valid_after: at - 60,
             valid_before: ends_at,
