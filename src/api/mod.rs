@@ -26,7 +26,7 @@ use crate::domain::refusal::{Code, Refusal};
 /// The largest body of most routes, in bytes.
 const MAX_BODY: usize = 128 * 1024;
 /// How long a body may take to arrive: slower ones are given up.
-const BODY: std::time::Duration = std::time::Duration::from_secs(15);
+const BODY: std::time::Duration = std::time::Duration::from_secs(10);
 /// The largest body of an act, which may carry a bundle, in bytes.
 const MAX_ACT_BODY: usize = 1280 * 1024;
 

@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod clerk;
 mod past;
+pub mod quota;
 pub mod reaper;
 pub mod session;
 pub mod snapshot;
@@ -62,6 +63,7 @@ struct Inner {
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
     sessions: Mutex<Sessions>,
+    quotas: Mutex<quota::Quotas>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
     cache: crate::signer::cache::Cache,
@@ -104,6 +106,7 @@ impl Broker {
             signer: parts.signer,
             keeper: parts.keeper,
             sessions: Mutex::new(Sessions::default()),
+            quotas: Mutex::new(quota::Quotas::default()),
             changed: parts.changed,
             note: parts.note,
             cache: parts.cache,
@@ -178,7 +181,7 @@ impl Broker {
     ///
     /// # Errors
     /// As [`admit`].
-    pub async fn admit(&self, signed: &SignedAct) -> Result<Act, Refusal> {
+    pub async fn admit(&self, signed: &SignedAct) -> Result<(Act, PersonName), Refusal> {
         let memory = self.memory().await;
         let (at, wall) = self.clocks(&memory.state);
         admit(&memory.state, signed, at, wall)
@@ -195,7 +198,11 @@ impl Broker {
         bundle: Option<Vec<u8>>,
     ) -> Result<Done, Refusal> {
         // SECURITY: an act of nobody known must cost neither memory nor a place in the queue, where revocations wait.
-        let act = self.admit(&signed).await?;
+        let (act, person) = self.admit(&signed).await?;
+        if !act.deed.ends() {
+            let now_ms = self.inner.keeper.now().boot.ms;
+            self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(&person, now_ms)?;
+        }
         let mut blobs = Vec::new();
         if let Some(words) = words.filter(|w| act.words == Some(w.commitment())) {
             words.check()?;
@@ -209,16 +216,17 @@ impl Broker {
             Some(wall_s) => Command::ActByWall { signed: signed.clone(), wall_s },
             None => Command::Act(signed.clone()),
         };
-        let done = self.command(command, blobs).await?;
-        if let Some(Event::ActRefused { person, refusal, .. }) = done.events.first()
-            && refusal.code == Code::MISSING
-            && let Some(known) = self.over_long_ago(person, &signed).await
-        {
-            return Err(known);
-        }
-        match done.events.iter().find_map(refusal_in) {
+        // A refusal that is an entry, or one of an act that was refused before.
+        let done = self.command(command, blobs).await.and_then(|done| match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
-            None => {
+            None => Ok(done),
+        });
+        match done {
+            Err(refusal) if refusal.code == Code::MISSING => {
+                Err(self.over_long_ago(&person, &signed).await.unwrap_or(refusal))
+            }
+            Err(refusal) => Err(refusal),
+            Ok(done) => {
                 self.settle().await;
                 Ok(done)
             }

@@ -196,6 +196,8 @@ impl Broker {
             .map(|(_, id)| id)
             .collect()
         };
+        // What waits is answered oldest first; of one's own the newest is looked for.
+        let ids: Vec<RequestId> = if scope == "mine" { ids.into_iter().rev().collect() } else { ids };
         let mut docs = Vec::new();
         for id in ids.into_iter().take(MOST) {
             docs.push(self.request_doc(viewer, id).await?);

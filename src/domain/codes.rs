@@ -115,6 +115,9 @@ codes! {
     LAST_ADMIN = 3013, 5, 409, "the last administrator", Some("Have another administrator enrolled first."),
         "Disabling this person, revoking this key or adopting this bundle would leave no administrator who can act. A key that was stolen and is the last one is replaced first.";
 
+    TOO_OFTEN = 3014, 1, 429, "too many acts", Some("Wait a moment."),
+        "One person may have a thousand acts decided at once, and ten more each second. Whatever ends access is always taken.";
+
     NOT_SIGNED_IN = 4001, 4, 401, "not signed in", Some("jit-broker auth login"),
         "The command needs a session. It is renewed silently where the ssh-agent or the key file allows it.";
     BAD_SIGNATURE = 4002, 5, 403, "the signature does not hold", None,

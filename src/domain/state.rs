@@ -14,6 +14,7 @@ use super::index::Index;
 use super::key::Key;
 use super::names::{PersonName, TargetName};
 use super::person::Person;
+use super::refusal::Refusal;
 use super::request::{Approval, Request, RequestState};
 use super::retire::Over;
 use super::snapshot::Snapshot;
@@ -110,6 +111,8 @@ pub struct State {
     pub acts: BTreeSet<ActId>,
     /// The same with their times, oldest first.
     pub(super) acts_at: VecDeque<(i64, ActId)>,
+    /// Those of them that were refused, so that sending one twice gives the same answer.
+    pub refused_acts: BTreeMap<ActId, Refusal>,
     /// What is over and leaves memory, with the moment since when.
     pub(super) leaving: VecDeque<(i64, Over)>,
     /// Requests that wait, and grants that are not over.
@@ -131,6 +134,9 @@ impl State {
         self.last_boot = Some(entry.boot.clone());
         if let Some((signed, _)) = entry.cause.as_ref().and_then(super::event::Command::act) {
             self.remember_act(signed.id(), entry.at);
+            if let Event::ActRefused { refusal, .. } | Event::RequestRefused { refusal, .. } = &entry.event {
+                self.refused_acts.insert(signed.id(), refusal.clone());
+            }
         }
         let about = entry.event.concerns();
         let were_open = self.open_among(&about);
@@ -148,6 +154,7 @@ impl State {
         let oldest = at - 3 * super::act::ACT_SKEW_S;
         while let Some((_, id)) = self.acts_at.pop_front_if(|(at, _)| *at < oldest) {
             self.acts.remove(&id);
+            self.refused_acts.remove(&id);
         }
     }
 
