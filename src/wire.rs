@@ -106,6 +106,9 @@ pub struct ActPost {
 pub struct Outcome {
     /// The kinds of events that followed; none when it had been done before.
     pub events: Vec<String>,
+    /// What is recorded, but not signed or published yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
     /// The request it was about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestDoc>,

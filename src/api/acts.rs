@@ -51,7 +51,8 @@ pub(super) async fn act(State(api): State<Api>, Body(post): Body<ActPost>) -> Re
         Some(files) => Some(checked_bundle(&api, files, &act.deed).await?),
     };
     let done = api.broker.act(signed.clone(), post.words.as_ref(), bundle).await?;
-    let mut outcome = Outcome { events: done.events.iter().map(Event::kind).collect(), ..Outcome::default() };
+    let events = done.events.iter().map(Event::kind).collect();
+    let mut outcome = Outcome { events, notice: done.notice, ..Outcome::default() };
     let person = speaker(&act.deed, &done.events);
     if let Some(person) = &person {
         attach(&api, &mut outcome, &signed, &act.deed, &done.events, person).await?;

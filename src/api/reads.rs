@@ -31,9 +31,10 @@ fn list<T>(kind: &str, items: Vec<T>) -> Json<List<T>> {
 }
 
 pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
-    match api.broker.note() {
-        Some(_) => Ok("ok\n"),
-        None => Err(Refusal::new(Code::SIGNER_AWAY, "The signer has not signed a checkpoint yet.").into()),
+    match (api.broker.health(), api.broker.note()) {
+        (Some(why), _) => Err(Refusal::new(Code::SIGNER_AWAY, why.message).into()),
+        (None, Some(_)) => Ok("ok\n"),
+        (None, None) => Err(Refusal::new(Code::SIGNER_AWAY, "The signer has not signed a checkpoint yet.").into()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! signer, answered. The cost of durability is shared by everyone in it.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
@@ -22,8 +23,12 @@ use crate::signer::{Answer, Leaf, Order, Signer};
 
 /// The most commands in one batch.
 const BATCH: usize = 256;
+/// How often a signer that signs nothing is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How many leaves the signer is shown at a time when it catches up.
 const CATCH_UP: u32 = 1000;
+/// How many bytes it is shown at a time, but for the end of the last command: text inside JSON may double in a frame.
+const CATCH_UP_BYTES: usize = 16 << 20;
 
 /// A command with what stands beside it, and where its answer goes.
 pub struct Job {
@@ -40,6 +45,8 @@ pub struct Job {
 pub struct Done {
     /// The events, in order; none when nothing changed.
     pub events: Vec<Event>,
+    /// What is recorded, but has no effect outside yet, and why.
+    pub notice: Option<String>,
 }
 
 /// What the broker is put together from.
@@ -60,8 +67,10 @@ pub struct Parts {
     pub note: watch::Receiver<Option<(u64, String)>>,
     /// Where the snapshot lies.
     pub cache: Cache,
-    /// The clerk's task.
-    pub task: tokio::task::JoinHandle<()>,
+    /// Why the signer signs nothing, while it does not.
+    pub health: watch::Receiver<Option<Refusal>>,
+    /// The clerk's task; it ends with an error when memory and store can no longer be brought together.
+    pub task: tokio::task::JoinHandle<Result<(), Refusal>>,
 }
 
 /// The signer behind a lock; orders block, so they run on threads for that.
@@ -114,18 +123,12 @@ impl SignerHandle {
             let Answer::Head { size: from } = self.raw(Order::Head).await? else {
                 return Err(Refusal::new(Code::BUG, "The signer answered something else."));
             };
-            let stored = reader.leaves(from, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
-            if stored.is_empty()
+            let leaves = page(reader, from).await?;
+            if leaves.is_empty()
                 && let Some(done) = newest
             {
                 return Ok(done);
             }
-            let mut leaves = Vec::with_capacity(stored.len());
-            for leaf in stored {
-                let entry = String::from_utf8(leaf.bytes).map_err(|_| corrupt("a leaf is not text"))?;
-                leaves.push(Leaf { blobs: blobs_of(&entry, reader).await?, entry });
-            }
-            trim_to_command(&mut leaves);
             match self.raw(Order::Checkpoint { from, leaves }).await? {
                 Answer::Checkpoint { note, size } => newest = Some((size, note)),
                 Answer::Head { size } if size > from => {}
@@ -135,14 +138,26 @@ impl SignerHandle {
     }
 }
 
-/// A page may end in the middle of a command; the signer takes whole ones, so the last one is left for the next page.
-fn trim_to_command(leaves: &mut Vec<Leaf>) {
-    if leaves.len() < CATCH_UP as usize {
-        return;
-    }
-    let begins = |leaf: &Leaf| read_canonical::<Entry>(leaf.entry.as_bytes()).is_ok_and(|e| e.cause.is_some());
-    if let Some(last) = leaves.iter().rposition(begins).filter(|at| *at > 0) {
-        leaves.truncate(last);
+/// Reads whole commands, at least one, until there are enough for one order. The signer takes no piece of a command.
+async fn page(reader: &Reader, from: u64) -> Result<Vec<Leaf>, Refusal> {
+    let (mut leaves, mut bytes, mut next) = (Vec::new(), 0, from);
+    loop {
+        let stored = reader.leaves(next, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
+        let last = stored.len() < CATCH_UP as usize;
+        for leaf in stored {
+            next = leaf.seq + 1;
+            let text = String::from_utf8(leaf.bytes).map_err(|_| corrupt("a leaf is not text"))?;
+            let entry: Entry = read_canonical(text.as_bytes()).map_err(|e| corrupt(&e.to_string()))?;
+            if entry.cause.is_some() && (leaves.len() >= CATCH_UP as usize || bytes >= CATCH_UP_BYTES) {
+                return Ok(leaves);
+            }
+            let blobs = blobs_of(&entry, reader).await?;
+            bytes += text.len() + blobs.iter().map(String::len).sum::<usize>();
+            leaves.push(Leaf { entry: text, blobs });
+        }
+        if last {
+            return Ok(leaves);
+        }
     }
 }
 
@@ -157,9 +172,8 @@ pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
     (named.bundle.into_iter().collect(), named.words.into_iter().collect())
 }
 
-async fn blobs_of(entry: &str, reader: &Reader) -> Result<Vec<String>, Refusal> {
-    let entry: Entry = read_canonical(entry.as_bytes()).map_err(|e| corrupt(&e.to_string()))?;
-    let (required, shreddable) = beside(&entry);
+async fn blobs_of(entry: &Entry, reader: &Reader) -> Result<Vec<String>, Refusal> {
+    let (required, shreddable) = beside(entry);
     let mut blobs = Vec::new();
     for digest in required.iter().chain(&shreddable) {
         let bytes = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
@@ -234,6 +248,7 @@ struct Clerk {
     cache: Cache,
     /// The size at which the shelf was last cleared of what nothing needs.
     cleared: u64,
+    health: watch::Sender<Option<Refusal>>,
 }
 
 /// Starts the clerk on an opened ledger: folds it, lets the signer catch up, and serves the queue.
@@ -246,17 +261,18 @@ pub async fn start(
     keeper: Arc<Timekeeper>,
     cache: Cache,
 ) -> Result<Parts, Refusal> {
-    let reader = ledger.reader();
-    let memory = fold(&reader, &cache).await?;
+    let (reader, own) = (ledger.reader(), ledger.own_reader());
+    let memory = fold(&own, &cache).await?;
     let size = memory.state.size;
     keeper.resume(memory.state.last_at, memory.state.last_boot.as_ref());
     let memory = Arc::new(RwLock::new(memory));
     let (jobs, queue) = mpsc::channel(4 * BATCH);
     let (changed, changed_seen) = watch::channel(size);
     let (note, note_seen) = watch::channel(None);
+    let (health, health_seen) = watch::channel(None);
     let mut clerk = Clerk {
         ledger,
-        reader: reader.clone(),
+        reader: own,
         memory: memory.clone(),
         signer: signer.clone(),
         keeper: keeper.clone(),
@@ -264,29 +280,46 @@ pub async fn start(
         note,
         cache: cache.clone(),
         cleared: size,
+        health,
     };
     if size > 0 {
-        clerk.checkpoint_by_catching_up().await?;
+        let (size, note) = clerk.signer.catch_up(&clerk.reader).await?;
+        clerk.keep_note(size, note).await;
     }
     let task = tokio::spawn(clerk.run(queue));
-    Ok(Parts { jobs, memory, reader, signer, keeper, changed: changed_seen, note: note_seen, cache, task })
+    let (changed, note, health) = (changed_seen, note_seen, health_seen);
+    Ok(Parts { jobs, memory, reader, signer, keeper, changed, note, health, cache, task })
 }
 
 /// A job that was decided and waits for its batch to be durable.
 struct Decided {
     reply: oneshot::Sender<Result<Done, Refusal>>,
     events: Vec<Event>,
+    /// True for what opens an access: it counts only once it is signed for.
+    grants: bool,
 }
 
 impl Clerk {
-    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut batch = Vec::new();
-        while queue.recv_many(&mut batch, BATCH).await > 0 {
-            self.carry_out(std::mem::take(&mut batch)).await;
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<(), Refusal> {
+        let (mut batch, mut tried) = (Vec::new(), Instant::now());
+        loop {
+            let unwell = self.health.borrow().is_some();
+            // What waits may be many commands that change nothing, so it is not waited for silence.
+            if unwell && tried.elapsed() >= RETRY {
+                let note = self.signer.catch_up(&self.reader).await;
+                self.heed(note).await;
+                tried = Instant::now();
+            }
+            let waiting = queue.recv_many(&mut batch, BATCH);
+            match if unwell { tokio::time::timeout(RETRY, waiting).await } else { Ok(waiting.await) } {
+                Ok(0) => return Ok(()),
+                Ok(_) => self.carry_out(std::mem::take(&mut batch)).await?,
+                Err(_) => {}
+            }
         }
     }
 
-    async fn carry_out(&mut self, batch: Vec<Job>) {
+    async fn carry_out(&mut self, batch: Vec<Job>) -> Result<(), Refusal> {
         let memory = self.memory.clone();
         let mut memory = memory.write().await;
         let mut leaves = Vec::new();
@@ -295,7 +328,9 @@ impl Clerk {
         let from = memory.state.size;
         for job in batch {
             match self.decide(&mut memory, &job, &mut leaves, &mut shown) {
-                Ok(events) => decided.push(Decided { reply: job.reply, events }),
+                Ok(events) => {
+                    decided.push(Decided { reply: job.reply, events, grants: grants_something(&job.command) });
+                }
                 Err(refusal) => drop(job.reply.send(Err(refusal))),
             }
         }
@@ -303,14 +338,9 @@ impl Clerk {
             && let Err(error) = self.ledger.append(leaves).await
         {
             tracing::error!("the log cannot be written: {error}");
-            // INVARIANT: nothing is known that is not durable: the state is folded again from what the store holds.
-            match fold(&self.reader, &self.cache).await {
-                Ok(folded) => *memory = folded,
-                Err(refusal) => tracing::error!(code = %refusal.code, "the log cannot be folded: {}", refusal.message),
-            }
             let refusal = ledger_refusal(&error);
             decided.into_iter().for_each(|d| drop(d.reply.send(Err(refusal.clone()))));
-            return;
+            return self.fold_again(&mut memory).await;
         }
         let size = memory.state.size;
         if size >= self.cleared + every(memory.state.requests.len()) {
@@ -323,8 +353,37 @@ impl Clerk {
             self.checkpoint(from, shown).await;
             self.changed.send_replace(size);
         }
+        let unwell = self.health.borrow().clone();
         for job in decided {
-            drop(job.reply.send(Ok(Done { events: job.events })));
+            let notice =
+                unwell.as_ref().filter(|_| !job.events.is_empty()).map(|why| format!("Recorded, not signed: {why}"));
+            drop(job.reply.send(match &unwell {
+                Some(why) if job.grants => Err(unsigned(why)),
+                _ => Ok(Done { events: job.events, notice }),
+            }));
+        }
+        Ok(())
+    }
+
+    /// INVARIANT: nothing is known that is not durable: after a failed write the state is folded again from what the store
+    /// holds. Where that cannot be, or the store is not what the tree in memory says, the daemon stops.
+    async fn fold_again(&self, memory: &mut Memory) -> Result<(), Refusal> {
+        let folded =
+            fold(&self.reader, &self.cache).await.and_then(|folded| match folded.state.size == self.ledger.size() {
+                true => Ok(folded),
+                false => {
+                    Err(corrupt(&format!("{} entries are stored, {} belong", folded.state.size, self.ledger.size())))
+                }
+            });
+        match folded {
+            Ok(folded) => {
+                *memory = folded;
+                Ok(())
+            }
+            Err(refusal) => {
+                *memory = Memory::default();
+                Err(refusal)
+            }
         }
     }
 
@@ -343,6 +402,11 @@ impl Clerk {
                 format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.wall_s - at),
             ));
         }
+        if grants_something(&job.command)
+            && let Some(why) = &*self.health.borrow()
+        {
+            return Err(unsigned(why));
+        }
         let admins = match (&job.command, &memory.state.genesis) {
             (Command::Begin(genesis), _) => genesis.admins.clone(),
             (_, Some(genesis)) => genesis.admins.clone(),
@@ -350,11 +414,11 @@ impl Clerk {
         };
         // Nothing is kept that the command does not name.
         let beside = job.command.beside();
-        let blobs: Vec<&Vec<u8>> = job.blobs.iter().filter(|bytes| beside.names(&Digest::of(bytes))).collect();
+        let mut blobs: Vec<&Vec<u8>> = job.blobs.iter().filter(|bytes| beside.names(&Digest::of(bytes))).collect();
+        complete(&job.command, &blobs)?;
         // What an open request needs may come again with another act: only what is new here goes when nothing follows.
         let new = blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
         let named: Vec<Digest> = new.into_iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
-        complete(&job.command, &blobs)?;
         let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,
@@ -363,6 +427,16 @@ impl Clerk {
                 return other;
             }
         };
+        // A refused bundle stands beside the log only where nobody could decide the same without it.
+        if let (Some(bundle), [Event::ActRefused { .. }]) = (beside.bundle, events.as_slice())
+            && named.contains(&bundle)
+        {
+            memory.shelf.discard(&bundle);
+            let without = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
+            if without.is_ok_and(|without| without == events) {
+                blobs.retain(|bytes| Digest::of(bytes) != bundle);
+            }
+        }
         let right =
             |e: &Event| matches!(e, Event::ClockConfirmed { .. } | Event::ClockJumped { synchronised: true, .. });
         if events.iter().any(right) {
@@ -416,16 +490,23 @@ impl Clerk {
             // A restarted or absent signer is shown the log again; what is durable stays durable meanwhile.
             _ => self.signer.catch_up(&self.reader).await,
         };
-        match note {
-            Ok((size, note)) => self.keep_note(size, note).await,
-            Err(refusal) => tracing::error!(code = %refusal.code, "no checkpoint was signed: {}", refusal.message),
-        }
+        self.heed(note).await;
     }
 
-    async fn checkpoint_by_catching_up(&mut self) -> Result<(), Refusal> {
-        let (size, note) = self.signer.catch_up(&self.reader).await?;
-        self.keep_note(size, note).await;
-        Ok(())
+    /// Keeps a note, or why there is none.
+    async fn heed(&mut self, note: Result<(u64, String), Refusal>) {
+        match note {
+            Ok((size, note)) => {
+                self.health.send_replace(None);
+                self.keep_note(size, note).await;
+            }
+            Err(refusal) => {
+                if self.health.borrow().as_ref() != Some(&refusal) {
+                    tracing::error!(code = %refusal.code, "no checkpoint was signed: {}", refusal.message);
+                }
+                self.health.send_replace(Some(refusal));
+            }
+        }
     }
 
     async fn keep_note(&mut self, size: u64, text: String) {
@@ -446,18 +527,21 @@ fn bundle_named(signed: &SignedAct) -> Option<Digest> {
 /// SECURITY: an act that leans on a text of an earlier one would be judged by what happens to be in memory, which the signer may have let
 /// go of, or the other way round; so every act brings what it names.
 fn complete(command: &Command, brought: &[&Vec<u8>]) -> Result<(), Refusal> {
-    let Command::Act(signed) = command else { return Ok(()) };
-    let Ok(act) = signed.read() else { return Ok(()) };
+    let beside = command.beside();
     let came = |wanted: &Digest| brought.iter().any(|bytes| Digest::of(bytes) == *wanted);
-    if act.words.is_some_and(|commitment| !came(&commitment)) {
+    if beside.words.is_some_and(|commitment| !came(&commitment)) {
         return Err(Refusal::new(Code::BAD_ACT, "The text that the act commits to did not come with it."));
     }
-    match act.deed {
-        Deed::Apply { bundle, .. } if !came(&bundle) => {
-            Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."))
-        }
-        _ => Ok(()),
+    if beside.bundle.is_some_and(|bundle| !came(&bundle)) {
+        return Err(Refusal::new(Code::BUNDLE_REFUSED, "The bundle did not come with the act."));
     }
+    Ok(())
+}
+
+/// What is refused while nothing is signed; always with a code that says 503.
+fn unsigned(why: &Refusal) -> Refusal {
+    let code = if why.code.entry().http == 503 { why.code } else { Code::SIGNER_AWAY };
+    Refusal::new(code, format!("The signer signs nothing now, so nothing is granted: {}", why.message))
 }
 
 /// Granting fails closed on a bad clock; ending goes on.

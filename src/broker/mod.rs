@@ -68,6 +68,7 @@ struct Inner {
     note: watch::Receiver<Option<(u64, String)>>,
     cache: crate::signer::cache::Cache,
     snapshotting: tokio::sync::Mutex<()>,
+    health: watch::Receiver<Option<Refusal>>,
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
@@ -111,6 +112,7 @@ impl Broker {
             note: parts.note,
             cache: parts.cache,
             snapshotting: tokio::sync::Mutex::new(()),
+            health: parts.health,
             krl_path,
             krl: Mutex::new(None),
             public_url,
@@ -152,6 +154,11 @@ impl Broker {
     /// The newest signed checkpoint with its size.
     pub fn note(&self) -> Option<(u64, String)> {
         self.inner.note.borrow().clone()
+    }
+
+    /// Why the signer signs nothing, while it does not.
+    pub fn health(&self) -> Option<Refusal> {
+        self.inner.health.borrow().clone()
     }
 
     /// Sessions and challenges.
@@ -226,19 +233,28 @@ impl Broker {
                 Err(self.over_long_ago(&person, &signed).await.unwrap_or(refusal))
             }
             Err(refusal) => Err(refusal),
-            Ok(done) => {
-                self.settle().await;
+            Ok(mut done) => {
+                if let Err(refusal) = self.settle().await {
+                    tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
+                    done.notice = Some(format!("Recorded, not published: {}", refusal.message));
+                }
                 Ok(done)
             }
         }
     }
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
-    async fn settle(&self) {
-        let due = self.memory().await.state.krl_due(self.now());
-        if due && let Err(refusal) = self.publish_krl().await {
-            tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
-        }
+    async fn settle(&self) -> Result<(), Refusal> {
+        let old = self.list_is_old(&self.memory().await.state);
+        if old { self.publish_krl().await } else { Ok(()) }
+    }
+
+    /// True when the list that is served is not the one that the state asks for: the state changed, or signer or disk failed at the last
+    /// publication.
+    pub(crate) fn list_is_old(&self, state: &State) -> bool {
+        let now = self.now().max(state.last_at);
+        let served = self.inner.krl.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|list| list.version);
+        state.krl_due(now) || served.is_none_or(|version| version < state.krl.version)
     }
 
     /// Issues the credential of a grant for a key: event durable, then made on its server where it is an account, then signed.

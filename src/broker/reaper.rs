@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Broker;
 use crate::clock::DRIFT_S;
+use crate::domain::decide::MOST_DUE;
 use crate::domain::event::Command;
 
 /// The longest nap: the wall clock may be stepped, and the log must not be silent for more than ten minutes.
@@ -33,24 +34,20 @@ pub async fn run(broker: Broker, mut stop: tokio::sync::watch::Receiver<bool>) {
 /// When log or signer refuse; the next round tries again.
 pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> {
     clocks(broker).await?;
-    let now = broker.now();
-    let (due, silent, list) = {
+    let (due, silent) = {
         let memory = broker.memory().await;
         let state = &memory.state;
+        // Never before the log's last entry: what is over for the clerk is over here.
+        let now = broker.now().max(state.last_at);
         let due = state.next_deadline().is_some_and(|at| at <= now) || state.has_provable();
-        let list = state.krl_due(now) || broker.krl().is_none();
-        (due, now - state.last_at >= HEARTBEAT_S, list)
+        (due, now - state.last_at >= HEARTBEAT_S)
     };
     if due {
-        broker.command(Command::Due, Vec::new()).await?;
+        while broker.command(Command::Due, Vec::new()).await?.events.len() >= MOST_DUE {}
     }
-    if list || due {
-        let memory = broker.memory().await;
-        let wanted = memory.state.krl_due(now) || broker.krl().is_none();
-        drop(memory);
-        if wanted {
-            broker.publish_krl().await?;
-        }
+    let list = broker.list_is_old(&broker.memory().await.state);
+    if list {
+        broker.publish_krl().await?;
     }
     if silent {
         broker.command(Command::Beat, Vec::new()).await?;
@@ -68,7 +65,8 @@ async fn clocks(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> 
     let said = drift.is_some_and(|known| known.saturating_sub(moment.drift_s).saturating_abs() <= DRIFT_S);
     let news = synchronised || if moment.drifted() { !said } else { drift.is_some() };
     if news || moment.drift_s > DRIFT_S && over {
-        broker.command(Command::Clock { drift_s: moment.drift_s, synchronised }, Vec::new()).await?;
+        let jumped = Command::Clock { drift_s: moment.drift_s, synchronised };
+        while broker.command(jumped.clone(), Vec::new()).await?.events.len() >= MOST_DUE && !synchronised {}
     }
     Ok(())
 }

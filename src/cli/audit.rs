@@ -12,7 +12,7 @@ use super::context::Context;
 use super::failure::Failure;
 use super::home::Home;
 use super::{Globals, keys, output};
-use crate::daemon::verify::audit;
+use crate::daemon::verify::{audit, first_entry};
 use crate::domain::refusal::Code;
 use crate::ledger::verify::{OutsideNote, Report};
 use crate::signer::gate::origin_of;
@@ -223,10 +223,7 @@ async fn verify(
 
 /// The origin that an installation's first entry implies; the key is what is believed.
 async fn first_origin(path: &Path) -> Result<String, Failure> {
-    let reader = crate::ledger::Reader::open(path).await.map_err(|e| Failure::local(path.display(), e))?;
-    let leaf = reader.leaf(0).await.map_err(|e| Failure::local(path.display(), e))?;
-    let entry = leaf.and_then(|l| crate::domain::digest::read_canonical::<crate::domain::event::Entry>(&l.bytes).ok());
-    match entry.map(|e| e.event) {
+    match first_entry(path).await?.map(|e| e.event) {
         Some(crate::domain::event::Event::Begun(genesis)) => Ok(origin_of(&genesis.install.to_string())),
         _ => Err(Failure::new(Code::LEDGER_CORRUPT, "The log does not begin with its beginning.")),
     }
@@ -236,7 +233,10 @@ fn print(report: &Report, least: u64, globals: &Globals) -> Result<ExitCode, Fai
     let root = data_encoding::HEXLOWER.encode(&report.root);
     if globals.json() {
         let attested = report.attested.as_ref().map(|(size, from)| serde_json::json!({ "size": size, "from": from }));
-        let doc = serde_json::json!({ "ok": report.ok, "size": report.size, "root": root, "problems": report.problems, "attested": attested });
+        let doc = serde_json::json!({
+            "ok": report.ok, "size": report.size, "root": root, "problems": report.problems, "warnings": report.warnings,
+            "attested": attested,
+        });
         output::answer(globals.output, "verify", doc, "", &[])?;
     } else if globals.output == output::Format::Name {
         println!("{root}");
@@ -245,10 +245,18 @@ fn print(report: &Report, least: u64, globals: &Globals) -> Result<ExitCode, Fai
             let seq = problem.seq.map(|s| format!("entry {s}: ")).unwrap_or_default();
             println!("FAIL {}: {seq}{}", problem.kind, crate::domain::text::shown(&problem.detail));
         }
+        for warning in &report.warnings {
+            let seq = warning.seq.map(|s| format!("entry {s}: ")).unwrap_or_default();
+            eprintln!("warning: {}: {seq}{}", warning.kind, crate::domain::text::shown(&warning.detail));
+        }
         let word = if report.ok { "ok" } else { "FAILED" };
         println!("{word}: {} entries, root {root}", report.size);
         match &report.attested {
-            Some((size, from)) => println!("attested outside up to {size} by {from}"),
+            Some((size, from)) if *size == report.size => println!("attested outside up to {size} by {from}"),
+            Some((size, from)) => println!(
+                "attested outside up to {size} by {from}; the {} entries after it by nobody",
+                report.size.saturating_sub(*size)
+            ),
             None => println!("the tail is attested by nobody outside"),
         }
     }

@@ -247,7 +247,11 @@ impl Client {
     ) -> Result<Outcome, Failure> {
         let context = self.context()?.clone();
         let signing = Signing::choose(context.key.as_deref())?;
-        self.act_with(&signing, &context, deed, words, bundle).await
+        let outcome = self.act_with(&signing, &context, deed, words, bundle).await?;
+        if let Some(notice) = &outcome.notice {
+            eprintln!("warning: {}", crate::domain::text::shown(notice));
+        }
+        Ok(outcome)
     }
 
     async fn act_with(

@@ -88,11 +88,11 @@ impl ConfigArgs {
     /// What is wrong, before a port is bound.
     pub async fn serve(&self) -> Result<ExitCode, Failure> {
         let settings = self.settings()?;
-        let daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
+        let mut daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
         eprintln!("listening on https://{}", daemon.address);
         let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
         let mut over = std::pin::pin!(ended());
-        loop {
+        let failure = loop {
             let told = async {
                 match &mut hang_up {
                     Some(signal) => signal.recv().await,
@@ -100,16 +100,20 @@ impl ConfigArgs {
                 }
             };
             tokio::select! {
-                () = &mut over => break,
+                () = &mut over => break None,
+                refusal = daemon.failed() => break Some(refusal),
                 // The bundle takes effect by `apply`; what this file says is about sockets and keys, which are opened once.
                 _ = told => match self.settings() {
                     Ok(_) => eprintln!("{} is good; a restart makes it count.", self.config.display()),
                     Err(failure) => drop(failure.report(false)),
                 },
             }
-        }
+        };
         daemon.stop().await;
-        Ok(ExitCode::SUCCESS)
+        match failure {
+            None => Ok(ExitCode::SUCCESS),
+            Some(refusal) => Err(refusal.into()),
+        }
     }
 
     /// `check`

@@ -41,7 +41,7 @@ pub struct Daemon {
     pub address: std::net::SocketAddr,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
-    clerk: JoinHandle<()>,
+    clerk: JoinHandle<Result<(), Refusal>>,
 }
 
 /// Opens the gate of a configuration with its keys.
@@ -99,20 +99,36 @@ impl Daemon {
         let keeper = Arc::new(Timekeeper::new(clock));
         let mut parts = clerk::start(ledger, signer.clone(), keeper, cache_of(settings)).await?;
         pinned(settings, &parts.memory.read().await.state)?;
-        let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async {}));
+        let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
         let broker = Broker::new(parts, settings.public_url.clone(), krl_path, secrets::accounts(settings)?);
         broker.command(Command::Start, Vec::new()).await?;
         let (stop, stopped) = watch::channel(false);
-        let (acceptor, server_ca_pem) = tls::acceptor(&signer, broker.reader()).await?;
+        let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into() };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
         let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
         let removing = tokio::spawn(accounts::run(broker.clone(), stopped.clone()));
         let sweeping = tokio::spawn(sweep::run(broker.clone(), stopped.clone()));
-        let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped));
-        Ok(Self { broker, address, stop, tasks: vec![serving, reaping, removing, sweeping, picturing], clerk })
+        let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped.clone()));
+        let renewing = tokio::spawn(certificate.tend(stopped));
+        Ok(Self {
+            broker,
+            address,
+            stop,
+            tasks: vec![serving, reaping, removing, sweeping, picturing, renewing],
+            clerk,
+        })
+    }
+
+    /// Waits until the daemon can do its work no longer, and says why.
+    pub async fn failed(&mut self) -> Refusal {
+        match (&mut self.clerk).await {
+            Ok(Err(refusal)) => refusal,
+            Ok(Ok(())) => Refusal::new(Code::BUG, "The clerk stopped by itself."),
+            Err(error) => Refusal::new(Code::BUG, format!("The clerk failed: {error}.")),
+        }
     }
 
     /// Stops in order: no new connections, the log closed with its last entry.
@@ -126,8 +142,10 @@ impl Daemon {
             tracing::warn!(code = %refusal.code, "the stop was not logged: {}", refusal.message);
         }
         drop(self.broker);
-        self.clerk.abort();
-        let _ = self.clerk.await;
+        if !self.clerk.is_finished() {
+            self.clerk.abort();
+            let _ = self.clerk.await;
+        }
     }
 }
 

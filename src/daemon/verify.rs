@@ -1,41 +1,117 @@
 //! `audit verify`: the tree, and what the entries in it say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::broker::clerk::{beside, ledger_refusal};
-use crate::domain::bundle::Bundle;
+use crate::broker::clerk::ledger_refusal;
+use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, read_canonical};
-use crate::domain::event::{Entry, Event, Listed};
+use crate::domain::event::{Command, Entry, Event, Listed, Named};
 use crate::domain::key::Key;
 use crate::domain::refusal::Refusal;
+use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
-use crate::domain::text::Words;
-use crate::ledger::Reader;
+use crate::ledger::export::first_leaf;
 use crate::ledger::verify::{LeafCheck, LeafFacts, OutsideNote, Pinned, Problem, Report, Source, verify};
+use crate::ledger::{Hash, Reader};
+use crate::signer::gate::origin_of;
 
-/// Checks that every entry is one that the rules of the log allow: order, time, windows, serials, lists.
-#[derive(Default)]
+/// How many bytes of blobs are kept to decide with; beyond that decisions that need more are not judged again.
+const MOST_BESIDE: usize = 256 << 20;
+
+/// Checks that every entry is one that the rules of the log allow: order, time, windows, serials, lists; and that it is what
+/// follows when its cause is decided again, with the signature of every act (security.md A7).
 pub struct Entries {
+    origin: String,
+    log_key: Key,
     state: State,
     serials: BTreeSet<(&'static str, u64)>,
-}
-
-/// Bundles are not judged again here; only what entries say of each other is checked.
-struct Nothing;
-
-impl Beside for Nothing {
-    fn words(&self, _: &Digest) -> Option<Words> {
-        None
-    }
-
-    fn bundle(&self, _: &Digest) -> Option<Arc<Bundle>> {
-        None
-    }
+    shelf: Shelf,
+    /// The stored blobs.
+    blobs: HashMap<Digest, Vec<u8>>,
+    size: usize,
+    /// Named texts that are not there: shredded.
+    gone: BTreeSet<Digest>,
+    /// Events of the command that is being read, still to come.
+    expected: VecDeque<Event>,
+    /// True until the next command, after one whose events were not those that follow.
+    astray: bool,
 }
 
 impl Entries {
+    /// Begins with an empty log of this origin and key.
+    pub fn new(origin: String, log_key: Key) -> Self {
+        Self {
+            origin,
+            log_key,
+            state: State::default(),
+            serials: BTreeSet::new(),
+            shelf: Shelf::default(),
+            blobs: HashMap::new(),
+            size: 0,
+            gone: BTreeSet::new(),
+            expected: VecDeque::new(),
+            astray: false,
+        }
+    }
+
+    /// Decides the cause again; gives what is wrong and what could not be judged, as words.
+    fn judge(&mut self, entry: &Entry) -> (Option<String>, Option<String>) {
+        if let Some(command) = &entry.cause {
+            if !self.expected.is_empty() && !self.astray {
+                self.expected.clear();
+                self.astray = true;
+                return (Some("it stands in the middle of a command".to_owned()), None);
+            }
+            self.astray = false;
+            match decide(&self.state, command, Now { at: entry.at, beside: &self.shelf }) {
+                Ok(events) => self.expected = events.into(),
+                Err(refusal) => {
+                    self.astray = true;
+                    return (Some(format!("nothing justifies it: {}", refusal.message)), None);
+                }
+            }
+        }
+        if self.astray || self.expected.pop_front().as_ref() == Some(&entry.event) {
+            return (None, None);
+        }
+        self.expected.clear();
+        self.astray = true;
+        if self.unsure(entry) {
+            return (
+                None,
+                Some("a text is gone, so its command was not decided again; its signature holds".to_owned()),
+            );
+        }
+        (Some("it is not what follows from its cause".to_owned()), None)
+    }
+
+    /// True where a shredded text may have mattered: the act's own, or that of a request that is open.
+    fn unsure(&self, entry: &Entry) -> bool {
+        let own = entry.cause.as_ref().and_then(|command| command.beside().words);
+        let granted = self.state.open_grants.iter().filter_map(|id| self.state.grants.get(id)).map(|g| &g.request);
+        let open = self.state.open_requests.iter().chain(granted).filter_map(|id| self.state.requests.get(id)?.words);
+        own.into_iter().chain(open).any(|digest| self.gone.contains(&digest))
+    }
+
+    /// Puts what a command names at hand; gives what is new.
+    fn put(&mut self, entry: &Entry, beside: &Named) -> Vec<Digest> {
+        let admins = match (&entry.event, &self.state.genesis) {
+            (Event::Begun(genesis), _) => genesis.admins.clone(),
+            (_, Some(genesis)) => genesis.admins.clone(),
+            _ => BTreeMap::default(),
+        };
+        let mut new = Vec::new();
+        for digest in [beside.words, beside.bundle].into_iter().flatten() {
+            match self.blobs.get(&digest) {
+                _ if self.shelf.holds(&digest) => {}
+                Some(bytes) => new.push(self.shelf.put(bytes, &admins)),
+                None => drop(self.gone.insert(digest)),
+            }
+        }
+        new
+    }
+
     fn problems(&mut self, seq: u64, entry: &Entry) -> Vec<Problem> {
         let mut found = Vec::new();
         let mut say =
@@ -47,6 +123,11 @@ impl Entries {
             say("order", "the entry is older than the one before".to_owned());
         }
         match &entry.event {
+            Event::Begun(genesis)
+                if genesis.log_key != self.log_key || origin_of(&genesis.install.to_string()) != self.origin =>
+            {
+                say("genesis", "the log begins with another key or installation than the pinned one".to_owned());
+            }
             Event::CredentialIssued { credential, grant, serial, valid_before, key, .. } => {
                 if !self.serials.insert((credential.word(), *serial)) {
                     say("serial", format!("serial {serial} was used before"));
@@ -81,27 +162,39 @@ impl Entries {
 }
 
 impl LeafCheck for Entries {
+    fn blob(&mut self, hash: &Hash, bytes: &[u8]) {
+        if self.size + bytes.len() <= MOST_BESIDE {
+            self.size += bytes.len();
+            self.blobs.insert(Digest::new(*hash), bytes.to_vec());
+        }
+    }
+
     fn leaf(&mut self, seq: u64, bytes: &[u8]) -> LeafFacts {
         let mut facts = LeafFacts::default();
-        match read_canonical::<Entry>(bytes) {
+        let finding = |kind: &str, detail: String| Problem { seq: Some(seq), kind: kind.to_owned(), detail };
+        let entry = match read_canonical::<Entry>(bytes) {
+            Ok(entry) => entry,
             Err(error) => {
-                facts.problems.push(Problem {
-                    seq: Some(seq),
-                    kind: "entry".to_owned(),
-                    detail: format!("the entry cannot be read: {error}"),
-                });
+                facts.problems.push(finding("entry", format!("the entry cannot be read: {error}")));
+                return facts;
             }
-            Ok(entry) => {
-                facts.at = Some(entry.at);
-                facts.problems = self.problems(seq, &entry);
-                let (required, shreddable) = beside(&entry);
-                let adopted = matches!(entry.event, Event::BundleAdopted { .. });
-                let needed = if adopted { required } else { Vec::new() };
-                facts.required_blobs = needed.iter().map(|d| *d.as_bytes()).collect();
-                facts.shreddable_blobs = shreddable.iter().map(|d| *d.as_bytes()).collect();
-                self.state.apply(&entry, &Nothing);
+        };
+        facts.at = Some(entry.at);
+        facts.problems = self.problems(seq, &entry);
+        let beside = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
+        let new = self.put(&entry, &beside);
+        let (wrong, unjudged) = self.judge(&entry);
+        facts.problems.extend(wrong.map(|detail| finding("decision", detail)));
+        facts.warnings.extend(unjudged.map(|detail| finding("unjudged", detail)));
+        facts.shreddable_blobs = beside.words.iter().map(|d| *d.as_bytes()).collect();
+        if let Event::BundleAdopted { bundle, .. } = &entry.event {
+            facts.required_blobs.push(*bundle.as_bytes());
+            if self.blobs.contains_key(bundle) && self.shelf.bundle(bundle).is_none() {
+                facts.problems.push(finding("bundle", format!("the adopted bundle {bundle} cannot be read")));
             }
         }
+        self.state.apply(&entry, &self.shelf);
+        beside.settle(&new, &self.state, &mut self.shelf);
         facts
     }
 }
@@ -112,6 +205,8 @@ impl LeafCheck for Entries {
 /// When it cannot be read at all; everything else is in the report.
 pub async fn audit(path: &Path, origin: String, log_key: &Key, outside: &[OutsideNote]) -> Result<Report, Refusal> {
     let public = log_key.0.ed25519_bytes().unwrap_or_default();
+    let mut entries = Entries::new(origin.clone(), log_key.clone());
+    // What leaf 0 must say is compared where it is read; clients keep its key and installation, not its hash.
     let pinned = Pinned { origin, public, genesis: None };
     let sqlite = begins_like_sqlite(path);
     let source = if sqlite {
@@ -119,7 +214,27 @@ pub async fn audit(path: &Path, origin: String, log_key: &Key, outside: &[Outsid
     } else {
         Source::Export(path.to_owned())
     };
-    verify(&source, &pinned, outside, &mut Entries::default()).await.map_err(|e| ledger_refusal(&e))
+    let mut report = verify(&source, &pinned, outside, &mut entries).await.map_err(|e| ledger_refusal(&e))?;
+    if !entries.expected.is_empty() {
+        let detail = "the log ends in the middle of a command".to_owned();
+        report.problems.push(Problem { seq: Some(report.size), kind: "decision".to_owned(), detail });
+        report.ok = false;
+    }
+    Ok(report)
+}
+
+/// The first entry of a ledger or an export, unchecked.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn first_entry(path: &Path) -> Result<Option<Entry>, Refusal> {
+    let bytes = if begins_like_sqlite(path) {
+        let reader = Reader::open(path).await.map_err(|e| ledger_refusal(&e))?;
+        reader.leaf(0).await.map_err(|e| ledger_refusal(&e))?.map(|leaf| leaf.bytes)
+    } else {
+        first_leaf(path).await.map_err(|e| ledger_refusal(&e))?
+    };
+    Ok(bytes.and_then(|bytes| read_canonical(&bytes).ok()))
 }
 
 fn begins_like_sqlite(path: &Path) -> bool {

@@ -73,6 +73,20 @@ pub async fn export_jsonl(reader: &Reader, out: &mut (dyn Write + Send)) -> Resu
     Ok(out.flush()?)
 }
 
+/// Reads the first leaf of an export, as its line has it.
+///
+/// # Errors
+/// [`LedgerError::Missing`], [`LedgerError::Io`].
+pub async fn first_leaf(path: &Path) -> Result<Option<Vec<u8>>, LedgerError> {
+    let mut lines = ExportLines::open(path).await?;
+    while let Some(record) = lines.next().await? {
+        if let Record::Leaf { seq: 0, bytes } = record {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
 fn put(out: &mut (dyn Write + Send), line: &Line<'_>) -> Result<(), LedgerError> {
     let mut text = serde_json::to_vec(line).map_err(std::io::Error::other)?;
     text.push(b'\n');

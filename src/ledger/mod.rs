@@ -8,6 +8,7 @@
 
 mod error;
 pub mod export;
+mod findings;
 pub mod note;
 mod proof;
 mod reader;
@@ -165,7 +166,9 @@ pub struct Filter {
 #[derive(Debug)]
 pub struct Ledger {
     conn: SqliteConnection,
+    /// The writer's own way to read, which readers cannot keep from it.
     reader: Reader,
+    shared: Reader,
     frontier: Frontier,
     last_hash: Hash,
     // Declared last, dropped last: the lock outlives the connection's handle.
@@ -196,11 +199,12 @@ impl Ledger {
             (Version::Foreign, _) => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a ledger").into()),
         }
         let reader = Reader::open(path).await?;
+        let shared = Reader::open(path).await?;
         let (frontier, last_hash) = reader.load_tree().await?;
         if mode == OpenMode::Create && frontier.size() > 0 {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the ledger has leaves").into());
         }
-        Ok(Self { conn, reader, frontier, last_hash, _lock: lock })
+        Ok(Self { conn, reader, shared, frontier, last_hash, _lock: lock })
     }
 
     /// Tells how many leaves there are.
@@ -220,6 +224,11 @@ impl Ledger {
 
     /// Hands out a reader; it stays valid after the ledger is dropped.
     pub fn reader(&self) -> Reader {
+        self.shared.clone()
+    }
+
+    /// Hands out the writer's own reader: what is needed to go on writing must not wait for other readers.
+    pub fn own_reader(&self) -> Reader {
         self.reader.clone()
     }
 
@@ -281,6 +290,7 @@ impl Ledger {
     /// [`LedgerError::Io`]; what was appended is durable anyway.
     pub async fn close(self) -> Result<(), LedgerError> {
         self.reader.close().await;
+        self.shared.close().await;
         Ok(self.conn.close().await?)
     }
 }

@@ -465,6 +465,7 @@ impl LeafCheck for TestChecks {
             required_blobs: named("needs="),
             shreddable_blobs: named("may="),
             problems: bad.into_iter().collect(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use super::error::LedgerError;
 use super::export::{ExportLines, Record};
+use super::findings::Findings;
 use super::note::{Checkpoint, SignedNote};
 use super::proof::Run;
 use super::reader::{PAGE, Reader};
@@ -17,8 +18,6 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// More findings than this are counted, not listed.
-const MAX_FINDINGS: usize = 1000;
 /// Twice the heartbeat of 10 minutes, in seconds (decisions.md 19).
 const SILENCE_S: i64 = 1200;
 
@@ -100,10 +99,15 @@ pub struct LeafFacts {
     pub shreddable_blobs: Vec<Hash>,
     /// What is wrong with the leaf itself.
     pub problems: Vec<Problem>,
+    /// What is worth a look.
+    pub warnings: Vec<Problem>,
 }
 
 /// Knows what leaves mean; sees each once, in order.
 pub trait LeafCheck {
+    /// Takes a stored blob whose bytes are those of its hash; all blobs come before the first leaf.
+    fn blob(&mut self, _hash: &Hash, _bytes: &[u8]) {}
+
     /// Judges one leaf.
     fn leaf(&mut self, seq: u64, bytes: &[u8]) -> LeafFacts;
 }
@@ -138,12 +142,12 @@ pub async fn verify(
         Source::Sqlite(reader) => {
             // The end is fixed before the checkpoints are read: leaves appended later are not judged.
             let end = reader.size().await?;
-            beside.read_store(reader, end, &mut found).await?;
+            beside.read_store(reader, end, checks, &mut found).await?;
             beside.marks.sort();
             walk.read_store(reader, end, &beside, checks, &mut found).await?;
         }
         Source::Export(path) => {
-            beside.read_export(ExportLines::open(path).await?, &mut found).await?;
+            beside.read_export(ExportLines::open(path).await?, checks, &mut found).await?;
             beside.marks.sort();
             walk.read_export(ExportLines::open(path).await?, &beside, checks, &mut found).await?;
         }
@@ -156,41 +160,6 @@ pub async fn verify(
     }
     let (problems, warnings) = (found.problems.close(), found.warnings.close());
     Ok(Report { ok: problems.is_empty(), size, root: walk.frontier.root(), attested, problems, warnings })
-}
-
-#[derive(Default)]
-struct List {
-    list: Vec<Problem>,
-    more: u64,
-}
-
-impl List {
-    fn push(&mut self, problem: Problem) {
-        if self.list.len() < MAX_FINDINGS { self.list.push(problem) } else { self.more += 1 }
-    }
-
-    fn close(mut self) -> Vec<Problem> {
-        if self.more > 0 {
-            self.list.push(Problem { seq: None, kind: "more".into(), detail: format!("{} more", self.more) });
-        }
-        self.list
-    }
-}
-
-#[derive(Default)]
-struct Findings {
-    problems: List,
-    warnings: List,
-}
-
-impl Findings {
-    fn problem(&mut self, seq: Option<u64>, kind: &str, detail: impl Into<String>) {
-        self.problems.push(Problem { seq, kind: kind.into(), detail: detail.into() });
-    }
-
-    fn warning(&mut self, seq: Option<u64>, kind: &str, detail: impl Into<String>) {
-        self.warnings.push(Problem { seq, kind: kind.into(), detail: detail.into() });
-    }
 }
 
 /// An outside note that verified.
@@ -266,7 +235,13 @@ impl<'a> Beside<'a> {
         }
     }
 
-    async fn read_store(&mut self, reader: &Reader, end: u64, found: &mut Findings) -> Result<(), LedgerError> {
+    async fn read_store(
+        &mut self,
+        reader: &Reader,
+        end: u64,
+        checks: &mut (dyn LeafCheck + Send),
+        found: &mut Findings,
+    ) -> Result<(), LedgerError> {
         let mut id = i64::MIN;
         loop {
             let page = sqlite::checkpoints(&reader.pool, id, PAGE).await?;
@@ -288,18 +263,23 @@ impl<'a> Beside<'a> {
         while let Some(blob) = sqlite::blob_after(&reader.pool, id).await? {
             id = blob.id;
             match Hash::try_from(blob.sha256.as_slice()) {
-                Ok(hash) => self.stored_blob(hash, &blob.bytes, blob.keep, found),
+                Ok(hash) => self.stored_blob(hash, &blob.bytes, blob.keep, checks, found),
                 Err(_) => found.problem(None, "blob-altered", format!("blob {id} has no SHA-256")),
             }
         }
         Ok(())
     }
 
-    async fn read_export(&mut self, mut lines: ExportLines, found: &mut Findings) -> Result<(), LedgerError> {
+    async fn read_export(
+        &mut self,
+        mut lines: ExportLines,
+        checks: &mut (dyn LeafCheck + Send),
+        found: &mut Findings,
+    ) -> Result<(), LedgerError> {
         while let Some(record) = lines.next().await? {
             match record {
                 Record::Checkpoint { text, size } => self.stored_note(&text, Some(size), found),
-                Record::Blob { hash, bytes, keep } => self.stored_blob(hash, &bytes, keep, found),
+                Record::Blob { hash, bytes, keep } => self.stored_blob(hash, &bytes, keep, checks, found),
                 Record::Header { .. } | Record::Leaf { .. } | Record::Bad { .. } => {}
             }
         }
@@ -339,12 +319,22 @@ impl<'a> Beside<'a> {
         }
     }
 
-    fn stored_blob(&mut self, hash: Hash, bytes: &[u8], keep: Keep, found: &mut Findings) {
+    fn stored_blob(
+        &mut self,
+        hash: Hash,
+        bytes: &[u8],
+        keep: Keep,
+        checks: &mut (dyn LeafCheck + Send),
+        found: &mut Findings,
+    ) {
         let actual = blob_hash(bytes);
         let good = actual == hash;
         if !good {
             let (hash, actual) = (HEXLOWER.encode(&hash), HEXLOWER.encode(&actual));
             found.problem(None, "blob-altered", format!("blob {hash} has SHA-256 {actual}"));
+        }
+        if good {
+            checks.blob(&hash, bytes);
         }
         self.blobs.insert(hash, if good { BlobState::Good(keep) } else { BlobState::Altered });
     }
@@ -545,6 +535,9 @@ impl<'a> Walk<'a> {
         check_blobs(seq, &facts, beside, found);
         for problem in facts.problems {
             found.problems.push(Problem { seq: problem.seq.or(Some(seq)), ..problem });
+        }
+        for warning in facts.warnings {
+            found.warnings.push(Problem { seq: warning.seq.or(Some(seq)), ..warning });
         }
     }
 

@@ -32,8 +32,8 @@ use crate::ledger::tree::{Frontier, leaf_hash};
 const AHEAD_S: i64 = 30;
 /// How far an entry's time may be behind the signer's own clock before what it grants is not signed, in seconds.
 const BEHIND_S: i64 = 300;
-/// How long the daemon's HTTPS certificate is valid, in seconds.
-const SERVER_LEAF_S: i64 = 30 * 86_400;
+/// How long the daemon's HTTPS certificate is valid, in seconds; the daemon renews it daily.
+const SERVER_LEAF_S: i64 = 7 * 86_400;
 
 /// What the gate remembers across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

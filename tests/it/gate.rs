@@ -1,17 +1,27 @@
 //! The gate and the clerk under lies, lateness, and failures: what the signer signs, and what is left standing.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use jit_broker::api::{Api, router};
+use jit_broker::broker::reaper::round;
 use jit_broker::clock::{Simulated, Timekeeper};
+use jit_broker::daemon::dev::{Somebody, bundle};
 use jit_broker::daemon::{Daemon, open_gate};
 use jit_broker::domain::act::{Deed, Selector, SignedAct};
+use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::event::Command;
+use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::RequestId;
 use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::{Code, Refusal};
+use jit_broker::domain::text::Words;
 use jit_broker::signer::gate::Gate;
 use jit_broker::signer::{Answer, Leaf, Order, Signer};
 use tokio::task::JoinSet;
+use tower::ServiceExt;
 
 use crate::trust::{World, fresh_gate, leaves, words};
 
@@ -21,11 +31,15 @@ async fn restart(world: &mut World) {
 }
 
 fn request(world: &World) -> (SignedAct, RequestId) {
+    request_for(world, 600)
+}
+
+fn request_for(world: &World, for_s: u64) -> (SignedAct, RequestId) {
     let deed = Deed::Request {
         by: world.alice.name(),
         target: TargetName::new(jit_broker::daemon::dev::TARGET).unwrap(),
         role: RoleName::new("deploy").unwrap(),
-        for_s: Some(600),
+        for_s: Some(for_s),
         key: world.alice.key(),
     };
     let signed = world.sign(&world.alice, Some(&words("hotfix for OPS-1")), deed);
@@ -298,5 +312,250 @@ async fn a_signer_that_panicked_signs_nothing_more() {
     assert!(world.issue(grant).await.is_err());
     *fault.lock().unwrap() = None;
     assert_eq!(world.issue(grant).await.unwrap_err().code, Code::SIGNER_AWAY);
+    world.stop().await;
+}
+
+/// Waits until the signer signs again.
+async fn recovered(world: &World) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while let Some(refusal) = world.broker().health() {
+        assert!(Instant::now() < until, "{refusal}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn ready(world: &World) -> StatusCode {
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let request = Request::builder().uri("/readyz").body(Body::empty()).unwrap();
+    router(api).oneshot(request).await.unwrap().status()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_signer_the_broker_grants_nothing_and_says_what_is_not_published() {
+    let mut world = World::start().await;
+    let fault = with_faults(&mut world).await;
+    let grant = world.open(3000).await;
+    world.issue(grant).await.unwrap();
+    let (waiting, another) = (world.ask(3300).await.unwrap(), world.ask(3400).await.unwrap());
+    assert_eq!(ready(&world).await, StatusCode::OK);
+    *fault.lock().unwrap() = Some("away");
+    // The first one finds out, the second is refused before anything is written.
+    assert_eq!(world.approve(&world.bob, waiting, |_| {}).await.unwrap_err().code, Code::SIGNER_AWAY);
+    assert_eq!(ready(&world).await, StatusCode::SERVICE_UNAVAILABLE);
+    let size = world.broker().reader().size().await.unwrap();
+    assert_eq!(world.approve(&world.bob, another, |_| {}).await.unwrap_err().code, Code::SIGNER_AWAY);
+    assert_eq!(world.ask(3500).await.unwrap_err().code, Code::SIGNER_AWAY);
+    assert_eq!(world.broker().reader().size().await.unwrap(), size);
+    // An end is recorded whatever happens, but it does not look like more than that.
+    let why = words("enough of that");
+    let deed = Deed::Revoke { by: world.bob.name(), of: Selector::Grant(grant) };
+    let signed = world.sign(&world.bob, Some(&why), deed);
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let post = serde_json::json!({ "act": signed.act, "signature": signed.signature, "words": why });
+    let request = Request::builder().method("POST").uri("/v1/acts").body(Body::from(post.to_string())).unwrap();
+    let answer = router(api).oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let notice = body["notice"].as_str().unwrap();
+    assert!(notice.contains("not published"), "{notice}");
+    assert!(matches!(world.state(grant).await, GrantState::Ending { .. }));
+    // When it is back, everything is made good without anybody asking.
+    *fault.lock().unwrap() = None;
+    recovered(&world).await;
+    assert_eq!(ready(&world).await, StatusCode::OK);
+    round(world.broker()).await.unwrap();
+    let krl = world.broker().krl().unwrap();
+    assert_eq!(krl.version, world.broker().memory().await.state.krl.version);
+    let approved = world.grant(waiting).await;
+    world.issue(approved).await.unwrap();
+    world.approve(&world.bob, another, |_| {}).await.unwrap();
+    world.stop().await;
+}
+
+/// Carries out acts together, so that they share their flushes.
+async fn together(world: &World, acts: Vec<(SignedAct, Option<Words>)>) {
+    let mut running = JoinSet::new();
+    for (signed, text) in acts {
+        let broker = world.broker().clone();
+        running.spawn(async move { broker.act(signed, text.as_ref(), None).await });
+    }
+    running.join_all().await.into_iter().for_each(|done| drop(done.unwrap()));
+}
+
+/// Opens this many windows of alice, none of which covers the next.
+async fn many(world: &World, count: u64) {
+    let all: Vec<u64> = (60..60 + count).collect();
+    for some in all.chunks(40) {
+        let asked: Vec<_> = some.iter().map(|for_s| request_for(world, *for_s)).collect();
+        let ids: Vec<RequestId> = asked.iter().map(|(_, id)| *id).collect();
+        together(world, asked.into_iter().map(|(act, _)| (act, Some(words("hotfix for OPS-1")))).collect()).await;
+        let mut approvals = Vec::new();
+        for request in ids {
+            let (request_digest, terms) = world.terms(request).await;
+            let deed = Deed::Approve { by: world.bob.name(), request, request_digest, terms };
+            approvals.push((world.sign(&world.bob, None, deed), None));
+        }
+        together(world, approvals).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_of_many_events_is_shown_whole_and_deadlines_come_in_pieces() {
+    let mut world = World::start().await;
+    let fault = with_faults(&mut world).await;
+    many(&world, 505).await;
+    // After a long night everything is due at once.
+    let before = world.broker().reader().size().await.unwrap();
+    world.clock.advance(3600);
+    round(world.broker()).await.unwrap();
+    let memory = world.broker().memory().await;
+    assert!(memory.state.grants.values().all(|g| g.state == GrantState::Lapsed));
+    drop(memory);
+    let due = world.broker().reader().leaves(before, 1000).await.unwrap();
+    let text = |i: usize| String::from_utf8_lossy(&due[i].bytes).into_owned();
+    let causes: Vec<usize> = (0..due.len()).filter(|i| text(*i).contains("\"command\":\"due\"")).collect();
+    assert!(due.len() >= 505 && causes.len() > 1 && causes.windows(2).all(|w| w[1] - w[0] <= 500), "{causes:?}");
+    // A revocation of everything is one command, however large; the signer has not seen it when it comes back.
+    many(&world, 505).await;
+    *fault.lock().unwrap() = Some("away");
+    let why = words("enough of that");
+    let deed = Deed::Revoke { by: world.bob.name(), of: Selector::Person(world.alice.name()) };
+    let done = world.broker().act(world.sign(&world.bob, Some(&why), deed), Some(&why), None).await.unwrap();
+    assert!(done.events.len() > 1000, "{}", done.events.len());
+    *fault.lock().unwrap() = None;
+    recovered(&world).await;
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_bundle_stands_beside_the_log_only_where_the_refusal_needs_it() {
+    let world = World::start().await;
+    let base = world.broker().memory().await.state.bundle.digest;
+    let mut text = bundle(&world.alice.key(), &world.bob.key(), "deploy", 22);
+    let apply = |who: &Somebody, text: &BundleText| {
+        let deed = Deed::Apply { by: who.name(), bundle: text.digest(), base };
+        (world.sign(who, None, deed), text.bytes())
+    };
+    let stored = async |text: &BundleText| {
+        let digest = text.digest();
+        world.broker().reader().blob(digest.as_bytes()).await.unwrap().is_some()
+    };
+    // Anybody known could fill the disk with it.
+    text.files.get_mut("policy.toml").unwrap().push_str("# of alice\n");
+    let (signed, bytes) = apply(&world.alice, &text);
+    assert_eq!(world.broker().act(signed, None, Some(bytes)).await.unwrap_err().code, Code::NOT_OFFICE);
+    assert!(!stored(&text).await);
+    // What fails its own tests is what was refused; without it nobody could decide the same again.
+    let policy = text.files.get_mut("policy.toml").unwrap();
+    *policy = policy
+        .replace("expect = { steps = [\"peer\"], max = \"1h\" }", "expect = { steps = [\"boss\"], max = \"1h\" }");
+    let (signed, bytes) = apply(&world.admin, &text);
+    assert_eq!(world.broker().act(signed, None, Some(bytes)).await.unwrap_err().code, Code::BUNDLE_REFUSED);
+    assert!(stored(&text).await);
+    let shown: Vec<Leaf> = partly_stored(&world).await;
+    show(&mut fresh_gate(&world, "refused.json"), &shown).unwrap();
+    world.stop().await;
+}
+
+/// The leaves with those of their blobs that were stored.
+async fn partly_stored(world: &World) -> Vec<Leaf> {
+    let reader = jit_broker::ledger::Reader::open(&world.settings.ledger).await.unwrap();
+    let mut out = Vec::new();
+    for leaf in reader.leaves(0, 1000).await.unwrap() {
+        let entry = String::from_utf8(leaf.bytes).unwrap();
+        let parsed: jit_broker::domain::event::Entry = serde_json::from_str(&entry).unwrap();
+        let (bundles, texts) = jit_broker::broker::clerk::beside(&parsed);
+        let mut blobs = Vec::new();
+        for digest in bundles.iter().chain(&texts) {
+            blobs.extend(reader.blob(digest.as_bytes()).await.unwrap().map(|b| String::from_utf8(b).unwrap()));
+        }
+        out.push(Leaf { entry, blobs });
+    }
+    out
+}
+
+async fn tamper(world: &World, sql: &'static str) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&world.settings.ledger);
+    let mut conn = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    sqlx::Connection::close(conn).await.unwrap();
+}
+
+/// What the daemon says that stops it; it stops within seconds.
+async fn stopped_by(world: &mut World) -> Refusal {
+    let daemon = world.daemon.as_mut().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), daemon.failed()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_write_that_leaves_the_log_whole_stops_nothing() {
+    let world = World::start().await;
+    tamper(&world, "CREATE TRIGGER full BEFORE INSERT ON leaf BEGIN SELECT RAISE(ABORT, 'no room'); END").await;
+    assert_eq!(world.ask(600).await.unwrap_err().code, Code::LEDGER_DOWN);
+    assert!(world.broker().memory().await.state.open_requests.is_empty());
+    tamper(&world, "DROP TRIGGER full").await;
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_not_the_tree_in_memory_stops_the_daemon() {
+    // What was written is not what is read back.
+    let mut world = World::start().await;
+    tamper(
+        &world,
+        "DROP TRIGGER leaf_update; CREATE TRIGGER flip AFTER INSERT ON leaf BEGIN
+           UPDATE leaf SET bytes = CAST(replace(CAST(bytes AS TEXT), 'alice', 'malic') AS BLOB) WHERE seq = NEW.seq; END",
+    )
+    .await;
+    assert!(world.ask(600).await.is_err());
+    assert_eq!(stopped_by(&mut world).await.code, Code::LEDGER_CORRUPT);
+    assert!(world.ask(600).await.is_err());
+    world.stop().await;
+    // Nothing can be written, and nothing read that would tell what is durable.
+    let mut world = World::start().await;
+    tamper(&world, "ALTER TABLE leaf RENAME TO gone").await;
+    assert!(world.ask(600).await.is_err());
+    assert_eq!(stopped_by(&mut world).await.code, Code::LEDGER_DOWN);
+    assert!(world.broker().memory().await.state.requests.is_empty(), "what is not durable is not known");
+    world.stop().await;
+}
+
+/// The certificate that the daemon shows, as openssl sees it, in a file of its own.
+fn shown_certificate(world: &World, name: &str) -> std::path::PathBuf {
+    let address = world.daemon.as_ref().unwrap().address;
+    let path = world.settings.state_dir.join(name);
+    let line =
+        format!("openssl s_client -connect {address} </dev/null 2>/dev/null | openssl x509 -out {}", path.display());
+    assert!(std::process::Command::new("sh").args(["-c", &line]).status().unwrap().success(), "{line}");
+    path
+}
+
+/// True when openssl says at this moment that it leads to the authority.
+fn verifies(world: &World, leaf: &std::path::Path, at: i64) -> bool {
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["verify", "-x509_strict", "-attime", &at.to_string(), "-CAfile"]);
+    openssl.arg(world.settings.ca_dir.join("x509_server.crt")).arg(leaf).output().unwrap().status.success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_certificate_is_renewed_while_it_runs() {
+    let world = World::start().await;
+    let first = shown_certificate(&world, "first.pem");
+    let week = 7 * 86_400;
+    let made = world.broker().now();
+    assert!(verifies(&world, &first, made) && verifies(&world, &first, made + week - 60));
+    assert!(!verifies(&world, &first, made + week + 60));
+    world.clock.advance(86_400 + 1);
+    let now = world.broker().now();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !verifies(&world, &shown_certificate(&world, "next.pem"), now + week - 60) {
+        assert!(Instant::now() < until, "it was not renewed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     world.stop().await;
 }

@@ -73,11 +73,17 @@ pub(super) fn ending(
     events
 }
 
-/// Everything whose time has come by `by`, in Unix seconds. What proves an end is measured by the log's own time.
+/// About the most events of one look at the deadlines; whoever gets as many looks again.
+pub const MOST_DUE: usize = 500;
+
+/// Everything whose time has come by `by`, in Unix seconds, in pieces of [`MOST_DUE`]. What proves an end is measured by the log's own time.
 pub(super) fn due(state: &State, now: Now<'_>, by: i64) -> Vec<Event> {
-    let mut events: Vec<Event> =
-        state.due_requests(by).into_iter().map(|request| Event::RequestExpired { request }).collect();
+    let expired = state.due_requests(by).into_iter().take(MOST_DUE);
+    let mut events: Vec<Event> = expired.map(|request| Event::RequestExpired { request }).collect();
     for grant in state.due_grants(by).iter().filter_map(|id| state.grants.get(id)) {
+        if events.len() >= MOST_DUE {
+            break;
+        }
         match &grant.state {
             GrantState::Ready if grant.claim_by <= by => events.push(Event::GrantLapsed { grant: grant.id }),
             GrantState::Ready | GrantState::Active if grant.ends_at <= by => {

@@ -23,6 +23,7 @@ use super::state::{Beside, State};
 pub use account::{client_ca, client_spec};
 pub use answer::{StepView, progress};
 pub use clock::DRIFT_S;
+pub use end::MOST_DUE;
 pub use issue::user_spec;
 
 /// The moment and the surroundings in which a command is decided.
