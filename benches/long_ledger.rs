@@ -108,6 +108,7 @@ impl Scribe {
             role: RoleName::new("deploy").unwrap(),
             logins: vec!["deploy".parse().unwrap()],
             allow: vec![jit_broker::domain::target::Allow::Shell, jit_broker::domain::target::Allow::Exec],
+            database: None,
             for_s,
         };
         let (length, commitment) = (i64::try_from(for_s).unwrap(), Some(words.commitment()));
@@ -121,11 +122,21 @@ impl Scribe {
             answer_by: at + 28_800,
             rules: vec!["prod-deploy".parse().unwrap()],
             words: commitment,
+            deed: None,
+            key_fp: None,
         };
         self.put(at, Some(2 * n), submitted, Some(&words)).await;
         let step = StepName::new("peer").unwrap();
-        let approved =
-            Event::StepApproved { request, act, step, by: bob, touched: false, terms: terms.clone(), words: None };
+        let approved = Event::StepApproved {
+            request,
+            act,
+            step,
+            by: bob,
+            touched: false,
+            terms: terms.clone(),
+            words: None,
+            key_fp: None,
+        };
         self.put(at, Some(2 * n + 1), approved, None).await;
         self.put(at, None, Event::RequestApproved { request, grant: Some(grant) }, None).await;
         let (ends_at, claim_by) = (at + length, at + 1800);
@@ -143,6 +154,7 @@ impl Scribe {
         self.put(at, None, opened, None).await;
         let serial = n + 1;
         let issued = Event::CredentialIssued {
+            credential: jit_broker::domain::grant::CredentialKind::SshUser,
             grant,
             serial,
             key,
@@ -156,7 +168,7 @@ impl Scribe {
             let cause = Cause::WindowEnd;
             let ending = Event::GrantEnding { grant, cause, by: None, serials: Vec::new(), words: None };
             self.put(at, None, ending, None).await;
-            self.put(at, None, Event::GrantEnded { grant, cause, proofs: Vec::new() }, None).await;
+            self.put(at, None, Event::GrantEnded { grant, cause, proofs: Vec::new(), kept: Vec::new() }, None).await;
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod dev;
 pub mod init;
+pub mod postgres;
 pub mod story;
 pub mod tls;
 pub mod verify;

@@ -205,10 +205,9 @@ impl Gate {
     fn judge(&mut self, entry: &Entry) -> Result<(), Refusal> {
         self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
         let now = self.keeper.now();
-        // A clock that was stepped must not keep ends from being signed: only what grants waits until this clock has come up to it. A log
-        // whose clock was set back stands still until the wall clock has caught up.
+        // A clock that was stepped must not keep ends from being signed: only what grants waits until this clock has come up to it.
         let grants = entry.cause.as_ref().is_some_and(Command::grants);
-        if grants && entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S).max(self.state.last_at) {
+        if grants && entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S) {
             return Err(Refusal::new(
                 Code::CLOCK,
                 format!("Entry {} is more than {AHEAD_S} s ahead of the signer's clock.", entry.seq),

@@ -62,7 +62,8 @@ async fn every_change_of_a_copy_is_found() {
     served.cli("bob", "jit-broker audit export --to ../export.jsonl").ok();
     served.cli("bob", "jit-broker ca list | sed -n 's/^log\t//p' > ../log.pub").ok();
     std::fs::create_dir(served.dir.join("dave")).unwrap();
-    served.stop();
+    // Not an orderly stop, whose last entry bob would not have seen.
+    served.kill();
     let (copied, export) = (served.dir.join("copy.db"), served.dir.join("export.jsonl"));
     let verify = |who: &str, file: &str| {
         let key = if who == "dave" { "--key ../log.pub" } else { "" };
