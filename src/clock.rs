@@ -116,18 +116,25 @@ impl Clock for System {
 #[derive(Debug)]
 pub struct Simulated {
     times: Mutex<(i64, u64)>,
-    boot_id: Mutex<String>,
+    boots: Mutex<u32>,
+    /// The state of the generator, where a test wants the same bytes again.
+    seed: Option<Mutex<u64>>,
     synchronised: AtomicBool,
 }
 
 impl Simulated {
     /// Starts at a wall time.
     pub fn at(wall_s: i64) -> Arc<Self> {
-        Arc::new(Self {
-            times: Mutex::new((wall_s, 1_000_000)),
-            boot_id: Mutex::new("boot-1".to_owned()),
-            synchronised: AtomicBool::default(),
-        })
+        Arc::new(Self::new(wall_s, None))
+    }
+
+    /// Starts at a wall time, with bytes that everybody can guess: the same ones for the same seed, which is not 0.
+    pub fn seeded(wall_s: i64, seed: u64) -> Arc<Self> {
+        Arc::new(Self::new(wall_s, Some(Mutex::new(seed))))
+    }
+
+    fn new(wall_s: i64, seed: Option<Mutex<u64>>) -> Self {
+        Self { times: Mutex::new((wall_s, 1_000_000)), boots: Mutex::new(1), seed, synchronised: AtomicBool::default() }
     }
 
     /// Lets time pass.
@@ -145,7 +152,7 @@ impl Simulated {
     /// Boots again: another boot, whose clock begins anew.
     pub fn reboot(&self) {
         self.times.lock().unwrap_or_else(PoisonError::into_inner).1 = 1000;
-        self.boot_id.lock().unwrap_or_else(PoisonError::into_inner).push('+');
+        *self.boots.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     }
 
     /// Says whether the system follows a time source.
@@ -157,12 +164,20 @@ impl Simulated {
 impl Clock for Simulated {
     fn read(&self) -> Reading {
         let (wall_s, ms) = *self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = self.boot_id.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let id = format!("boot-{}", self.boots.lock().unwrap_or_else(PoisonError::into_inner));
         Reading { wall_s, boot: Boot { id, ms } }
     }
 
     fn fill(&self, buffer: &mut [u8]) {
-        fill(buffer);
+        let Some(seed) = &self.seed else { return fill(buffer) };
+        let mut state = seed.lock().unwrap_or_else(PoisonError::into_inner);
+        for byte in buffer {
+            // xorshift64 (Marsaglia 2003)
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            *byte = state.to_le_bytes()[3];
+        }
     }
 
     fn synchronised(&self) -> bool {

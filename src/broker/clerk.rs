@@ -17,7 +17,7 @@ use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::state::Beside;
 use crate::ledger::note::SignedNote;
-use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Row};
+use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Reserve, Row};
 use crate::signer::cache::{Cache, every};
 use crate::signer::{Answer, Leaf, Order, Signer};
 
@@ -57,6 +57,8 @@ pub struct Parts {
     pub memory: Arc<RwLock<Memory>>,
     /// The log, for reading.
     pub reader: Reader,
+    /// The room on the disk that is kept for ends.
+    pub reserve: Reserve,
     /// The signer.
     pub signer: SignerHandle,
     /// The clock.
@@ -186,6 +188,9 @@ async fn blobs_of(entry: &Entry, reader: &Reader) -> Result<Vec<String>, Refusal
 pub fn ledger_refusal(error: &LedgerError) -> Refusal {
     match error {
         LedgerError::Full => Refusal::new(Code::DISK_FULL, "The disk of the ledger is full; nothing was done."),
+        LedgerError::ReadOnly => {
+            Refusal::new(Code::LEDGER_DOWN, "The ledger cannot be written: its file or its file system is read-only.")
+        }
         LedgerError::Held { .. } => Refusal::new(Code::LEDGER_HELD, format!("The ledger is in use: {error}.")),
         LedgerError::Newer => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
@@ -240,6 +245,7 @@ pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
 struct Clerk {
     ledger: Ledger,
     reader: Reader,
+    reserve: Reserve,
     memory: Arc<RwLock<Memory>>,
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
@@ -261,7 +267,7 @@ pub async fn start(
     keeper: Arc<Timekeeper>,
     cache: Cache,
 ) -> Result<Parts, Refusal> {
-    let (reader, own) = (ledger.reader(), ledger.own_reader());
+    let (reader, own, reserve) = (ledger.reader(), ledger.own_reader(), ledger.reserve());
     let memory = fold(&own, &cache).await?;
     let size = memory.state.size;
     keeper.resume(memory.state.last_at, memory.state.last_boot.as_ref());
@@ -273,6 +279,7 @@ pub async fn start(
     let mut clerk = Clerk {
         ledger,
         reader: own,
+        reserve: reserve.clone(),
         memory: memory.clone(),
         signer: signer.clone(),
         keeper: keeper.clone(),
@@ -288,15 +295,19 @@ pub async fn start(
     }
     let task = tokio::spawn(clerk.run(queue));
     let (changed, note, health) = (changed_seen, note_seen, health_seen);
-    Ok(Parts { jobs, memory, reader, signer, keeper, changed, note, health, cache, task })
+    Ok(Parts { jobs, memory, reader, reserve, signer, keeper, changed, note, health, cache, task })
 }
 
 /// A job that was decided and waits for its batch to be durable.
 struct Decided {
-    reply: oneshot::Sender<Result<Done, Refusal>>,
+    job: Job,
     events: Vec<Event>,
-    /// True for what opens an access: it counts only once it is signed for.
-    grants: bool,
+}
+
+/// Jobs that could not be made durable, and why.
+struct Undone {
+    jobs: Vec<Job>,
+    why: Refusal,
 }
 
 impl Clerk {
@@ -319,18 +330,34 @@ impl Clerk {
         }
     }
 
+    /// Carries a batch out. On a full disk the reserve is given up for ends, and for nothing else.
     async fn carry_out(&mut self, batch: Vec<Job>) -> Result<(), Refusal> {
+        let Some(mut undone) = self.attempt(batch).await? else { return Ok(()) };
+        if undone.why.code == Code::DISK_FULL {
+            let (grants, ends): (Vec<Job>, _) = undone.jobs.into_iter().partition(|job| !job.command.may_use_reserve());
+            refuse(grants, &undone.why);
+            undone.jobs = ends;
+            if !undone.jobs.is_empty() && self.reserve.spend() {
+                tracing::warn!("the disk is full: the reserve is used, for ends alone");
+                match self.attempt(undone.jobs).await? {
+                    None => return Ok(()),
+                    Some(again) => undone = again,
+                }
+            }
+        }
+        refuse(undone.jobs, &undone.why);
+        Ok(())
+    }
+
+    /// Gives back what could not be made durable.
+    async fn attempt(&mut self, batch: Vec<Job>) -> Result<Option<Undone>, Refusal> {
         let memory = self.memory.clone();
         let mut memory = memory.write().await;
-        let mut leaves = Vec::new();
-        let mut shown = Vec::new();
-        let mut decided = Vec::new();
+        let (mut leaves, mut shown, mut decided) = (Vec::new(), Vec::new(), Vec::new());
         let from = memory.state.size;
         for job in batch {
             match self.decide(&mut memory, &job, &mut leaves, &mut shown) {
-                Ok(events) => {
-                    decided.push(Decided { reply: job.reply, events, grants: grants_something(&job.command) });
-                }
+                Ok(events) => decided.push(Decided { job, events }),
                 Err(refusal) => drop(job.reply.send(Err(refusal))),
             }
         }
@@ -338,9 +365,9 @@ impl Clerk {
             && let Err(error) = self.ledger.append(leaves).await
         {
             tracing::error!("the log cannot be written: {error}");
-            let refusal = ledger_refusal(&error);
-            decided.into_iter().for_each(|d| drop(d.reply.send(Err(refusal.clone()))));
-            return self.fold_again(&mut memory).await;
+            self.fold_again(&mut memory).await?;
+            let jobs = decided.into_iter().map(|d| d.job).collect();
+            return Ok(Some(Undone { jobs, why: ledger_refusal(&error) }));
         }
         let size = memory.state.size;
         if size >= self.cleared + every(memory.state.requests.len()) {
@@ -354,15 +381,16 @@ impl Clerk {
             self.changed.send_replace(size);
         }
         let unwell = self.health.borrow().clone();
-        for job in decided {
+        for Decided { job, events } in decided {
             let notice =
-                unwell.as_ref().filter(|_| !job.events.is_empty()).map(|why| format!("Recorded, not signed: {why}"));
+                unwell.as_ref().filter(|_| !events.is_empty()).map(|why| format!("Recorded, not signed: {why}"));
             drop(job.reply.send(match &unwell {
-                Some(why) if job.grants => Err(unsigned(why)),
-                _ => Ok(Done { events: job.events, notice }),
+                // What opens an access counts only once it is signed for.
+                Some(why) if job.command.grants() => Err(unsigned(why)),
+                _ => Ok(Done { events, notice }),
             }));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// INVARIANT: nothing is known that is not durable: after a failed write the state is folded again from what the store
@@ -396,16 +424,26 @@ impl Clerk {
     ) -> Result<Vec<Event>, Refusal> {
         let moment = self.keeper.now();
         let at = moment.at.max(memory.state.last_at);
-        if grants_something(&job.command) && !moment.trusted(memory.state.last_at) {
-            return Err(Refusal::new(
-                Code::CLOCK,
-                format!("The broker's clock is off by {} s; nothing is granted until it is right.", moment.wall_s - at),
-            ));
+        if job.command.grants() {
+            if !moment.trusted(memory.state.last_at) {
+                return Err(Refusal::new(
+                    Code::CLOCK,
+                    format!(
+                        "The broker's clock is off by {} s; nothing is granted until it is right.",
+                        moment.wall_s - at
+                    ),
+                ));
+            }
+            // Without the reserve what is left of the disk belongs to the ends.
+            self.reserve.stand().map_err(|e| ledger_refusal(&e))?;
         }
-        if grants_something(&job.command)
+        if job.command.grants()
             && let Some(why) = &*self.health.borrow()
         {
-            return Err(unsigned(why));
+            // What would be refused in any case is told as that.
+            let refused = matches!(job.command, Command::Issue { .. })
+                .then(|| decide(&memory.state, &job.command, Now { at, beside: &memory.shelf }).err());
+            return Err(refused.flatten().unwrap_or_else(|| unsigned(why)));
         }
         let admins = match (&job.command, &memory.state.genesis) {
             (Command::Begin(genesis), _) => genesis.admins.clone(),
@@ -487,7 +525,9 @@ impl Clerk {
     async fn checkpoint(&mut self, from: u64, leaves: Vec<Leaf>) {
         let note = match self.signer.raw(Order::Checkpoint { from, leaves }).await {
             Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
-            // A restarted or absent signer is shown the log again; what is durable stays durable meanwhile.
+            // It was asked anew already; revocations do not wait for it any longer.
+            Err(away) if away.code == Code::SIGNER_AWAY => Err(away),
+            // A restarted signer is shown the log again; what is durable stays durable meanwhile.
             _ => self.signer.catch_up(&self.reader).await,
         };
         self.heed(note).await;
@@ -517,6 +557,10 @@ impl Clerk {
     }
 }
 
+fn refuse(jobs: Vec<Job>, why: &Refusal) {
+    jobs.into_iter().for_each(|job| drop(job.reply.send(Err(why.clone()))));
+}
+
 fn bundle_named(signed: &SignedAct) -> Option<Digest> {
     match signed.read().ok()?.deed {
         Deed::Apply { bundle, .. } => Some(bundle),
@@ -542,26 +586,6 @@ fn complete(command: &Command, brought: &[&Vec<u8>]) -> Result<(), Refusal> {
 fn unsigned(why: &Refusal) -> Refusal {
     let code = if why.code.entry().http == 503 { why.code } else { Code::SIGNER_AWAY };
     Refusal::new(code, format!("The signer signs nothing now, so nothing is granted: {}", why.message))
-}
-
-/// Granting fails closed on a bad clock; ending goes on.
-fn grants_something(command: &Command) -> bool {
-    match command {
-        Command::Issue { .. } => true,
-        Command::Act(signed) => signed.read().is_ok_and(|act| {
-            matches!(
-                act.deed,
-                Deed::Request { .. }
-                    | Deed::Approve { .. }
-                    | Deed::Apply { .. }
-                    | Deed::Enroll { .. }
-                    | Deed::EnrollHost { .. }
-                    | Deed::BindKey { .. }
-                    | Deed::Enable { .. }
-            )
-        }),
-        _ => false,
-    }
 }
 
 fn row_of(entry: &Entry) -> Row {

@@ -32,7 +32,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
 use crate::domain::text::Words;
-use crate::ledger::Reader;
+use crate::ledger::{Reader, Reserve};
 use crate::signer::{Answer, Order};
 
 use clerk::{Done, Job, SignerHandle};
@@ -60,6 +60,7 @@ struct Inner {
     jobs: mpsc::Sender<Job>,
     memory: Arc<RwLock<Memory>>,
     reader: Reader,
+    reserve: Reserve,
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
     sessions: Mutex<Sessions>,
@@ -104,6 +105,7 @@ impl Broker {
             jobs: parts.jobs,
             memory: parts.memory,
             reader: parts.reader,
+            reserve: parts.reserve,
             signer: parts.signer,
             keeper: parts.keeper,
             sessions: Mutex::new(Sessions::default()),
@@ -139,6 +141,11 @@ impl Broker {
     /// The log, for reading.
     pub fn reader(&self) -> &Reader {
         &self.inner.reader
+    }
+
+    /// The room on the disk that is kept for ends.
+    pub fn reserve(&self) -> &Reserve {
+        &self.inner.reserve
     }
 
     /// A look at the state; the clerk waits meanwhile.
@@ -319,16 +326,21 @@ impl Broker {
     /// When log, signer or disk refuse; the list that was published before stays.
     pub async fn publish_krl(&self) -> Result<(), Refusal> {
         let mut tries = 0;
-        let answer = loop {
+        loop {
             self.command(Command::PublishKrl, Vec::new()).await?;
             tries += 1;
-            match self.order(Order::Krl).await {
+            match self.serve_krl().await {
                 // Something else was revoked in between, so the signer wants a newer list.
                 Err(refusal) if refusal.code == Code::SIGNER_REFUSED && tries < KRL_TRIES => {}
-                other => break other?,
+                // The list is a part of the end: it may use the reserve as well.
+                Err(refusal) if refusal.code == Code::DISK_FULL && self.inner.reserve.spend() => {}
+                other => return other,
             }
-        };
-        let Answer::Krl { krl, signature, version } = answer else {
+        }
+    }
+
+    async fn serve_krl(&self) -> Result<(), Refusal> {
+        let Answer::Krl { krl, signature, version } = self.order(Order::Krl).await? else {
             return Err(Refusal::new(Code::BUG, "The signer answered something else."));
         };
         let bytes = data_encoding::BASE64.decode(krl.as_bytes()).unwrap_or_default();

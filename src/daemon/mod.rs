@@ -98,6 +98,9 @@ impl Daemon {
         let signer = SignerHandle::new(signer);
         let keeper = Arc::new(Timekeeper::new(clock));
         let mut parts = clerk::start(ledger, signer.clone(), keeper, cache_of(settings)).await?;
+        if let Err(error) = parts.reserve.stand() {
+            tracing::warn!("there is no reserve on the disk, so nothing is granted: {error}");
+        }
         pinned(settings, &parts.memory.read().await.state)?;
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");

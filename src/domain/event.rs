@@ -137,6 +137,29 @@ pub struct Named {
 }
 
 impl Command {
+    /// True for what gives or prepares access: it fails closed on a bad clock and on a full disk, where ends go on.
+    pub fn grants(&self) -> bool {
+        let gives = |deed: &Deed| {
+            matches!(
+                deed,
+                Deed::Request { .. }
+                    | Deed::Approve { .. }
+                    | Deed::Apply { .. }
+                    | Deed::Enroll { .. }
+                    | Deed::EnrollHost { .. }
+                    | Deed::BindKey { .. }
+                    | Deed::Enable { .. }
+            )
+        };
+        let said = self.act().and_then(|(signed, _)| signed.read().ok());
+        matches!(self, Self::Issue { .. }) || said.is_some_and(|act| gives(&act.deed))
+    }
+
+    /// True for what is recorded on a full disk too; a snapshot is only a cache.
+    pub fn may_use_reserve(&self) -> bool {
+        !self.grants() && !matches!(self, Self::Snapshot { .. })
+    }
+
     /// The blobs that stand beside this command.
     pub fn beside(&self) -> Named {
         let Some((signed, _)) = self.act() else { return Named::default() };

@@ -109,7 +109,7 @@ pub struct State {
     /// Acts seen lately, so that sending one twice does nothing twice.
     #[serde(skip)]
     pub acts: BTreeSet<ActId>,
-    /// The same with their times, oldest first.
+    /// The acts with their times, oldest first.
     pub(super) acts_at: VecDeque<(i64, ActId)>,
     /// Those of them that were refused, so that sending one twice gives the same answer.
     pub refused_acts: BTreeMap<ActId, Refusal>,

@@ -43,7 +43,9 @@ impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         // SQLite's extended result code; its low byte is the primary one (sqlite.org/rescode.html).
         let code = error.as_database_error().and_then(|e| e.code()).and_then(|c| c.parse::<u32>().ok());
-        match (code.map(|c| c & 0xff), error) {
+        // The index of the write-ahead log is shared memory; it fails to grow for lack of room alone.
+        const SHM_SIZE: u32 = 4874;
+        match (code.map(|c| if c == SHM_SIZE { 13 } else { c & 0xff }), error) {
             (Some(13), _) => Self::Full,
             (Some(8), _) => Self::ReadOnly,
             (Some(5 | 6), e) => Self::Io(io::Error::new(io::ErrorKind::WouldBlock, e)),

@@ -12,6 +12,7 @@ mod findings;
 pub mod note;
 mod proof;
 mod reader;
+pub mod reserve;
 mod sqlite;
 pub mod tree;
 pub mod verify;
@@ -27,6 +28,7 @@ pub use error::LedgerError;
 pub use export::export_jsonl;
 pub use note::{Checkpoint, NoteError, NoteSigner, SignedNote};
 pub use reader::Reader;
+pub use reserve::Reserve;
 pub use tree::{Frontier, Hash, ProofError, blob_hash, leaf_hash};
 
 use rustix::fs::{FlockOperation, flock};
@@ -169,6 +171,7 @@ pub struct Ledger {
     /// The writer's own way to read, which readers cannot keep from it.
     reader: Reader,
     shared: Reader,
+    reserve: Reserve,
     frontier: Frontier,
     last_hash: Hash,
     // Declared last, dropped last: the lock outlives the connection's handle.
@@ -190,7 +193,12 @@ impl Ledger {
         }
         let lock = take_lock(path)?;
         prepare_file(path, mode)?;
-        let mut conn = sqlite::connect_writer(path).await?;
+        let reserve = Reserve::beside(path);
+        // SQLite needs a little room to open; on a full disk that is what the reserve is for.
+        let mut conn = match sqlite::connect_writer(path).await {
+            Err(LedgerError::Full) if reserve.spend() => sqlite::connect_writer(path).await?,
+            other => other?,
+        };
         match (sqlite::version_of(&mut conn).await?, mode) {
             (Version::Ours, _) => {}
             (Version::Empty, OpenMode::Create) => sqlite::create(&mut conn).await?,
@@ -204,7 +212,7 @@ impl Ledger {
         if mode == OpenMode::Create && frontier.size() > 0 {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the ledger has leaves").into());
         }
-        Ok(Self { conn, reader, shared, frontier, last_hash, _lock: lock })
+        Ok(Self { conn, reader, shared, reserve, frontier, last_hash, _lock: lock })
     }
 
     /// Tells how many leaves there are.
@@ -230,6 +238,11 @@ impl Ledger {
     /// Hands out the writer's own reader: what is needed to go on writing must not wait for other readers.
     pub fn own_reader(&self) -> Reader {
         self.reader.clone()
+    }
+
+    /// Hands out the room that is kept for ends.
+    pub fn reserve(&self) -> Reserve {
+        self.reserve.clone()
     }
 
     /// Appends a batch in one transaction, reads it back, hashes it again and compares.

@@ -10,7 +10,7 @@ use super::{Blob, Filter, Keep, Row, StoredLeaf};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, QueryBuilder, Sqlite, query, query_as, query_scalar, raw_sql};
+use sqlx::{ConnectOptions, QueryBuilder, Sqlite, query, query_as, query_scalar, raw_sql};
 use std::path::Path;
 use std::time::Duration;
 
@@ -139,9 +139,37 @@ pub(super) async fn connect_readers(path: &Path, access: Access) -> Result<Sqlit
 
 /// Creates the schema in an empty file.
 pub(super) async fn create(conn: &mut SqliteConnection) -> Result<(), LedgerError> {
-    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-    raw_sql(SCHEMA).execute(&mut *tx).await?;
-    Ok(tx.commit().await?)
+    begin(conn).await?;
+    let made = raw_sql(SCHEMA).execute(&mut *conn).await.map(drop);
+    finish(conn, made.map_err(LedgerError::from)).await
+}
+
+/// Begins a writing transaction.
+///
+/// Not with sqlx's own: when the disk is full SQLite ends the transaction by itself, sqlx goes on counting it, and from then on every other
+/// one is refused.
+async fn begin(conn: &mut SqliteConnection) -> Result<(), LedgerError> {
+    if let Err(error) = raw_sql("BEGIN IMMEDIATE").execute(&mut *conn).await {
+        // One that was left open by a future that was dropped ends here.
+        if raw_sql("ROLLBACK").execute(&mut *conn).await.is_err() {
+            return Err(error.into());
+        }
+        raw_sql("BEGIN IMMEDIATE").execute(conn).await?;
+    }
+    Ok(())
+}
+
+/// Makes a transaction durable, or undoes it when something in it failed.
+async fn finish<T>(conn: &mut SqliteConnection, done: Result<T, LedgerError>) -> Result<T, LedgerError> {
+    let done = match done {
+        Ok(value) => raw_sql("COMMIT").execute(&mut *conn).await.map(|_| value).map_err(LedgerError::from),
+        failed => failed,
+    };
+    if done.is_err() {
+        // SQLite may have undone it already, and says so.
+        let _ = raw_sql("ROLLBACK").execute(conn).await;
+    }
+    done
 }
 
 /// What kind of file it is.
@@ -182,8 +210,19 @@ pub(super) async fn insert(
     tiles: &[Tile],
     blobs: &[(Hash, &Blob)],
 ) -> Result<(), LedgerError> {
-    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-    let stored: i64 = query_scalar("SELECT coalesce(max(seq) + 1, 0) FROM leaf").fetch_one(&mut *tx).await?;
+    begin(conn).await?;
+    let done = insert_all(conn, first, leaves, tiles, blobs).await;
+    finish(conn, done).await
+}
+
+async fn insert_all(
+    conn: &mut SqliteConnection,
+    first: u64,
+    leaves: &[InsertLeaf<'_>],
+    tiles: &[Tile],
+    blobs: &[(Hash, &Blob)],
+) -> Result<(), LedgerError> {
+    let stored: i64 = query_scalar("SELECT coalesce(max(seq) + 1, 0) FROM leaf").fetch_one(&mut *conn).await?;
     if stored != int(first) {
         return Err(LedgerError::Corrupt { seq: first.min(unsigned(stored)) });
     }
@@ -200,7 +239,7 @@ pub(super) async fn insert(
             .bind(&leaf.row.grant_id)
             .bind(&leaf.row.session_id)
             .bind(&leaf.row.target)
-            .execute(&mut *tx)
+            .execute(&mut *conn)
             .await?;
     }
     for tile in tiles {
@@ -208,7 +247,7 @@ pub(super) async fn insert(
             .bind(tile.level)
             .bind(int(tile.idx))
             .bind(tile.hash.as_slice())
-            .execute(&mut *tx)
+            .execute(&mut *conn)
             .await?;
     }
     for (hash, blob) in blobs {
@@ -220,10 +259,10 @@ pub(super) async fn insert(
         .bind(hash.as_slice())
         .bind(&blob.bytes)
         .bind(blob.keep.as_str())
-        .execute(&mut *tx)
+        .execute(&mut *conn)
         .await?;
     }
-    Ok(tx.commit().await?)
+    Ok(())
 }
 
 /// Stores a checkpoint; the same text twice is stored once.
@@ -238,15 +277,20 @@ pub(super) async fn insert_checkpoint(conn: &mut SqliteConnection, text: &str, s
 
 /// Deletes shreddable blobs, in the file and in the write-ahead log; tells how many there were.
 pub(super) async fn shred(conn: &mut SqliteConnection, hashes: &[Hash]) -> Result<u64, LedgerError> {
-    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+    begin(conn).await?;
+    let gone = delete_all(conn, hashes).await;
+    let gone = finish(conn, gone).await?;
+    // SECURITY: secure_delete zeroes the pages; without this the old ones stay readable in the write-ahead log.
+    raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(conn).await?;
+    Ok(gone)
+}
+
+async fn delete_all(conn: &mut SqliteConnection, hashes: &[Hash]) -> Result<u64, LedgerError> {
     let mut gone = 0;
     for hash in hashes {
         let done = query("DELETE FROM blob WHERE sha256 = ? AND keep = 'shreddable'").bind(hash.as_slice());
-        gone += done.execute(&mut *tx).await?.rows_affected();
+        gone += done.execute(&mut *conn).await?.rows_affected();
     }
-    tx.commit().await?;
-    // SECURITY: secure_delete zeroes the pages; without this the old ones stay readable in the write-ahead log.
-    raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(conn).await?;
     Ok(gone)
 }
 

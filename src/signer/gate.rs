@@ -205,8 +205,9 @@ impl Gate {
     fn judge(&mut self, entry: &Entry) -> Result<(), Refusal> {
         self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
         let now = self.keeper.now();
-        // A log whose clock was set back stands still until the wall clock has caught up.
-        if entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S).max(self.state.last_at) {
+        // A clock that was stepped must not keep ends from being signed: only what grants waits until this clock has come up to it.
+        let grants = entry.cause.as_ref().is_some_and(Command::grants);
+        if grants && entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S) {
             return Err(Refusal::new(
                 Code::CLOCK,
                 format!("Entry {} is more than {AHEAD_S} s ahead of the signer's clock.", entry.seq),
@@ -290,20 +291,28 @@ impl Gate {
                 self.state.size, self.head.size
             )));
         }
+        self.flush()?;
         let root = self.frontier.root();
-        self.late.grants.retain(|id| self.state.open_grants.contains(id));
-        self.late.serials.retain(|_, id| self.state.open_grants.contains(id));
-        self.remember(Head {
-            size: self.state.size,
-            root: hex(&root),
-            genesis: self.genesis.clone(),
-            late: self.late.clone(),
-            ..self.head.clone()
-        })?;
         self.refresh();
         let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
         let signer = LogSigner { name: checkpoint.origin.clone(), key: &self.keys.log, public: self.log_bytes()? };
         Ok(Answer::Checkpoint { note: checkpoint.sign(&signer).text, size: self.state.size })
+    }
+
+    /// Remembers how far it has folded: nothing is signed on entries that a restart would not ask for again.
+    fn flush(&mut self) -> Result<(), Refusal> {
+        if !self.expected.is_empty() {
+            return Err(lies("The log ends in the middle of a command."));
+        }
+        self.late.grants.retain(|id| self.state.open_grants.contains(id));
+        self.late.serials.retain(|_, id| self.state.open_grants.contains(id));
+        self.remember(Head {
+            size: self.state.size,
+            root: hex(&self.frontier.root()),
+            genesis: self.genesis.clone(),
+            late: self.late.clone(),
+            ..self.head.clone()
+        })
     }
 
     /// INVARIANT (I8): flushed before the signature leaves.
@@ -332,18 +341,20 @@ impl Gate {
 
     /// SECURITY: below the head entries are neither judged nor bound to the root yet, and what is above it could be taken
     /// back: nothing may rest on either.
-    fn shown(&self) -> Result<(), Refusal> {
+    fn shown(&mut self) -> Result<(), Refusal> {
         if self.state.size < self.head.size || self.state.size == 0 {
             return Err(lies("The log was not shown up to the head that was signed."));
         }
-        if self.state.size > self.head.size {
-            return Err(refused("What was shown last is in no signed head yet."));
+        match self.flush() {
+            Err(refusal) if refusal.code != Code::DISK_FULL => {
+                Err(refused(format!("What was shown last is in no signed head yet: {}", refusal.message)))
+            }
+            other => other,
         }
-        Ok(())
     }
 
     /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
-    fn trusted_now(&self) -> Result<i64, Refusal> {
+    fn trusted_now(&mut self) -> Result<i64, Refusal> {
         self.shown()?;
         self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
         // SECURITY: the daemon's word that the clock is right again heals nothing here; an operator's signature or our own system's does.
@@ -352,12 +363,13 @@ impl Gate {
         }
         let now = self.keeper.now();
         if now.trusted(self.state.last_at) {
+            // Within the drift that is allowed the log may be ahead; what it opened a second ago is open.
             return Ok(now.at.max(self.state.last_at));
         }
         Err(Refusal::new(Code::CLOCK, format!("The signer's clock is off by {} s; nothing is signed.", now.drift_s)))
     }
 
-    fn credential(&self, id: GrantId, key: &Key) -> Result<Answer, Refusal> {
+    fn credential(&mut self, id: GrantId, key: &Key) -> Result<Answer, Refusal> {
         let now = self.trusted_now()?;
         let grant = self.state.grants.get(&id).ok_or_else(|| refused("The log knows no such grant."))?;
         let live = grant.live_at(now).map_err(|r| refused(r.message))?;
@@ -401,7 +413,7 @@ impl Gate {
         Ok(Answer::Client { pem: pem(&der) })
     }
 
-    fn host_cert(&self, target: &TargetName) -> Result<Answer, Refusal> {
+    fn host_cert(&mut self, target: &TargetName) -> Result<Answer, Refusal> {
         let now = self.trusted_now()?;
         let host = self.state.hosts.get(target).ok_or_else(|| refused("No administrator enrolled this host."))?;
         let lint = |e: String| Refusal::new(Code::LINT, format!("The host certificate was not signed: {e}."));

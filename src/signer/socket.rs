@@ -1,10 +1,14 @@
 //! The gate in a process and user of its own: one frame of JSON an order, over a Unix socket.
+//!
+//! True here: a client that sends half a frame, garbage or nothing holds up nobody but itself. Never here: a reason to believe an order;
+//! whoever reaches the socket can ask for no more than the log allows.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -14,7 +18,11 @@ use crate::domain::refusal::{Code, Refusal};
 /// The largest frame, in bytes.
 const MAX_FRAME: u32 = 64 << 20;
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a frame may take from its first byte to its last, and an answer until it is taken.
+const STALL: Duration = Duration::from_secs(5);
+/// The most connections; there is one daemon, and whoever is newest is served.
+const CONNECTIONS: usize = 8;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,16 +43,48 @@ fn send<T: Serialize>(stream: &mut UnixStream, value: &T) -> std::io::Result<()>
     stream.write_all(&bytes)
 }
 
-fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> std::io::Result<T> {
+/// Reads one frame: its first byte within `first` (none: whenever it comes), all of it within `whole` after that.
+fn receive<T: DeserializeOwned>(
+    stream: &mut UnixStream,
+    first: Option<Duration>,
+    whole: Duration,
+) -> std::io::Result<T> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
+    stream.set_read_timeout(first)?;
+    let (head, rest) = length.split_at_mut(1);
+    stream.read_exact(head)?;
+    let until = Instant::now() + whole;
+    read_until(stream, rest, until)?;
     let length = u32::from_be_bytes(length);
     if length > MAX_FRAME {
         return Err(std::io::Error::other("the frame is too large"));
     }
-    let mut bytes = Vec::new();
-    stream.take(u64::from(length)).read_to_end(&mut bytes)?;
+    // Grows with what arrives, so that a length alone costs nothing.
+    let (mut bytes, mut piece, mut left) = (Vec::new(), vec![0; 64 << 10], length as usize);
+    while left > 0 {
+        let part = piece.get_mut(..left.min(64 << 10)).unwrap_or_default();
+        read_until(stream, part, until)?;
+        bytes.extend_from_slice(part);
+        left -= part.len();
+    }
     Ok(serde_json::from_slice(&bytes)?)
+}
+
+fn read_until(stream: &mut UnixStream, mut buffer: &mut [u8], until: Instant) -> std::io::Result<()> {
+    while !buffer.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(buffer) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(n) => buffer = buffer.get_mut(n..).unwrap_or_default(),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// The daemon's end of the socket; connects anew when the signer was restarted.
@@ -61,18 +101,25 @@ impl Remote {
     }
 
     fn exchange(&mut self, order: &Order) -> std::io::Result<Reply> {
-        if self.stream.is_none() {
-            let stream = UnixStream::connect(&self.path)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            self.stream = Some(stream);
+        if let Some(stream) = self.stream.take() {
+            match self.ask(stream, order) {
+                // It is there and does not answer: asking again would only double the wait.
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Err(e),
+                // The connection was cut, most often because the signer was restarted. Every order may be sent twice.
+                Err(_) => {}
+                reply => return reply,
+            }
         }
-        let Some(stream) = self.stream.as_mut() else { return Err(std::io::Error::other("not connected")) };
-        let result = send(stream, order).and_then(|()| receive(stream));
-        if result.is_err() {
-            self.stream = None;
-        }
-        result
+        let stream = UnixStream::connect(&self.path)?;
+        self.ask(stream, order)
+    }
+
+    fn ask(&mut self, mut stream: UnixStream, order: &Order) -> std::io::Result<Reply> {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        send(&mut stream, order)?;
+        let reply = receive(&mut stream, Some(PATIENCE), PATIENCE)?;
+        self.stream = Some(stream);
+        Ok(reply)
     }
 }
 
@@ -85,11 +132,41 @@ impl Signer for Remote {
     }
 }
 
-/// Serves one gate on a socket, one connection at a time: there is one daemon.
+/// Serves one gate on a socket; orders are carried out one after the other, whoever sends them.
 ///
 /// # Errors
 /// When the socket cannot be bound. Broken connections end themselves only.
-pub fn serve(path: &Path, mode: u32, gate: &mut dyn Signer) -> Result<(), Refusal> {
+pub fn serve(path: &Path, mode: u32, gate: &mut (dyn Signer + Send)) -> Result<(), Refusal> {
+    let listener = bind(path, mode)?;
+    let (gate, open) = (Mutex::new(gate), Mutex::new(Vec::<(u64, UnixStream)>::new()));
+    std::thread::scope(|threads| {
+        for (id, stream) in (0_u64..).zip(listener.incoming()) {
+            let Ok((stream, handle)) = stream.and_then(|s| s.try_clone().map(|handle| (s, handle))) else {
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            };
+            let mut held = open.lock().unwrap_or_else(PoisonError::into_inner);
+            // SECURITY: idle connections cannot keep the daemon out: it connects anew, and then it is the newest.
+            if held.len() >= CONNECTIONS {
+                let (_, oldest) = held.remove(0);
+                let _ = oldest.shutdown(std::net::Shutdown::Both);
+            }
+            held.push((id, handle));
+            drop(held);
+            let (gate, open) = (&gate, &open);
+            let serving = std::thread::Builder::new().name("orders".to_owned()).spawn_scoped(threads, move || {
+                converse(stream, gate);
+                open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _)| *other != id);
+            });
+            if serving.is_err() {
+                open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _)| *other != id);
+            }
+        }
+    });
+    Ok(())
+}
+
+fn bind(path: &Path, mode: u32) -> Result<UnixListener, Refusal> {
     let broken = |e: std::io::Error| Refusal::new(Code::BAD_CONFIG, format!("{}: {e}.", path.display()));
     if path.exists() {
         if UnixStream::connect(path).is_ok() {
@@ -97,19 +174,39 @@ pub fn serve(path: &Path, mode: u32, gate: &mut dyn Signer) -> Result<(), Refusa
         }
         std::fs::remove_file(path).map_err(broken)?;
     }
-    let listener = UnixListener::bind(path).map_err(broken)?;
+    // SECURITY: born closed, and opened to the group afterwards: no moment is left in which others can connect.
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = bound.map_err(broken)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(broken)?;
-    for stream in listener.incoming() {
-        let Ok(mut stream) = stream else { continue };
-        while let Ok(order) = receive::<Order>(&mut stream) {
-            let reply = gate.order(order).map_or_else(Reply::Refused, Reply::Ok);
-            if let Reply::Refused(refusal) = &reply {
-                tracing::warn!(code = %refusal.code, "refused: {}", refusal.message);
+    Ok(listener)
+}
+
+fn converse(mut stream: UnixStream, gate: &Mutex<&mut (dyn Signer + Send)>) {
+    if stream.set_write_timeout(Some(STALL)).is_err() {
+        return;
+    }
+    loop {
+        let order = match receive::<Order>(&mut stream, None, STALL) {
+            Ok(order) => order,
+            Err(e) => {
+                if e.kind() != ErrorKind::UnexpectedEof {
+                    tracing::warn!("a connection was closed: {e}");
+                }
+                return;
             }
-            if send(&mut stream, &reply).is_err() {
-                break;
-            }
+        };
+        let reply = match gate.lock() {
+            Ok(mut gate) => gate.order(order).map_or_else(Reply::Refused, Reply::Ok),
+            // SECURITY: a gate that failed in the middle of an order may have folded half of it; it signs nothing more.
+            Err(_) => Reply::Refused(Refusal::new(Code::BUG, "The signer failed; restart it.")),
+        };
+        if let Reply::Refused(refusal) = &reply {
+            tracing::warn!(code = %refusal.code, "refused: {}", refusal.message);
+        }
+        if send(&mut stream, &reply).is_err() {
+            return;
         }
     }
-    Ok(())
 }

@@ -75,7 +75,7 @@ async fn what_nobody_signed_shows_even_in_a_log_that_root_signed() {
     let world = World::start().await;
     let grant = world.open(600).await;
     world.issue(grant).await.unwrap();
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     let root = Root::of(&world);
     let report = root.rebuilt(&world, "honest.db", &honest).await;
     assert!(report.ok && report.warnings.iter().all(|w| w.kind == "unattested"), "{report:#?}");
@@ -137,7 +137,7 @@ async fn a_bundle_that_an_approval_adopted_must_be_there() {
     assert_eq!(memory.state.requests.get(&id).unwrap().state, RequestState::Approved { grant: None });
     assert_eq!(memory.state.bundle.digest, next.digest());
     drop(memory);
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     let root = Root::of(&world);
     assert!(root.rebuilt(&world, "honest.db", &honest).await.ok);
     let mut withheld = honest.clone();

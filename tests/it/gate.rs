@@ -105,7 +105,7 @@ async fn no_revocation_list_is_signed_that_the_signed_log_does_not_hold() {
     let grant = world.open(600).await;
     world.issue(grant).await.unwrap();
     revoke(&world, grant).await;
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     // After a restart of the signer: the real beginning, and an invented list without any serial.
     let mut forged = honest[last(&honest, "krl.published")].clone();
@@ -129,7 +129,7 @@ async fn no_revocation_list_is_signed_that_the_signed_log_does_not_hold() {
 async fn a_bundle_that_is_withheld_does_not_keep_the_old_policy() {
     let mut world = World::start().await;
     world.open(600).await;
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     let adopted = last(&honest, "bundle.adopted");
     let mut withheld = honest.clone();
@@ -149,7 +149,7 @@ async fn a_bundle_that_is_withheld_does_not_keep_the_old_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_head_and_another_beginning_are_refused() {
     let mut world = World::start().await;
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     let head = world.settings.ca_dir.join("head.json");
     let kept = std::fs::read_to_string(&head).unwrap();
@@ -184,7 +184,7 @@ async fn a_lost_head_and_another_beginning_are_refused() {
 async fn a_signer_whose_clock_is_a_little_behind_signs_and_one_far_behind_waits() {
     let world = World::start().await;
     world.open(600).await;
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     world.clock.step_wall(-25);
     show(&mut fresh_gate(&world, "behind.json"), &honest).unwrap();
     world.clock.step_wall(-35);
@@ -200,9 +200,9 @@ async fn a_signer_whose_clock_is_a_little_behind_signs_and_one_far_behind_waits(
 async fn what_is_shown_too_late_is_not_signed() {
     let mut world = World::start().await;
     let grant = world.open(3000).await;
-    let opened = leaves(&world).await;
+    let opened = leaves(&world.settings.ledger).await;
     world.issue(grant).await.unwrap();
-    let issued = leaves(&world).await;
+    let issued = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     let order = || Order::Credential { grant, key: world.alice.key() };
     let mut in_time = fresh_gate(&world, "in-time.json");
@@ -233,12 +233,12 @@ async fn what_is_shown_too_late_is_not_signed() {
 async fn the_first_use_is_in_time_by_the_signers_own_clock() {
     let mut world = World::start().await;
     let grant = world.open(3000).await;
-    let opened = leaves(&world).await;
+    let opened = leaves(&world.settings.ledger).await;
     // The last second for the first use: a daemon that says so later is believed within the skew alone.
     let claim_by = world.broker().memory().await.state.grants.get(&grant).unwrap().claim_by;
     world.clock.advance(u64::try_from(claim_by - world.broker().now() - 1).unwrap());
     world.issue(grant).await.unwrap();
-    let issued = leaves(&world).await;
+    let issued = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
     let order = || Order::Credential { grant, key: world.alice.key() };
     world.clock.advance(20);
@@ -290,7 +290,7 @@ async fn nothing_is_signed_past_a_head_that_was_not_flushed() {
     let world = World::start().await;
     let grant = world.open(600).await;
     world.issue(grant).await.unwrap();
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     let order = || Order::Credential { grant, key: world.alice.key() };
     // The folder of the head is not there yet.
     let mut gate = fresh_gate(&world, "flush/head.json");

@@ -2,20 +2,25 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod apart;
 mod attacks;
 mod audit;
 mod bad_input;
 mod decisions;
 mod doors;
 mod enroll;
+mod full;
 mod gate;
 mod help;
 mod hook;
 mod house;
+mod kill;
 mod model;
+mod served;
 mod slow;
 mod snapshot;
 mod story;
+mod tampered;
 mod terminal;
 mod trust;
 mod world;

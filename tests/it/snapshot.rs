@@ -31,10 +31,9 @@ fn file(world: &World) -> PathBuf {
 }
 
 /// What the broker has in memory is what the whole log says.
-pub(crate) async fn as_folded(world: &World) {
-    let reader = Reader::open(&world.settings.ledger).await.unwrap();
-    let memory = world.broker().memory().await;
-    let folded = fold(&reader, &Cache::at(world.settings.state_dir.join("none"))).await.unwrap();
+pub(crate) async fn as_folded(broker: &jit_broker::broker::Broker) {
+    let memory = broker.memory().await;
+    let folded = fold(broker.reader(), &Cache::at("none".into())).await.unwrap();
     assert_eq!(written(&memory.state), written(&folded.state));
     assert!(memory.state.indexes_hold() && folded.state.indexes_hold());
     let beside = |shelf: &jit_broker::domain::shelf::Shelf| shelf.blobs().collect::<Vec<_>>();
@@ -168,7 +167,7 @@ async fn the_signer_goes_on_from_its_own_snapshot_and_from_no_other() {
     let grant = world.open(600).await;
     world.issue(grant).await.unwrap();
     world.broker().snapshot().await.unwrap();
-    let all = leaves(&world).await;
+    let all = leaves(&world.settings.ledger).await;
     let (first, rest) = all.split_at(all.len() - 1);
     let mut gate = fresh_gate(&world, "own.json");
     gate.order(Order::Checkpoint { from: 0, leaves: first.to_vec() }).unwrap();
@@ -253,7 +252,7 @@ async fn what_is_over_leaves_memory_and_is_found_in_the_log() {
     let size = world.broker().memory().await.state.size;
     let reader = Reader::open(&world.settings.ledger).await.unwrap();
     assert!(reader.checkpoint_at(size).await.unwrap().is_some());
-    as_folded(&world).await;
+    as_folded(world.broker()).await;
     world.stop().await;
 }
 
@@ -275,7 +274,7 @@ async fn a_log_of_more_than_a_page_starts_with_and_without_snapshots() {
         assert_eq!(head(&mut gate) > 1000, !remove);
         drop(gate);
         world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
-        as_folded(&world).await;
+        as_folded(world.broker()).await;
         let grant = world.open(600).await;
         world.issue(grant).await.unwrap();
         world.clock.advance(700);

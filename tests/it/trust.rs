@@ -235,11 +235,11 @@ async fn a_disabled_person_loses_what_they_hold_at_once() {
     world.stop().await;
 }
 
-/// The leaves of a stopped world, to be shown to a signer that lies are told to.
-pub(crate) async fn leaves(world: &World) -> Vec<Leaf> {
-    let reader = jit_broker::ledger::Reader::open(&world.settings.ledger).await.unwrap();
+/// The leaves of a ledger, to be shown to a signer that lies are told to.
+pub(crate) async fn leaves(ledger: &std::path::Path) -> Vec<Leaf> {
+    let reader = jit_broker::ledger::Reader::open(ledger).await.unwrap();
     let mut out = Vec::new();
-    for leaf in reader.leaves(0, 1000).await.unwrap() {
+    for leaf in reader.leaves(0, 100_000).await.unwrap() {
         let entry = String::from_utf8(leaf.bytes).unwrap();
         let parsed: jit_broker::domain::event::Entry = serde_json::from_str(&entry).unwrap();
         let (required, texts) = jit_broker::broker::clerk::beside(&parsed);
@@ -265,7 +265,7 @@ async fn a_daemon_that_lies_gets_no_signature() {
     let world = World::start().await;
     let grant = world.open(600).await;
     world.issue(grant).await.unwrap();
-    let honest = leaves(&world).await;
+    let honest = leaves(&world.settings.ledger).await;
     let mut gate = fresh_gate(&world, "honest.json");
     gate.order(Order::Checkpoint { from: 0, leaves: honest.clone() }).unwrap();
     gate.order(Order::Credential { grant, key: world.alice.key() }).unwrap();
@@ -331,6 +331,38 @@ async fn a_restored_older_ledger_is_refused_by_the_signer() {
         Ok(_) => panic!("an older ledger was accepted"),
     }
     assert!(open_gate(&world.settings, world.clock.clone()).is_ok());
+}
+
+/// The signer keeps every text that it was shown, the broker those that are needed: an act that names an old one must not be decided
+/// differently by the two, or anybody could stop the signer for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_brings_its_own_text_and_bundle() {
+    let mut world = World::start().await;
+    let old = words("hotfix for OPS-1");
+    let id = world.ask(600).await.unwrap();
+    let deed = Deed::Withdraw { by: world.alice.name(), request: id };
+    world.broker().act(world.sign(&world.alice, None, deed), None, None).await.unwrap();
+    world.daemon.take().unwrap().stop().await;
+    world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    let deed = Deed::Request {
+        by: world.alice.name(),
+        target: TargetName::new(TARGET).unwrap(),
+        role: RoleName::new("deploy").unwrap(),
+        for_s: Some(600),
+        key: world.alice.key(),
+    };
+    let signed = world.sign(&world.alice, Some(&old), deed);
+    assert_eq!(world.broker().act(signed, None, None).await.unwrap_err().code, Code::BAD_ACT);
+    let base = world.broker().memory().await.state.bundle.digest;
+    let deed = Deed::Apply { by: world.admin.name(), bundle: base, base };
+    let signed = world.sign(&world.admin, None, deed);
+    assert_eq!(world.broker().act(signed, None, None).await.unwrap_err().code, Code::BUNDLE_REFUSED);
+    // The signer goes on.
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    let size = world.broker().memory().await.state.size;
+    assert_eq!(world.broker().note().unwrap().0, size, "every entry is under a checkpoint");
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,10 +41,14 @@ pub(super) fn revoke(state: &State, by: &Verified<'_>, of: &Selector, now: Now<'
 }
 
 /// An approver who was, or would have been, eligible may end what they may grant (decisions.md 11).
+///
+/// INVARIANT: what is over is not judged again: its text may be gone here and not there, and then broker and signer would differ.
 fn was_eligible(state: &State, grant: &Grant, person: &PersonName, now: Now<'_>) -> bool {
     let Some(request) = state.requests.get(&grant.request) else { return false };
     request.approvals.iter().any(|a| a.by == *person)
-        || progress(state, request, now).is_ok_and(|(_, views)| views.iter().any(|v| v.step.eligible.contains(person)))
+        || open(grant).is_ok()
+            && progress(state, request, now)
+                .is_ok_and(|(_, views)| views.iter().any(|v| v.step.eligible.contains(person)))
 }
 
 fn open(grant: &Grant) -> Result<(), Refusal> {

@@ -91,6 +91,7 @@ fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>
     let act = signed.read()?;
     let verified = verify(state, signed, &act, now.at, wall)?;
     if state.acts.contains(&signed.id()) {
+        // The answer is the one that it got: nothing happens twice, and what was refused stays refused.
         return state.refused_acts.get(&signed.id()).map_or_else(|| Ok(Vec::new()), |refusal| Err(refusal.clone()));
     }
     let outcome = match &act.deed {

@@ -1,0 +1,233 @@
+//! The signer as a process and, where the suite runs as root, a user of its own; and whoever else reaches its socket.
+
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use jit_broker::domain::refusal::Code;
+use jit_broker::signer::socket::Remote;
+use jit_broker::signer::{Order, Signer};
+
+use crate::served::{Served, eventually, serial};
+
+/// The daemon and the signer are these; nobody else runs as them.
+const DAEMON: u32 = 61_001;
+const SIGNER: u32 = 61_002;
+
+/// Runs as a user and nothing more.
+fn as_user(id: u32) -> Vec<String> {
+    let words = ["setpriv", "--reuid", &id.to_string(), "--regid", &id.to_string(), "--clear-groups", "--"];
+    words.map(str::to_owned).into()
+}
+
+struct Apart {
+    served: Served,
+    signer: RefCell<Option<Child>>,
+    as_signer: Vec<String>,
+    socket: PathBuf,
+}
+
+fn chown(path: &std::path::Path, owner: &str) {
+    assert!(Command::new("chown").args(["-R", owner]).arg(path).status().unwrap().success());
+}
+
+impl Apart {
+    /// As the README says it, below a folder of the test.
+    fn start() -> Self {
+        let root = rustix::process::geteuid().is_root();
+        let mut served = Served::init();
+        let (keys, run) = (served.dir.join("signer"), served.dir.join("run"));
+        std::fs::rename(served.broker_dir().join("state/ca"), &keys).unwrap();
+        std::fs::create_dir(&run).unwrap();
+        let socket = run.join("signer.sock");
+        let own = format!("dir = \"{}\"\nsigner = \"unix:{}\"\n", keys.display(), socket.display());
+        let text = std::fs::read_to_string(served.config()).unwrap();
+        let kept = text.lines().filter(|l| !l.starts_with("dir ") && !l.starts_with("signer "));
+        let text = kept.collect::<Vec<_>>().join("\n").replace("[ca]", &format!("[ca]\n{own}"));
+        std::fs::write(served.config(), text).unwrap();
+        let mut as_signer = Vec::new();
+        std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o750)).unwrap();
+        if root {
+            // Everybody may pass through, and read the configuration: no secret is in it.
+            for folder in [served.dir.clone(), served.dir.join("disk"), served.broker_dir()] {
+                std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            std::fs::set_permissions(served.config(), std::fs::Permissions::from_mode(0o644)).unwrap();
+            chown(&served.broker_dir().join("state"), &format!("{DAEMON}:{DAEMON}"));
+            chown(&keys, &format!("{SIGNER}:{SIGNER}"));
+            chown(&run, &format!("{SIGNER}:{DAEMON}"));
+            std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o2750)).unwrap();
+            served.before = as_user(DAEMON);
+            as_signer = as_user(SIGNER);
+        }
+        let mut apart = Self { served, signer: RefCell::new(None), as_signer, socket };
+        apart.start_signer();
+        apart.served.serve();
+        apart.served.adopt();
+        apart
+    }
+
+    fn start_signer(&self) {
+        let words: Vec<&str> = self.as_signer.iter().map(String::as_str).collect();
+        *self.signer.borrow_mut() = Some(self.served.signer(&words));
+        eventually("the signer's socket", || UnixStream::connect(&self.socket).is_ok());
+    }
+
+    fn kill_signer(&self) {
+        let mut child = self.signer.borrow_mut().take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.signer.borrow_mut().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn a_signer_of_its_own_comes_and_goes() {
+    let mut apart = Apart::start();
+    let mode = std::fs::metadata(&apart.socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660, "nobody but the daemon's group reaches the socket");
+    let served = &apart.served;
+    let (alice, bob) = (served.client(&served.alice).unwrap(), served.client(&served.bob).unwrap());
+    let grant = alice.ask(600).unwrap();
+    let held = alice.certificate(grant).unwrap();
+    let second = alice.ask(900).unwrap();
+    assert!(!bob.list().serials.contains(&serial(&held)));
+
+    // Away: nothing is issued, and what is ended is ended.
+    apart.kill_signer();
+    assert_eq!(alice.certificate(second).unwrap_err().code(), Code::SIGNER_AWAY);
+    let began = Instant::now();
+    bob.revoke(grant).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "a revocation does not wait for the signer");
+    assert_eq!(alice.certificate(grant).unwrap_err().code(), Code::WINDOW_CLOSED);
+    apart.served.sign_in("alice");
+    let done = apart.served.cli("alice", "jit-broker cert web-07 --role ops --for 15m --out -");
+    assert_eq!((done.code, done.err.contains("JB5002")), (Some(69), true), "{}{}", done.out, done.err);
+
+    // Back: it is shown the log, goes on, and the list that could not be signed is published without another word.
+    apart.start_signer();
+    let served = &apart.served;
+    eventually("the serial is on the list", || bob.list().serials.contains(&serial(&held)));
+    alice.certificate(second).unwrap();
+
+    // The daemon goes and comes while the signer stays, and both at once.
+    let once = served.client(&served.alice).unwrap().certificate(second).unwrap();
+    apart.served.kill();
+    apart.served.serve();
+    let served = &apart.served;
+    assert_eq!(served.client(&served.alice).unwrap().certificate(second).unwrap(), once);
+    apart.served.kill();
+    apart.kill_signer();
+    let (mut child, ready) = apart.served.try_serve();
+    let said = ready.unwrap_err();
+    assert_eq!(child.wait().unwrap().code(), Some(69), "{said}");
+    assert!(said.contains("JB5002"), "{said}");
+    apart.start_signer();
+    apart.served.serve();
+    let served = &apart.served;
+    assert_eq!(served.client(&served.alice).unwrap().certificate(second).unwrap(), once);
+    served.sign_in("bob");
+    assert_eq!(served.cli("bob", "jit-broker audit verify").code, Some(0));
+    if !apart.as_signer.is_empty() {
+        let reads = |who: u32, path: PathBuf| {
+            let mut words = as_user(who);
+            words.extend(["cat".to_owned(), path.display().to_string()]);
+            Command::new(&words[0]).args(&words[1..]).output().unwrap().status.success()
+        };
+        assert!(!reads(DAEMON, served.dir.join("signer/ssh_user")), "the daemon's user cannot read a key");
+        assert!(!reads(SIGNER, served.ledger()), "nor the signer's user the ledger");
+        let mut words = as_user(61_003);
+        words.extend([crate::served::PROGRAM.to_owned(), "signer".to_owned(), "--config".to_owned()]);
+        let stranger = Command::new(&words[0]).args(&words[1..]).arg(served.config()).output().unwrap();
+        assert!(!stranger.status.success(), "a stranger is no signer");
+    }
+}
+
+/// A frame as the daemon writes it.
+fn frame(bytes: &[u8]) -> Vec<u8> {
+    [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
+}
+
+/// True when the other end closed the connection.
+fn closed(stream: &mut UnixStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_))
+}
+
+#[test]
+fn whoever_reaches_the_socket_gets_no_more_than_the_log_allows() {
+    let apart = Apart::start();
+    let served = &apart.served;
+    let (alice, bob) = (served.client(&served.alice).unwrap(), served.client(&served.bob).unwrap());
+    let grant = alice.ask(600).unwrap();
+    alice.certificate(grant).unwrap();
+    let over = alice.ask(900).unwrap();
+    alice.certificate(over).unwrap();
+    bob.revoke(over).unwrap();
+
+    let mut direct = Remote::new(apart.socket.clone());
+    let mut refused = |order: Order| direct.order(order).unwrap_err().code;
+    let made_up = "gr_0000000000000000000000000c".parse();
+    for (what, order) in [
+        ("no such grant", made_up.ok().map(|grant| Order::Credential { grant, key: served.alice.key() })),
+        ("another key", Some(Order::Credential { grant, key: served.bob.key() })),
+        ("a grant that is over", Some(Order::Credential { grant: over, key: served.alice.key() })),
+        ("a host that nobody enrolled", Some(Order::HostCert { target: "web-07".parse().unwrap() })),
+        ("a shorter log", Some(Order::Checkpoint { from: 0, leaves: Vec::new() })),
+        ("a longer log", Some(Order::Checkpoint { from: 1_000_000, leaves: Vec::new() })),
+    ] {
+        let order = order.unwrap_or_else(|| panic!("{what} is no order"));
+        assert_eq!(refused(order), Code::SIGNER_REFUSED, "{what}");
+    }
+
+    // Half a frame, garbage, a length of 4 GiB, silence: each holds up nobody but itself.
+    let connect = || UnixStream::connect(&apart.socket).unwrap();
+    let mut half = connect();
+    half.write_all(&frame(b"{\"verb\":\"head\"}")[..9]).unwrap();
+    let idle: Vec<UnixStream> = (0..12).map(|_| connect()).collect();
+    let began = Instant::now();
+    alice.certificate(grant).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "the daemon is served while others stall");
+    let bodies: [Vec<u8>; 6] = [
+        u32::MAX.to_be_bytes().to_vec(),
+        frame(b"{\"verb\":\"sign_anything\"}"),
+        frame(b"{\"verb\":\"host_cert\",\"target\":\"web-07\",\"approved\":true}"),
+        frame(&[0xff; 4096]),
+        frame("[".repeat(200_000).as_bytes()),
+        frame(b""),
+    ];
+    for body in bodies {
+        let mut stream = connect();
+        let shown = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
+        let _ = stream.write_all(&body);
+        assert!(closed(&mut stream), "{shown}");
+    }
+    assert!(closed(&mut half), "half a frame is not waited for for ever");
+    drop(idle);
+    alice.certificate(grant).unwrap();
+
+    // A forged entry at the end of the log: nothing is signed any more until somebody has looked.
+    let head = match Remote::new(apart.socket.clone()).order(Order::Head).unwrap() {
+        jit_broker::signer::Answer::Head { size } => size,
+        other => panic!("{other:?}"),
+    };
+    let entry = format!(
+        "{{\"at\":{},\"boot\":{{\"id\":\"\",\"ms\":1}},\"event\":{{\"kind\":\"person.enabled\"}},\"seq\":{head},\"v\":1}}",
+        jit_broker::clock::wall_s()
+    );
+    let forged = Order::Checkpoint { from: head, leaves: vec![jit_broker::signer::Leaf { entry, blobs: Vec::new() }] };
+    assert_eq!(direct.order(forged).unwrap_err().code, Code::LOG_LIES);
+    assert_eq!(alice.certificate(grant).unwrap_err().code(), Code::LOG_LIES);
+}
