@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::Memory;
+pub use super::fold::fold;
 use crate::clock::{Moment, Timekeeper};
 use crate::domain::act::{Deed, SignedAct};
 use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, canonical, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
-use crate::domain::state::Beside;
 use crate::ledger::note::SignedNote;
 use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Reserve, Row};
 use crate::signer::cache::{Cache, every};
@@ -26,7 +26,7 @@ const BATCH: usize = 256;
 /// How often a signer that signs nothing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How many leaves the signer is shown at a time when it catches up.
-const CATCH_UP: u32 = 1000;
+pub(super) const CATCH_UP: u32 = 1000;
 /// How many bytes it is shown at a time, but for the end of the last command: text inside JSON may double in a frame.
 const CATCH_UP_BYTES: usize = 16 << 20;
 
@@ -163,7 +163,7 @@ async fn page(reader: &Reader, from: u64) -> Result<Vec<Leaf>, Refusal> {
     }
 }
 
-fn corrupt(what: &str) -> Refusal {
+pub(super) fn corrupt(what: &str) -> Refusal {
     Refusal::new(Code::LEDGER_CORRUPT, format!("The ledger is damaged: {what}."))
 }
 
@@ -196,50 +196,6 @@ pub fn ledger_refusal(error: &LedgerError) -> Refusal {
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
         other => Refusal::new(Code::LEDGER_DOWN, format!("The log cannot be used: {other}.")),
     }
-}
-
-/// Folds the log into memory: from a snapshot on that may be used, or from the beginning.
-///
-/// # Errors
-/// When it cannot be read, or holds what this program does not know.
-pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
-    let mut memory = Memory::default();
-    if cache.path().exists() {
-        match super::snapshot::load(cache, reader).await {
-            Ok(restored) => memory = restored,
-            Err(error) => tracing::warn!("the snapshot is not used, the log is folded from the beginning: {error}"),
-        }
-    }
-    loop {
-        let page = reader.leaves(memory.state.size, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
-        if page.is_empty() {
-            break;
-        }
-        for leaf in page {
-            let entry: Entry = read_canonical(&leaf.bytes).map_err(|e| corrupt(&format!("entry {}: {e}", leaf.seq)))?;
-            if entry.v > ENTRY_VERSION {
-                return Err(Refusal::new(Code::LEDGER_NEWER, format!("Entry {} is of version {}.", leaf.seq, entry.v)));
-            }
-            if let Event::BundleAdopted { bundle, .. } = &entry.event {
-                let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
-                let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
-                memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
-                if memory.shelf.bundle(bundle).is_none() {
-                    return Err(corrupt(&format!("the bundle that entry {} adopts cannot be read", leaf.seq)));
-                }
-            }
-            memory.state.apply(&entry, &memory.shelf);
-        }
-    }
-    let needed = memory.state.needed();
-    memory.shelf.retain(&needed);
-    let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
-    for digest in needed {
-        if let Some(bytes) = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))? {
-            memory.shelf.put(&bytes, &admins);
-        }
-    }
-    Ok(memory)
 }
 
 struct Clerk {

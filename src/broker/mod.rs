@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod clerk;
+mod fold;
 mod past;
 pub mod quota;
 pub mod reaper;
