@@ -6,7 +6,7 @@ CARGO ?= cargo
 RUST_MINIMUM := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 # program:package[,package...]; a program that is there installs nothing.
-WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev
+WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev psql:postgresql-client initdb:postgresql
 
 # sshd is in /usr/sbin, which is not on everybody's path; rustup puts cargo in ~/.cargo/bin.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
@@ -15,7 +15,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 
 help:
 	@echo 'make demo    builds, starts a throw-away broker with an sshd of its own, and plays the story'
-	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen and openssl'
+	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen, openssl and PostgreSQL'
 	@echo 'make lint    formatting, and clippy without a warning'
 	@echo 'make bench   measures a release build'
 
@@ -33,10 +33,12 @@ lint: setup lint-tools
 bench: setup
 	$(CARGO) build --release --locked
 	sh benches/run.sh
+	$(CARGO) bench --locked --bench accounts
 
 setup:
 	@set -eu; \
 	stop() { echo "setup: $$*" >&2; exit 1; }; \
+	have() { command -v "$$1" >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/"$$1" >/dev/null 2>&1; }; \
 	command -v $(CARGO) >/dev/null 2>&1 && command -v rustc >/dev/null 2>&1 \
 	  || stop 'there is no Rust toolchain; install Rust $(RUST_MINIMUM) or later (https://rustup.rs) and run make again.'; \
 	rust=$$(rustc --version | cut -d' ' -f2 | cut -d- -f1); \
@@ -44,7 +46,7 @@ setup:
 	  || stop "Rust $$rust is too old; $(RUST_MINIMUM) or later is needed: rustup update stable"; \
 	missing=; \
 	for pair in $(WANTED); do \
-	  command -v "$${pair%%:*}" >/dev/null 2>&1 && continue; \
+	  have "$${pair%%:*}" && continue; \
 	  for package in $$(echo "$${pair#*:}" | tr , ' '); do \
 	    case " $$missing " in *" $$package "*) ;; *) missing="$$missing $$package" ;; esac; \
 	  done; \
@@ -56,11 +58,12 @@ setup:
 	  [ -z "$$as_root" ] || command -v sudo >/dev/null 2>&1 || stop "missing: $$missing; as root: apt-get install $$missing"; \
 	  echo "setup: installing $$missing with $${as_root:+sudo }apt-get"; \
 	  case " $$missing " in *' openssh-server '*) echo 'setup: (openssh-server starts an sshd on port 22 where systemd runs; jit-broker does not use it)';; esac; \
+	  case " $$missing " in *' postgresql '*) echo 'setup: (postgresql may make and start a cluster of its own on port 5432; jit-broker does not use it)';; esac; \
 	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update || echo 'setup: apt-get update failed; going on with the lists that are here'; \
 	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $$missing \
 	    || stop "apt-get could not install: $$missing"; \
 	  for pair in $(WANTED); do \
-	    command -v "$${pair%%:*}" >/dev/null 2>&1 || stop "$${pair%%:*} is still missing after installing $${pair#*:}."; \
+	    have "$${pair%%:*}" || stop "$${pair%%:*} is still missing after installing $${pair#*:}."; \
 	  done; \
 	fi; \
 	if [ -z "$$as_root" ] && ! [ -d /run/sshd ]; then \

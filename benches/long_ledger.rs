@@ -127,14 +127,13 @@ impl Scribe {
         };
         self.put(at, Some(2 * n), submitted, Some(&words)).await;
         let step = StepName::new("peer").unwrap();
-        let agreed = terms.clone();
         let approved = Event::StepApproved {
             request,
             act,
             step,
             by: bob,
             touched: false,
-            terms: agreed,
+            terms: terms.clone(),
             words: None,
             key_fp: None,
         };
@@ -155,7 +154,7 @@ impl Scribe {
         self.put(at, None, opened, None).await;
         let serial = n + 1;
         let issued = Event::CredentialIssued {
-            credential: Default::default(),
+            credential: jit_broker::domain::grant::CredentialKind::SshUser,
             grant,
             serial,
             key,
@@ -262,7 +261,7 @@ async fn operate(what: &str, world: &World, clock: &Arc<Simulated>) {
             panic!("not approved");
         };
         let begun = Instant::now();
-        broker.issue(&world.alice.name(), grant, &world.alice.key()).await.unwrap();
+        broker.issue(&world.alice.name(), grant, &world.alice.key(), None).await.unwrap();
         times[2].push(us(begun));
         let release = sign(&world.alice, None, Deed::Release { by: world.alice.name(), grant });
         let begun = Instant::now();

@@ -13,6 +13,7 @@
 //! | 0 | [`settings`] | `jit-broker.toml`, checked |
 //! | 1 | [`ledger`] | the Merkle log: append, read, prove, verify |
 //! | 1 | [`signer`] | the gate in front of the keys; folds the log for itself |
+//! | 1 | [`accounts`] | temporary accounts on target servers: made, locked, dropped, proven gone |
 //! | 2 | [`broker`] | every verb, once: clerk, reaper, sessions, documents |
 //! | 3 | [`api`] | HTTPS and JSON |
 //! | 3 | [`cli`] | the command line: a client of the API |
@@ -26,6 +27,7 @@
 //! * `valid_before` is never later than the grant's end; a grant is `ended` only when that was shown.
 //! * State is the fold of the log; nothing is decided but in [`domain::decide`], and the signer decides everything again.
 
+pub mod accounts;
 pub mod api;
 pub mod broker;
 pub mod cli;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::domain::key::Key;
-use crate::domain::names::PersonName;
+use crate::domain::names::{PersonName, SecretName};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::target::Address;
 
 /// The full commented reference, which `init` writes.
 pub const REFERENCE: &str = include_str!("../config/jit-broker.toml");
@@ -30,7 +31,34 @@ pub struct Settings {
     pub ca_dir: PathBuf,
     /// Where the signer is.
     pub signer: SignerAt,
+    /// What the bundle may name as `credential:NAME`.
+    pub secrets: BTreeMap<SecretName, Secret>,
 }
+
+/// Where a secret comes from, and where it may be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The source.
+    pub from: SecretFrom,
+    /// The one server that it may be sent to.
+    pub target: Address,
+    /// The role on that server that it opens.
+    pub user: String,
+}
+
+/// The sources of secrets; a secret itself never stands in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretFrom {
+    /// A file of mode 600: a password, or a client certificate and its key as PEM.
+    File(PathBuf),
+    /// A credential of the systemd unit (systemd.exec, LoadCredential=).
+    Credential(String),
+    /// A variable of the environment; for tests.
+    Env(String),
+}
+
+/// The role that makes accounts, where `[secrets]` does not say.
+const ADMIN_USER: &str = "jit_admin";
 
 /// Where the signer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +79,17 @@ struct File {
     store: Store,
     #[serde(default)]
     ca: Ca,
+    #[serde(default)]
+    secrets: BTreeMap<SecretName, SecretLine>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretLine {
+    from: String,
+    #[serde(rename = "for")]
+    target: String,
+    user: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -92,7 +131,7 @@ fn state_dir() -> PathBuf {
     PathBuf::from("state")
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 18] = [
     "schema",
     "server",
     "trust",
@@ -107,6 +146,10 @@ const KEYS: [&str; 14] = [
     "url",
     "dir",
     "signer",
+    "secrets",
+    "from",
+    "for",
+    "user",
 ];
 
 impl Settings {
@@ -184,12 +227,45 @@ impl File {
                 }
             },
         };
+        let secrets = self
+            .secrets
+            .into_iter()
+            .filter_map(|(name, line)| {
+                let read = line.read(base);
+                read.map_err(|why| problems.push(format!("secrets.{name}: {why}"))).ok().map(|secret| (name, secret))
+            })
+            .collect();
         match listen {
             Some(listen) if problems.is_empty() => {
-                Ok(Settings { listen, public_url, state_dir, admins, ledger, ca_dir, signer })
+                Ok(Settings { listen, public_url, state_dir, admins, ledger, ca_dir, signer, secrets })
             }
             _ => Err(problems),
         }
+    }
+}
+
+impl SecretLine {
+    fn read(self, base: &Path) -> Result<Secret, String> {
+        let plain =
+            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let from = match self.from.split_once(':') {
+            Some(("file", path)) if !path.is_empty() => SecretFrom::File(base.join(path)),
+            Some(("credential", name)) if plain(name) && !name.starts_with('.') => {
+                SecretFrom::Credential(name.to_owned())
+            }
+            Some(("env", name)) if plain(name) => SecretFrom::Env(name.to_owned()),
+            _ => {
+                return Err(
+                    "from is file:PATH, credential:NAME or env:NAME; the secret itself never stands here".to_owned()
+                );
+            }
+        };
+        let target = self.target.parse().map_err(|e| format!("for: {e}"))?;
+        let user = self.user.unwrap_or_else(|| ADMIN_USER.to_owned());
+        if user.is_empty() || user.len() > 63 || user.contains(char::is_control) {
+            return Err("user is 1 to 63 bytes without control characters".to_owned());
+        }
+        Ok(Secret { from, target, user })
     }
 }
 

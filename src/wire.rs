@@ -15,6 +15,7 @@
 //! | `GET /v1/grants?scope=mine\|all` | session (`all`: operators, auditors) | [`List`] of [`GrantDoc`] |
 //! | `GET /v1/grants/{id}` | holder, operator, auditor, approver | [`GrantDoc`] |
 //! | `POST /v1/grants/{id}/credential` | holder: [`CredentialPost`] | [`CredentialDoc`] |
+//! | `POST /v1/targets/{target}/test` | operators | [`List`] of [`LinkDoc`] |
 //! | `GET /v1/hosts/{target}/certificate` | administrator | [`HostCertificate`] |
 //! | `GET /v1/bundle` | session | [`BundleDoc`] |
 //! | `GET /v1/people` | session | [`List`] of [`PersonDoc`] |
@@ -30,10 +31,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::act::Terms;
+use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
 use crate::domain::ids::{GrantId, InstallId, RequestId};
 use crate::domain::key::Key;
-use crate::domain::names::{GroupName, LoginName, PersonName, RoleName, RuleId, TargetName};
+use crate::domain::names::{AccountName, DatabaseName, GroupName, LoginName, PersonName, RoleName, RuleId, TargetName};
 use crate::domain::refusal::Code;
 use crate::domain::target::Allow;
 use crate::domain::text::Words;
@@ -175,8 +177,24 @@ pub struct TargetDoc {
     pub labels: BTreeMap<String, String>,
     /// The line that goes into known_hosts.
     pub known_hosts: String,
+    /// What a database has besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseDoc>,
     /// Its roles.
     pub roles: Vec<RoleDoc>,
+}
+
+/// A database as its clients need it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseDoc {
+    /// The database to log in to.
+    pub name: DatabaseName,
+    /// How accounts prove themselves.
+    pub auth: Auth,
+    /// The name in the server's certificate.
+    pub tls_name: String,
+    /// The authorities that may have signed it, PEM.
+    pub tls_ca: String,
 }
 
 /// A role as one person sees it.
@@ -190,6 +208,9 @@ pub struct RoleDoc {
     pub allow: Vec<Allow>,
     /// Roles that this one is narrower than.
     pub narrower_than: Vec<RoleName>,
+    /// What it gives on a database, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives: Option<String>,
     /// `automatic`, `ask`, `never` or `active`.
     pub verdict: String,
     /// The longest duration, in seconds.
@@ -338,6 +359,15 @@ pub struct GrantDoc {
     pub latest_end: Option<String>,
     /// Recorded sessions; none for direct targets.
     pub sessions: u64,
+    /// The account on a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountName>,
+    /// While it is residue: what is left on the target; hostile text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
+    /// What the account made and what is kept, under a role without rights; hostile text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
 }
 
 /// What was read back when an access ended.
@@ -359,6 +389,9 @@ pub struct ProofDoc {
 pub struct CredentialPost {
     /// A key of the grant.
     pub key: Key,
+    /// The SCRAM-SHA-256 verifier of the password that the client made, for accounts with passwords.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifier: Option<String>,
 }
 
 /// `credential/v1` (cli.md).
@@ -370,7 +403,7 @@ pub struct CredentialDoc {
     pub id: String,
     /// The grant.
     pub grant_id: GrantId,
-    /// `ssh-user`.
+    /// `ssh-user`, `x509-client` or `password`.
     pub kind: String,
     /// Unique for the CA, for ever.
     pub serial: u64,
@@ -386,14 +419,43 @@ pub struct CredentialDoc {
     pub valid_before_s: i64,
     /// Of the certified key.
     pub fingerprint: String,
-    /// One line.
+    /// One line of OpenSSH, or PEM; empty for a password.
     pub certificate: String,
+    /// The account on a database, and how it is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountDoc>,
     /// Where the client left the certificate on this machine; absent in the broker's own answer.
     #[serde(default)]
     pub path: Option<String>,
     /// Every file that belongs to it on this machine: the certificates of the logins, and the key.
     #[serde(default)]
     pub files: Vec<String>,
+}
+
+/// Everything that a client of a database needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountDoc {
+    /// The account.
+    pub user: AccountName,
+    /// The server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The database and how the server is known.
+    pub database: DatabaseDoc,
+}
+
+/// One link of the chain that a target needs (`target test`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkDoc {
+    /// Such as `reach`, `tls`, `admin login`.
+    pub what: String,
+    /// Whether it holds; absent for a warning.
+    pub ok: Option<bool>,
+    /// What was seen; hostile text.
+    pub detail: String,
+    /// The SQL or the line of pg_hba.conf that is missing.
+    pub todo: String,
 }
 
 /// The revocation list with its signature.

@@ -25,7 +25,7 @@ use crate::limits::LimitError;
 mod check;
 mod client;
 
-pub use client::{ClientLeafSpec, fits_client, sign_client_leaf, tbs_client};
+pub use client::{ClientFacts, ClientLeafSpec, fits_client, sign_client_leaf, tbs_client};
 
 /// The longest PEM text that is looked at, in bytes.
 const MAX_PEM_BYTES: usize = 16 * 1024;

@@ -9,8 +9,8 @@ use std::path::Path;
 use data_encoding::BASE64;
 use jit_ca::CaError;
 use jit_ca::x509::{
-    CaCert, CaSpec, ClientLeafSpec, ServerLeafSpec, ServerName, X509Key, make_ca, sign_client_leaf, sign_server_leaf,
-    tbs_client,
+    CaCert, CaSpec, ClientFacts, ClientLeafSpec, ServerLeafSpec, ServerName, X509Key, make_ca, sign_client_leaf,
+    sign_server_leaf, tbs_client,
 };
 use oracle::{openssl, stdout, text, told};
 use proptest::prelude::*;
@@ -253,6 +253,12 @@ fn the_bytes_of_a_client_are_known_before_they_are_signed() {
         let tbs = tbs_client(&ca, &spec).unwrap();
         let leaf = sign_client_leaf(&ca, &key, &spec).unwrap();
         assert!(leaf.windows(tbs.len()).any(|part| part == tbs), "what is signed is what was announced");
+        let mut der = String::from("-----BEGIN CERTIFICATE-----\n");
+        der += &format!("{}\n-----END CERTIFICATE-----\n", wrapped(&leaf));
+        let facts = ClientFacts::read(&der).unwrap();
+        assert_eq!((facts.account.as_str(), facts.not_before, facts.not_after), ("k7q2_jit", START, spec.not_after));
+        assert!(facts.is_for(&spec.key) && !facts.is_for(&key.public().unwrap()));
+        assert_eq!(ClientFacts::read(ca.pem()), Err(CaError::Malformed), "an authority is no client");
         let later = ClientLeafSpec { not_after: spec.not_after + 1, ..spec };
         assert_ne!(tbs_client(&ca, &later).unwrap(), tbs);
     }

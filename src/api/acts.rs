@@ -5,14 +5,20 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 
 use super::{Api, Body, Caller, Path, Problem, bearer};
+use crate::accounts::scram::Verifier;
+use crate::broker::Issued;
 use crate::broker::view::instant;
 use crate::domain::act::{Deed, SignedAct};
 use crate::domain::bundle::BundleText;
 use crate::domain::event::{Command, Event};
 use crate::domain::ids::{GrantId, RequestId};
+use crate::domain::key::Key;
 use crate::domain::names::PersonName;
+use crate::domain::names::TargetName;
 use crate::domain::refusal::{Code, Refusal};
-use crate::wire::{ActPost, Challenge, CredentialDoc, CredentialPost, HostCertificate, Outcome, SessionDoc};
+use crate::wire::{
+    ActPost, Challenge, CredentialDoc, CredentialPost, HostCertificate, LinkDoc, List, Outcome, SessionDoc,
+};
 
 pub(super) async fn challenge(State(api): State<Api>) -> Json<Challenge> {
     let now = api.broker.now();
@@ -28,7 +34,7 @@ pub(super) async fn logout(State(api): State<Api>, _caller: Caller, headers: Hea
 
 pub(super) async fn act(State(api): State<Api>, Body(post): Body<ActPost>) -> Result<Json<Outcome>, Problem> {
     let signed = SignedAct { act: post.act, signature: post.signature };
-    let act = api.broker.admit(&signed).await?;
+    let (act, _) = api.broker.admit(&signed).await?;
     if let Deed::Login { challenge, public_url } = &act.deed {
         // SECURITY: the challenge makes a replayed sign-in worthless, the address one that was made for another broker.
         let ours = public_url == api.broker.public_url();
@@ -141,13 +147,22 @@ pub(super) async fn credential(
     Path(id): Path<GrantId>,
     Body(post): Body<CredentialPost>,
 ) -> Result<Json<CredentialDoc>, Problem> {
-    let certificate = api.broker.issue(caller.name(), id, &post.key).await?;
+    let verifier = post.verifier.as_deref().map(Verifier::new).transpose();
+    let verifier = verifier.map_err(|e| Refusal::new(Code::BAD_BODY, format!("The verifier: {e}.")))?;
+    match api.broker.issue(caller.name(), id, &post.key, verifier).await? {
+        Issued::Ssh(certificate) => Ok(Json(ssh_doc(id, &post.key, certificate)?)),
+        Issued::Client(pem) => Ok(Json(api.broker.account_credential(id, &post.key, Some(pem)).await?)),
+        Issued::Password => Ok(Json(api.broker.account_credential(id, &post.key, None).await?)),
+    }
+}
+
+fn ssh_doc(grant: GrantId, key: &Key, certificate: String) -> Result<CredentialDoc, Refusal> {
     let facts = jit_ca::ssh::read(&certificate).map_err(|e| Refusal::new(Code::LINT, format!("{e}.")))?;
     let seconds = |s: u64| i64::try_from(s).unwrap_or(i64::MAX);
-    Ok(Json(CredentialDoc {
+    Ok(CredentialDoc {
         schema: "jit-broker/credential/v1".to_owned(),
         id: format!("ssh-user-{}", facts.serial),
-        grant_id: id,
+        grant_id: grant,
         kind: "ssh-user".to_owned(),
         serial: facts.serial,
         key_id: facts.key_id.to_string(),
@@ -155,9 +170,19 @@ pub(super) async fn credential(
         valid_after: instant(seconds(facts.valid_after)),
         valid_before: instant(seconds(facts.valid_before)),
         valid_before_s: seconds(facts.valid_before),
-        fingerprint: post.key.0.fingerprint(),
+        fingerprint: key.0.fingerprint(),
         certificate,
+        account: None,
         path: None,
         files: Vec::new(),
-    }))
+    })
+}
+
+pub(super) async fn test_target(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(target): Path<TargetName>,
+) -> Result<Json<List<LinkDoc>>, Problem> {
+    let items = api.broker.test_target(caller.name(), &target).await?;
+    Ok(Json(List { schema: "jit-broker/link-list/v1".to_owned(), items, next: None }))
 }

@@ -1,9 +1,14 @@
 //! Routes that read the log.
 
+use std::io::BufWriter;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::Response;
+use hyper::body::Frame;
 use serde::Deserialize;
 
 use super::{Api, Caller, Problem, Query};
@@ -83,13 +88,58 @@ pub(crate) fn event_doc(bytes: &[u8]) -> Option<EventDoc> {
     })
 }
 
+/// Pieces of an export that may wait for a slow reader, and how large each is, in bytes.
+const AHEAD: usize = 4;
+const CHUNK: usize = 64 * 1024;
+
+type Piece = Result<Bytes, std::io::Error>;
+
+/// The writing end of an export; it waits for the reader on a thread of its own.
+struct Lines(tokio::sync::mpsc::Sender<Piece>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        tokio::task::block_in_place(|| self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)))).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The reading end, as a body.
+struct Export(tokio::sync::mpsc::Receiver<Piece>);
+
+impl hyper::body::Body for Export {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+}
+
 /// The whole log with its checkpoints, as lines that `audit verify --offline` reads.
 pub(super) async fn export(State(api): State<Api>, caller: Caller) -> Result<Response, Problem> {
     if !reads_all(&api, caller.name()).await {
         return Err(Refusal::new(Code::NOT_OFFICE, "Auditors and operators alone export the log.").into());
     }
-    let mut out = Vec::new();
-    crate::ledger::export::export_jsonl(api.broker.reader(), &mut out).await.map_err(|e| ledger_refusal(&e))?;
-    let response = Response::builder().header("content-type", "application/jsonl").body(Body::from(out));
+    let (lines, body) = tokio::sync::mpsc::channel(AHEAD);
+    let reader = api.broker.reader().clone();
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let mut out = BufWriter::with_capacity(CHUNK, Lines(lines.clone()));
+        if let Err(error) = runtime.block_on(crate::ledger::export::export_jsonl(&reader, &mut out)) {
+            tracing::warn!("an export ended early: {error}");
+            // Whoever reads must see that it is not the whole log.
+            let _ = lines.blocking_send(Err(std::io::Error::other("the export ended early")));
+        }
+    });
+    let response = Response::builder().header("content-type", "application/jsonl").body(Body::new(Export(body)));
     response.map_err(|e| Refusal::new(Code::BUG, e.to_string()).into())
 }

@@ -26,7 +26,7 @@ use crate::domain::refusal::{Code, Refusal};
 /// The largest body of most routes, in bytes.
 const MAX_BODY: usize = 128 * 1024;
 /// How long a body may take to arrive: slower ones are given up.
-const BODY: std::time::Duration = std::time::Duration::from_secs(15);
+const BODY: std::time::Duration = std::time::Duration::from_secs(10);
 /// The largest body of an act, which may carry a bundle, in bytes.
 const MAX_ACT_BODY: usize = 1280 * 1024;
 
@@ -59,6 +59,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/grants", get(reads::grants))
         .route("/v1/grants/{id}", get(reads::grant))
         .route("/v1/grants/{id}/credential", post(acts::credential))
+        .route("/v1/targets/{target}/test", post(acts::test_target))
         .route("/v1/bundle", get(reads::bundle))
         .route("/v1/people", get(reads::people))
         .route("/v1/audit/events", get(audit::events))

@@ -25,6 +25,14 @@ const IN_ALL: usize = 2048;
 #[derive(Debug, Default)]
 struct Sources(Mutex<HashMap<IpAddr, usize>>);
 
+/// Who a peer is counted as: an IPv6 network of 64 bits is one subscriber, and a mapped IPv4 address is that address.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
 struct Place {
     sources: Arc<Sources>,
     address: IpAddr,
@@ -32,6 +40,7 @@ struct Place {
 
 impl Sources {
     fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = source(address);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.entry(address).or_insert(0);
         if *count >= PER_SOURCE {
@@ -88,5 +97,26 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: axum::Router) {
     let service = TowerToHyperService::new(router);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!("a connection ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_network_is_one_source() {
+        let of = |text: &str| source(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        let sources = Arc::new(Sources::default());
+        let enter = |n: usize| sources.enter(format!("2001:db8::{n:x}").parse().unwrap());
+        let places: Vec<_> = (1..=PER_SOURCE).map(|n| enter(n).unwrap()).collect();
+        assert!(enter(9999).is_none());
+        drop(places);
+        assert!(enter(9999).is_some());
     }
 }

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::Memory;
+pub use super::fold::fold;
 use crate::clock::{Moment, Timekeeper};
 use crate::domain::act::{Deed, SignedAct};
 use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, canonical, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
-use crate::domain::state::Beside;
 use crate::ledger::note::SignedNote;
 use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Reserve, Row};
 use crate::signer::cache::{Cache, every};
@@ -26,7 +26,7 @@ const BATCH: usize = 256;
 /// How often a signer that signs nothing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How many leaves the signer is shown at a time when it catches up.
-const CATCH_UP: u32 = 1000;
+pub(super) const CATCH_UP: u32 = 1000;
 /// How many bytes it is shown at a time, but for the end of the last command: text inside JSON may double in a frame.
 const CATCH_UP_BYTES: usize = 16 << 20;
 
@@ -163,7 +163,7 @@ async fn page(reader: &Reader, from: u64) -> Result<Vec<Leaf>, Refusal> {
     }
 }
 
-fn corrupt(what: &str) -> Refusal {
+pub(super) fn corrupt(what: &str) -> Refusal {
     Refusal::new(Code::LEDGER_CORRUPT, format!("The ledger is damaged: {what}."))
 }
 
@@ -196,50 +196,6 @@ pub fn ledger_refusal(error: &LedgerError) -> Refusal {
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
         other => Refusal::new(Code::LEDGER_DOWN, format!("The log cannot be used: {other}.")),
     }
-}
-
-/// Folds the log into memory: from a snapshot on that may be used, or from the beginning.
-///
-/// # Errors
-/// When it cannot be read, or holds what this program does not know.
-pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
-    let mut memory = Memory::default();
-    if cache.path().exists() {
-        match super::snapshot::load(cache, reader).await {
-            Ok(restored) => memory = restored,
-            Err(error) => tracing::warn!("the snapshot is not used, the log is folded from the beginning: {error}"),
-        }
-    }
-    loop {
-        let page = reader.leaves(memory.state.size, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
-        if page.is_empty() {
-            break;
-        }
-        for leaf in page {
-            let entry: Entry = read_canonical(&leaf.bytes).map_err(|e| corrupt(&format!("entry {}: {e}", leaf.seq)))?;
-            if entry.v > ENTRY_VERSION {
-                return Err(Refusal::new(Code::LEDGER_NEWER, format!("Entry {} is of version {}.", leaf.seq, entry.v)));
-            }
-            if let Event::BundleAdopted { bundle, .. } = &entry.event {
-                let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
-                let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
-                memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
-                if memory.shelf.bundle(bundle).is_none() {
-                    return Err(corrupt(&format!("the bundle that entry {} adopts cannot be read", leaf.seq)));
-                }
-            }
-            memory.state.apply(&entry, &memory.shelf);
-        }
-    }
-    let needed = memory.state.needed();
-    memory.shelf.retain(&needed);
-    let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
-    for digest in needed {
-        if let Some(bytes) = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))? {
-            memory.shelf.put(&bytes, &admins);
-        }
-    }
-    Ok(memory)
 }
 
 struct Clerk {
@@ -349,7 +305,7 @@ impl Clerk {
         Ok(())
     }
 
-    /// Carries a batch out, or gives back what could not be made durable.
+    /// Gives back what could not be made durable.
     async fn attempt(&mut self, batch: Vec<Job>) -> Result<Option<Undone>, Refusal> {
         let memory = self.memory.clone();
         let mut memory = memory.write().await;
@@ -365,12 +321,9 @@ impl Clerk {
             && let Err(error) = self.ledger.append(leaves).await
         {
             tracing::error!("the log cannot be written: {error}");
-            let undone = Undone { jobs: decided.into_iter().map(|d| d.job).collect(), why: ledger_refusal(&error) };
-            if let Err(fatal) = self.fold_again(&mut memory).await {
-                refuse(undone.jobs, &undone.why);
-                return Err(fatal);
-            }
-            return Ok(Some(undone));
+            self.fold_again(&mut memory).await?;
+            let jobs = decided.into_iter().map(|d| d.job).collect();
+            return Ok(Some(Undone { jobs, why: ledger_refusal(&error) }));
         }
         let size = memory.state.size;
         if size >= self.cleared + every(memory.state.requests.len()) {
@@ -388,6 +341,7 @@ impl Clerk {
             let notice =
                 unwell.as_ref().filter(|_| !events.is_empty()).map(|why| format!("Recorded, not signed: {why}"));
             drop(job.reply.send(match &unwell {
+                // What opens an access counts only once it is signed for.
                 Some(why) if job.command.grants() => Err(unsigned(why)),
                 _ => Ok(Done { events, notice }),
             }));
@@ -439,6 +393,14 @@ impl Clerk {
             // Without the reserve what is left of the disk belongs to the ends.
             self.reserve.stand().map_err(|e| ledger_refusal(&e))?;
         }
+        if job.command.grants()
+            && let Some(why) = &*self.health.borrow()
+        {
+            // What would be refused in any case is told as that.
+            let refused = matches!(job.command, Command::Issue { .. })
+                .then(|| decide(&memory.state, &job.command, Now { at, beside: &memory.shelf }).err());
+            return Err(refused.flatten().unwrap_or_else(|| unsigned(why)));
+        }
         let admins = match (&job.command, &memory.state.genesis) {
             (Command::Begin(genesis), _) => genesis.admins.clone(),
             (_, Some(genesis)) => genesis.admins.clone(),
@@ -451,11 +413,7 @@ impl Clerk {
         // What an open request needs may come again with another act: only what is new here goes when nothing follows.
         let new = blobs.iter().filter(|bytes| !memory.shelf.holds(&Digest::of(bytes))).collect::<Vec<_>>();
         let named: Vec<Digest> = new.into_iter().map(|bytes| memory.shelf.put(bytes, &admins)).collect();
-        let mut outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
-        // What is refused anyway is refused for its own reason.
-        if let (true, true, Some(why)) = (outcome.is_ok(), job.command.grants(), &*self.health.borrow()) {
-            outcome = Err(unsigned(why));
-        }
+        let outcome = decide(&memory.state, &job.command, Now { at, beside: &memory.shelf });
         let events = match outcome {
             Ok(events) if !events.is_empty() => events,
             other => {

@@ -4,11 +4,15 @@
 //! Never here: HTTP, terminals, SQL, keys.
 //! Start with [`clerk`], then [`Broker`].
 
+pub mod accounts;
 pub mod clerk;
+mod fold;
 mod past;
+pub mod quota;
 pub mod reaper;
 pub mod session;
 pub mod snapshot;
+pub mod sweep;
 pub mod view;
 
 use std::path::PathBuf;
@@ -16,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
+use crate::accounts::scram::Verifier;
 use crate::clock::{DRIFT_S, Timekeeper};
 use crate::domain::act::{Act, Deed, SignedAct};
 use crate::domain::decide::admit;
@@ -60,6 +65,7 @@ struct Inner {
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
     sessions: Mutex<Sessions>,
+    quotas: Mutex<quota::Quotas>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
     cache: crate::signer::cache::Cache,
@@ -68,6 +74,18 @@ struct Inner {
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
+    accounts: accounts::Accounts,
+}
+
+/// What a grant gave for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Issued {
+    /// An OpenSSH certificate, one line.
+    Ssh(String),
+    /// A client certificate, PEM.
+    Client(String),
+    /// The account takes the password whose verifier was sent.
+    Password,
 }
 
 /// The revocation list as it is served.
@@ -83,7 +101,7 @@ pub struct KrlFile {
 
 impl Broker {
     /// Puts the broker together; the clerk must run already.
-    pub fn new(parts: clerk::Parts, public_url: String, krl_path: PathBuf) -> Self {
+    pub fn new(parts: clerk::Parts, public_url: String, krl_path: PathBuf, accounts: accounts::Accounts) -> Self {
         let inner = Inner {
             jobs: parts.jobs,
             memory: parts.memory,
@@ -92,6 +110,7 @@ impl Broker {
             signer: parts.signer,
             keeper: parts.keeper,
             sessions: Mutex::new(Sessions::default()),
+            quotas: Mutex::new(quota::Quotas::default()),
             changed: parts.changed,
             note: parts.note,
             cache: parts.cache,
@@ -100,6 +119,7 @@ impl Broker {
             krl_path,
             krl: Mutex::new(None),
             public_url,
+            accounts,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -176,7 +196,7 @@ impl Broker {
     ///
     /// # Errors
     /// As [`admit`].
-    pub async fn admit(&self, signed: &SignedAct) -> Result<Act, Refusal> {
+    pub async fn admit(&self, signed: &SignedAct) -> Result<(Act, PersonName), Refusal> {
         let memory = self.memory().await;
         let (at, wall) = self.clocks(&memory.state);
         admit(&memory.state, signed, at, wall)
@@ -193,7 +213,11 @@ impl Broker {
         bundle: Option<Vec<u8>>,
     ) -> Result<Done, Refusal> {
         // SECURITY: an act of nobody known must cost neither memory nor a place in the queue, where revocations wait.
-        let act = self.admit(&signed).await?;
+        let (act, person) = self.admit(&signed).await?;
+        if !act.deed.ends() {
+            let now_ms = self.inner.keeper.now().boot.ms;
+            self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(&person, now_ms)?;
+        }
         let mut blobs = Vec::new();
         if let Some(words) = words.filter(|w| act.words == Some(w.commitment())) {
             words.check()?;
@@ -207,27 +231,24 @@ impl Broker {
             Some(wall_s) => Command::ActByWall { signed: signed.clone(), wall_s },
             None => Command::Act(signed.clone()),
         };
-        let refusal = match self.command(command, blobs).await {
-            Ok(mut done) => match done.events.iter().find_map(refusal_in).cloned() {
-                Some(refusal) => refusal,
-                None => {
-                    if let Err(refusal) = self.settle().await {
-                        tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
-                        done.notice = Some(format!("Recorded, not published: {}", refusal.message));
-                    }
-                    return Ok(done);
+        // A refusal that is an entry, or one of an act that was refused before.
+        let done = self.command(command, blobs).await.and_then(|done| match done.events.iter().find_map(refusal_in) {
+            Some(refusal) => Err(refusal.clone()),
+            None => Ok(done),
+        });
+        match done {
+            Err(refusal) if refusal.code == Code::MISSING => {
+                Err(self.over_long_ago(&person, &signed).await.unwrap_or(refusal))
+            }
+            Err(refusal) => Err(refusal),
+            Ok(mut done) => {
+                if let Err(refusal) = self.settle().await {
+                    tracing::error!(code = %refusal.code, "the revocation list was not published: {}", refusal.message);
+                    done.notice = Some(format!("Recorded, not published: {}", refusal.message));
                 }
-            },
-            // Also what was answered before, to the same act.
-            Err(refusal) => refusal,
-        };
-        if refusal.code == Code::MISSING
-            && let Some(by) = act.deed.by()
-            && let Some(known) = self.over_long_ago(by, &signed).await
-        {
-            return Err(known);
+                Ok(done)
+            }
         }
-        Err(refusal)
     }
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
@@ -244,28 +265,43 @@ impl Broker {
         state.krl_due(now) || served.is_none_or(|version| version < state.krl.version)
     }
 
-    /// Issues the certificate of a grant for a key: event durable, then signed, then released.
+    /// Issues the credential of a grant for a key: event durable, then made on its server where it is an account, then signed.
     ///
     /// # Errors
-    /// The refusal of state, policy or signer.
-    pub async fn issue(&self, by: &PersonName, grant: GrantId, key: &Key) -> Result<String, Refusal> {
-        let held = self.memory().await.state.grants.get(&grant).map(|g| g.person == *by);
-        if held != Some(true) {
+    /// The refusal of state, policy, server or signer.
+    pub async fn issue(
+        &self,
+        by: &PersonName,
+        grant: GrantId,
+        key: &Key,
+        verifier: Option<Verifier>,
+    ) -> Result<Issued, Refusal> {
+        let held = self.memory().await.state.grants.get(&grant).map(|g| (g.person == *by, g.terms.database.is_some()));
+        let Some((true, database)) = held else {
             let past = if held.is_none() { self.past_grant(grant).await.filter(|g| g.person == *by) } else { None };
             let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");
             return Err(past.and_then(|g| g.live_at(self.now()).err()).unwrap_or_else(missing));
-        }
+        };
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);
-        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: None };
+        let named = verifier.as_ref().map(accounts::digest);
+        let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: named };
         let done = self.command(command, Vec::new()).await?;
         for event in &done.events {
             if let Event::GrantCancelled { refusal, .. } = event {
                 return Err(refusal.clone());
             }
         }
+        if database {
+            let password = verifier.is_some();
+            self.make_account(grant, verifier).await?;
+            if password {
+                return Ok(Issued::Password);
+            }
+        }
         match self.order(Order::Credential { grant, key: key.clone() }).await {
-            Ok(Answer::Certificate { openssh }) => Ok(openssh),
+            Ok(Answer::Certificate { openssh }) => Ok(Issued::Ssh(openssh)),
+            Ok(Answer::Client { pem }) => Ok(Issued::Client(pem)),
             Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
             // Somebody may have ended it in between.
             Err(refusal) if refusal.code == Code::SIGNER_REFUSED => {

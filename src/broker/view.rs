@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Broker;
+use crate::domain::database::Database;
 use crate::domain::decide::{Now, progress};
 use crate::domain::event::Entry;
 use crate::domain::event::Proof;
@@ -16,7 +17,7 @@ use crate::domain::request::{Request, RequestState};
 use crate::domain::span::show_span;
 use crate::domain::state::{Beside, State};
 use crate::domain::target::{HostIdentity, Mode, Target, TargetKind};
-use crate::wire::{ErrorDoc, GrantDoc, ProofDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
+use crate::wire::{DatabaseDoc, ErrorDoc, GrantDoc, ProofDoc, RequestDoc, RoleDoc, StepDoc, TargetDoc, WhyDoc};
 
 /// The most requests in one answer.
 const MOST: usize = 200;
@@ -195,6 +196,8 @@ impl Broker {
             .map(|(_, id)| id)
             .collect()
         };
+        // What waits is answered oldest first; of one's own the newest is looked for.
+        let ids: Vec<RequestId> = if scope == "mine" { ids.into_iter().rev().collect() } else { ids };
         let mut docs = Vec::new();
         for id in ids.into_iter().take(MOST) {
             docs.push(self.request_doc(viewer, id).await?);
@@ -371,6 +374,7 @@ fn shape_target(state: &State, person: &Person, target: &Target, now: i64) -> Ta
                 logins: role.logins.clone(),
                 allow: role.allow.iter().copied().collect(),
                 narrower_than: role.narrower_than.iter().cloned().collect(),
+                gives: role.database.as_ref().map(crate::domain::database::DatabaseRole::words),
                 verdict: if grant.is_some() { "active".to_owned() } else { why.verdict },
                 max_s: why.max_s,
                 who: why
@@ -396,7 +400,18 @@ fn shape_target(state: &State, person: &Person, target: &Target, now: i64) -> Ta
         },
         labels: target.labels.clone(),
         known_hosts: known_hosts(state, target),
+        database: target.database.as_ref().map(database_doc),
         roles,
+    }
+}
+
+/// What clients of a database are told of it.
+pub fn database_doc(database: &Database) -> DatabaseDoc {
+    DatabaseDoc {
+        name: database.name.clone(),
+        auth: database.auth,
+        tls_name: database.tls_name.clone(),
+        tls_ca: database.tls_ca.clone(),
     }
 }
 
@@ -410,13 +425,20 @@ fn known_hosts(state: &State, target: &Target) -> String {
 
 fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
     let (mut cause, mut proofs, mut waits_for, mut latest_end) = (None, Vec::new(), Vec::new(), None);
+    let (mut left, mut kept) = (Vec::new(), Vec::new());
     match &grant.state {
         GrantState::Ending { cause: why, .. } => {
             cause = Some(*why);
             waits_for.push(grant.terms.target.clone());
-            latest_end = Some(instant(grant.latest_end()));
+            latest_end = grant.account.is_none().then(|| instant(grant.latest_end()));
         }
-        GrantState::Ended { cause: why, proofs: found, .. } => {
+        GrantState::Residue { cause: why, left: found, .. } => {
+            cause = Some(*why);
+            waits_for.push(grant.terms.target.clone());
+            left.clone_from(found);
+        }
+        GrantState::Ended { cause: why, proofs: found, kept: stays, .. } => {
+            kept.clone_from(stays);
             cause = Some(*why);
             let doc =
                 |p: &Proof| ProofDoc { what: p.what.clone(), ok: p.ok, at: instant(p.at), detail: p.detail.clone() };
@@ -443,5 +465,8 @@ fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
         waits_for,
         latest_end,
         sessions: 0,
+        account: grant.account.as_ref().map(|account| account.name.clone()),
+        left,
+        kept,
     }
 }

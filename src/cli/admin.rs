@@ -15,7 +15,7 @@ use crate::domain::act::Deed;
 use crate::domain::bundle::{Bundle, BundleText, plan};
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::Code;
-use crate::wire::{BundleDoc, List, PersonDoc};
+use crate::wire::{BundleDoc, LinkDoc, List, PersonDoc};
 
 /// Reads and checks a bundle; every problem is listed.
 ///
@@ -236,6 +236,22 @@ pub enum TargetVerb {
         /// Which
         name: TargetName,
     },
+    /// Tries each link that a database needs, and names what is missing; operators
+    Test {
+        /// Which
+        name: TargetName,
+    },
+}
+
+async fn test_target(name: &TargetName, globals: &Globals) -> Result<ExitCode, Failure> {
+    let mut client = Client::remembered(&Home::find()?)?;
+    let links: List<LinkDoc> = client.post(&format!("/v1/targets/{name}/test"), &serde_json::json!({})).await?;
+    let broken = links.items.iter().any(|link| link.ok == Some(false));
+    output::list(globals.output, "link", &links.items, &["link", "", "seen", "to do"], |link| {
+        let mark = link.ok.map_or("?", |ok| if ok { "ok" } else { "NOT" });
+        vec![link.what.clone(), mark.to_owned(), link.detail.clone(), link.todo.clone()]
+    })?;
+    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 impl TargetVerb {
@@ -246,6 +262,7 @@ impl TargetVerb {
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self {
             Self::Ls => super::ask::ls(None, globals).await,
+            Self::Test { name } => test_target(name, globals).await,
             Self::Show { name } => {
                 let mut client = Client::remembered(&Home::find()?)?;
                 let doc = super::ask::target(&mut client, name).await?;

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::home::Home;
 use super::wait::{complete, outcome, wait_for, waits_for};
-use super::{Globals, output, prompt, ssh};
+use super::{Globals, database, output, prompt, ssh};
 use crate::domain::act::Deed;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, RoleName, TargetName};
@@ -233,14 +233,20 @@ fn show_request(doc: &RequestDoc) -> Vec<String> {
 /// Lines about a grant.
 pub fn show_grant(doc: &GrantDoc) -> Vec<String> {
     let logins: Vec<String> = doc.logins.iter().map(ToString::to_string).collect();
+    let what = match &doc.account {
+        Some(account) => account.to_string(),
+        None => logins.join(", "),
+    };
     let mut lines = vec![
-        format!("{}  {}  {} on {} ({})", doc.id, doc.state, doc.role, doc.target, logins.join(", ")),
+        format!("{}  {}  {} on {} ({what})", doc.id, doc.state, doc.role, doc.target),
         format!("  {} .. {}  {} left", doc.starts_at, doc.ends_at, output::span(doc.left_s)),
     ];
     for proof in &doc.proofs {
         let mark = proof.ok.map_or("?", |ok| if ok { "ok" } else { "NOT" });
         lines.push(format!("  {mark} {}: {}", proof.what, proof.detail));
     }
+    lines.extend(doc.left.iter().map(|left| format!("  LEFT {left}")));
+    lines.extend(doc.kept.iter().map(|kept| format!("  kept {kept}")));
     if let Some(end) = &doc.latest_end {
         let hosts: Vec<String> = doc.waits_for.iter().map(ToString::to_string).collect();
         lines.push(format!("  not confirmed yet by {}; over for certain at {end}", hosts.join(", ")));
@@ -338,12 +344,22 @@ pub async fn request(wish: &Wish, credentials: bool, globals: &Globals) -> Resul
     }
     let mut worst = ExitCode::SUCCESS;
     for name in &wish.targets {
-        let key = ssh::client_key(client.home(), name)?;
+        let database = target(&mut client, name).await.ok().and_then(|doc| doc.database);
+        let key = match &database {
+            Some(_) => database::client_key(client.home(), name)?,
+            None => ssh::client_key(client.home(), name)?,
+        };
         if credentials {
             let grant = granted(&mut client, wish, name, &key, globals).await?;
-            let doc = ssh::ensure(&mut client, &grant).await?;
+            let (doc, line) = match &database {
+                Some(found) => {
+                    let doc = database::ensure(&mut client, &grant, found.auth).await?;
+                    (doc, database::how_to_use(client.home(), name))
+                }
+                None => (ssh::ensure(&mut client, &grant).await?, how_to_use(&client, name)),
+            };
             eprintln!("{} until {}", doc.principals.join(", "), doc.valid_before);
-            output::one(globals.output, &doc, &doc.id, |_| vec![how_to_use(&client, name)])?;
+            output::one(globals.output, &doc, &doc.id, |_| vec![line])?;
             continue;
         }
         // The broker judges unknown targets and roles, so that even a wrong ask is in the log.

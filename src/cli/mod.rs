@@ -11,6 +11,7 @@ mod auth;
 mod ca;
 mod client;
 mod context;
+mod database;
 mod failure;
 mod home;
 mod hook;
@@ -127,6 +128,14 @@ enum Verb {
     SshConfig(ssh_config::SshConfigArgs),
     /// An OpenSSH certificate for one's own key
     Cert(ssh::CertArgs),
+    /// Becomes psql, with a credential
+    Psql(database::PsqlArgs),
+    /// The environment that database clients read
+    Env(database::EnvArgs),
+    /// Becomes a command, with that environment
+    Exec(database::ExecArgs),
+    /// Settings to paste, for one program or another
+    Connect(database::ConnectArgs),
     /// Run by ssh
     #[command(hide = true)]
     Hook(hook::HookArgs),
@@ -287,6 +296,10 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Ssh(args) => args.run(globals).await,
         Verb::SshConfig(args) => args.run(globals).await,
         Verb::Cert(args) => args.run(globals).await,
+        Verb::Psql(args) => args.run(globals).await,
+        Verb::Env(args) => args.run(globals).await,
+        Verb::Exec(args) => args.run(globals).await,
+        Verb::Connect(args) => args.run(globals).await,
         Verb::Hook(args) => args.run().await,
         Verb::Pending { all } => answer::pending(*all, globals).await,
         Verb::Review => answer::review().await,

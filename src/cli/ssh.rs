@@ -87,7 +87,7 @@ pub async fn fetch(client: &mut Client, grant: &GrantDoc, key: &Key) -> Result<C
         client.act(Deed::BindKey { by, grant: grant.id, key: key.clone() }, None, None).await?;
     }
     let path = format!("/v1/grants/{}/credential", grant.id);
-    let doc: CredentialDoc = client.post(&path, &CredentialPost { key: key.clone() }).await?;
+    let doc: CredentialDoc = client.post(&path, &CredentialPost { key: key.clone(), verifier: None }).await?;
     let lint =
         |what: String| Failure::new(Code::LINT, format!("The broker's certificate is not what was granted: {what}."));
     let facts = jit_ca::ssh::read(&doc.certificate).map_err(|e| lint(e.to_string()))?;

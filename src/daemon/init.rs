@@ -161,5 +161,14 @@ pub fn bundle_files(dir: &Path) -> Result<BTreeMap<String, String>, Refusal> {
             format!("{} has no people.toml, targets.toml or policy.toml.", dir.display()),
         ));
     }
+    // Authorities that a target names are inlined, and nothing else that lies beside them.
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let named = || files.iter().any(|(file, text)| file.starts_with("targets") && text.contains(&name));
+        if name.ends_with(".crt") && named() {
+            let path = entry.path();
+            files.insert(name, fs::read_to_string(&path).map_err(|e| broken(&path, e))?);
+        }
+    }
     Ok(files)
 }

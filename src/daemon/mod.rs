@@ -4,6 +4,8 @@
 
 pub mod dev;
 pub mod init;
+pub mod postgres;
+pub mod secrets;
 pub mod story;
 pub mod tls;
 pub mod verify;
@@ -16,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{Api, router};
 use crate::broker::clerk::{self, SignerHandle, ledger_refusal};
-use crate::broker::{Broker, reaper, snapshot};
+use crate::broker::{Broker, accounts, reaper, snapshot, sweep};
 use crate::clock::{Clock, Timekeeper};
 use crate::domain::event::Command;
 use crate::domain::refusal::{Code, Refusal};
@@ -102,7 +104,7 @@ impl Daemon {
         pinned(settings, &parts.memory.read().await.state)?;
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
-        let broker = Broker::new(parts, settings.public_url.clone(), krl_path);
+        let broker = Broker::new(parts, settings.public_url.clone(), krl_path, secrets::accounts(settings)?);
         broker.command(Command::Start, Vec::new()).await?;
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
@@ -110,9 +112,17 @@ impl Daemon {
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into() };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
         let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
+        let removing = tokio::spawn(accounts::run(broker.clone(), stopped.clone()));
+        let sweeping = tokio::spawn(sweep::run(broker.clone(), stopped.clone()));
         let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped.clone()));
         let renewing = tokio::spawn(certificate.tend(stopped));
-        Ok(Self { broker, address, stop, tasks: vec![serving, reaping, picturing, renewing], clerk })
+        Ok(Self {
+            broker,
+            address,
+            stop,
+            tasks: vec![serving, reaping, removing, sweeping, picturing, renewing],
+            clerk,
+        })
     }
 
     /// Waits until the daemon can do its work no longer, and says why.

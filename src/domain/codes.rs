@@ -1,6 +1,6 @@
 //! Every code that a refusal or an error can have, with its exit code, its HTTP status and what `explain` says.
 //!
-//! JB1 words and forms · JB2 policy · JB3 state · JB4 identity and signatures · JB5 signer · JB6 ledger · JB7 client · JB8 configuration.
+//! JB1 words and forms · JB2 policy · JB3 state · JB4 identity and signatures · JB5 signer · JB6 ledger · JB7 client · JB8 configuration · JB9 targets.
 
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +115,9 @@ codes! {
     LAST_ADMIN = 3013, 5, 409, "the last administrator", Some("Have another administrator enrolled first."),
         "Disabling this person, revoking this key or adopting this bundle would leave no administrator who can act. A key that was stolen and is the last one is replaced first.";
 
+    TOO_OFTEN = 3014, 1, 429, "too many acts", Some("Wait a moment."),
+        "One person may have a thousand acts decided at once, and ten more each second. Whatever ends access is always taken.";
+
     NOT_SIGNED_IN = 4001, 4, 401, "not signed in", Some("jit-broker auth login"),
         "The command needs a session. It is renewed silently where the ssh-agent or the key file allows it.";
     BAD_SIGNATURE = 4002, 5, 403, "the signature does not hold", None,
@@ -181,6 +184,13 @@ codes! {
         "Keys and the ledger must be closed to everybody but the service's user, or nothing starts.";
     HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("Restore head.json into [ca].dir from a copy of this machine's folder."),
         "Beside its keys the signer keeps head.json: how much of which log it has signed. `init` makes it. Without it a log that was cut, forked or made anew would be signed, so nothing starts. Restore the newest copy of the file: an older one is accepted, but shows less.";
+
+    TARGET_AWAY = 9001, 1, 503, "a target's server cannot be used now", None,
+        "The server of the target did not answer, has no connection left, or takes no writes. Nothing is lost: an account that is planned is made when it is asked for again, and one that is over is removed as soon as the server is back. `jit-broker target test TARGET` shows which link is broken.";
+    TARGET_REFUSED = 9002, 1, 502, "a target's server refused", None,
+        "The server of the target answered, and refused the broker's login or a statement. `jit-broker target test TARGET` shows each link and the SQL or the line of pg_hba.conf that is missing.";
+    SECRET = 9003, 78, 500, "a secret that cannot be used", None,
+        "The target names a secret that [secrets] of jit-broker.toml does not have, that cannot be read, or that may not be sent to this address. A secret goes only where `for` says.";
 }
 
 impl Code {

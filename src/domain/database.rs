@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use data_encoding::Encoding;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::names::{AccountName, DatabaseName, DatabaseRoleName, NameError, SecretName};
+use super::names::{AccountName, DatabaseName, DatabaseRoleName, SecretName};
 use super::target::Address;
 
 /// The most sessions at a time of an account whose role does not say.
@@ -106,37 +105,4 @@ pub struct Account {
     /// SHA-256 of the SCRAM verifier; absent with certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verifier: Option<Digest>,
-}
-
-impl AccountName {
-    /// The name that 16 random bytes make: 26 characters of base32, then `_jit`.
-    ///
-    /// # Errors
-    /// None; the alphabet is that of the grammar.
-    pub fn of_random(random: &[u8; 16]) -> Result<Self, NameError> {
-        Self::new(format!("{}_jit", base32().encode(random)))
-    }
-}
-
-/// RFC 4648 base32 in small letters, without padding.
-fn base32() -> Encoding {
-    let mut spec = data_encoding::Specification::new();
-    spec.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
-    spec.encoding().unwrap_or(data_encoding::BASE32_NOPAD)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn an_account_name_is_random_first_and_nothing_of_a_person() {
-        let name = AccountName::of_random(&[0xff; 16]).unwrap();
-        assert_eq!(name.as_str(), "77777777777777777777777774_jit");
-        assert_ne!(AccountName::of_random(&[1; 16]).unwrap(), AccountName::of_random(&[2; 16]).unwrap());
-        for bad in ["", "postgres", "Jit_jit", "a-b_jit", "a\"b_jit", &format!("{}_jit", "a".repeat(60))] {
-            assert!(AccountName::new(bad).is_err(), "{bad}");
-        }
-    }
 }

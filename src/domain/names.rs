@@ -113,9 +113,36 @@ fn login(text: &str) -> bool {
     )
 }
 
+/// What every account's name ends in, so that people recognise it.
+const ACCOUNT: &str = "_jit";
+
+/// Sixteen letters that are symbols of Crockford's base32.
+const LETTERS: [char; 16] = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'j', 'k', 'm', 'n', 'p', 'q', 'r', 's'];
+
 fn account(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.len() <= 63 && text.strip_suffix("_jit").is_some_and(|random| !random.is_empty() && random.bytes().all(plain))
+    let crockford = |b: u8| b.is_ascii_digit() || (b.is_ascii_lowercase() && !b"ilou".contains(&b));
+    let random = text.strip_suffix(ACCOUNT).unwrap_or_default();
+    random.len() == 27 && random.starts_with(LETTERS) && random.bytes().all(crockford)
+}
+
+impl AccountName {
+    /// The name that 128 random bits give. The random part comes first: PostgreSQL cuts names at 63 bytes with a notice only, so two names
+    /// with a common beginning could become one role.
+    pub fn of_random(random: &[u8; 16]) -> Self {
+        let [.., last] = *random;
+        let letter = LETTERS.get(usize::from(last & 15)).copied().unwrap_or('a');
+        Self(format!("{letter}{}{ACCOUNT}", super::ids::base32(random)).into())
+    }
+
+    /// Says whether a role's name looks like one of these; it may still be anybody's.
+    pub fn resembles(text: &str) -> bool {
+        text.ends_with(ACCOUNT)
+    }
+
+    /// The role without rights that receives what of this account must be kept.
+    pub fn kept(&self) -> String {
+        format!("{self}_kept")
+    }
 }
 
 /// A name that is safe in a connection string and a pg_hba line too, though it is quoted wherever it goes.
@@ -163,7 +190,7 @@ name!(
 
 name!(
     /// A temporary account on a database server; made by the broker, never by people.
-    AccountName, "account's name", "a-z and 0-9, then _jit, at most 63 bytes", account
+    AccountName, "account's name", "a letter, 26 symbols of base32, then _jit", account
 );
 name!(
     /// A database on a server.
@@ -182,6 +209,24 @@ name!(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn an_account_is_plain_short_and_random_first() {
+        for bytes in [[0; 16], [255; 16], *b"\"; ALTER ROLE x "] {
+            let name = AccountName::of_random(&bytes);
+            assert_eq!(name.as_str().len(), 31);
+            assert!(name.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+            assert!(name.kept().len() <= 63);
+            assert_eq!(name.as_str().parse::<AccountName>().unwrap(), name);
+        }
+        let (a, b) = (AccountName::of_random(&[1; 16]), AccountName::of_random(&[2; 16]));
+        assert_ne!(a.as_str().get(..1), b.as_str().get(..1), "no common beginning");
+        let (kept, long) = (a.kept(), format!("0{a}"));
+        let wrong = ["", "_jit", "public", "none", "pg_foo", "current_user", "a\"_jit", "é_jit", &kept, &long];
+        for text in wrong.into_iter().map(str::to_owned).chain([a.as_str().to_uppercase(), format!("{a}\n")]) {
+            assert!(text.parse::<AccountName>().is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn hostile_names_are_refused() {

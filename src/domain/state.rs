@@ -109,10 +109,10 @@ pub struct State {
     /// Acts seen lately, so that sending one twice does nothing twice.
     #[serde(skip)]
     pub acts: BTreeSet<ActId>,
-    /// What was refused of them, so that sending one twice gets the same answer.
-    pub refused: BTreeMap<ActId, Refusal>,
     /// The acts with their times, oldest first.
     pub(super) acts_at: VecDeque<(i64, ActId)>,
+    /// Those of them that were refused, so that sending one twice gives the same answer.
+    pub refused_acts: BTreeMap<ActId, Refusal>,
     /// What is over and leaves memory, with the moment since when.
     pub(super) leaving: VecDeque<(i64, Over)>,
     /// Requests that wait, and grants that are not over.
@@ -135,7 +135,7 @@ impl State {
         if let Some((signed, _)) = entry.cause.as_ref().and_then(super::event::Command::act) {
             self.remember_act(signed.id(), entry.at);
             if let Event::ActRefused { refusal, .. } | Event::RequestRefused { refusal, .. } = &entry.event {
-                self.refused.insert(signed.id(), refusal.clone());
+                self.refused_acts.insert(signed.id(), refusal.clone());
             }
         }
         let about = entry.event.concerns();
@@ -154,7 +154,7 @@ impl State {
         let oldest = at - 3 * super::act::ACT_SKEW_S;
         while let Some((_, id)) = self.acts_at.pop_front_if(|(at, _)| *at < oldest) {
             self.acts.remove(&id);
-            self.refused.remove(&id);
+            self.refused_acts.remove(&id);
         }
     }
 

@@ -178,3 +178,49 @@ impl Target {
 
 /// Every target of the adopted bundle, by name.
 pub type Targets = BTreeMap<TargetName, Target>;
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        address(text)
+    }
+}
+
+/// Reads `host:port` or `[v6]:port`; the host ends up in ssh's arguments and files.
+fn address(text: &str) -> Result<Address, String> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err("address needs a port, as in web-07.corp:22".to_owned());
+    };
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let port =
+        port.parse::<u16>().ok().filter(|port| digits && *port > 0).ok_or("the port of address is from 1 to 65535")?;
+    let host =
+        host_name(host).ok_or("the host of address is a DNS name, an IPv4 address, or an IPv6 address in brackets")?;
+    Ok(Address { host, port })
+}
+
+/// A host as it stands in an address or a certificate, in small letters and without brackets.
+pub fn host_name(host: &str) -> Option<String> {
+    let v6 = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let fits = match v6 {
+        Some(v6) => is_v6(v6),
+        None => {
+            let dns = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            host.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && host.len() <= 253 && host.bytes().all(dns)
+        }
+    };
+    fits.then(|| v6.unwrap_or(host).to_ascii_lowercase())
+}
+
+/// RFC 4291 section 2.2, without zones: eight groups, or fewer around one `::`.
+fn is_v6(text: &str) -> bool {
+    let group = |group: &str| (1..=4).contains(&group.len()) && group.bytes().all(|b| b.is_ascii_hexdigit());
+    let count = |side: &str| {
+        if side.is_empty() { Some(0) } else { side.split(':').map(|g| group(g).then_some(1)).sum::<Option<u32>>() }
+    };
+    match text.split_once("::") {
+        Some((left, right)) => matches!((count(left), count(right)), (Some(l), Some(r)) if l + r <= 7),
+        None => count(text) == Some(8),
+    }
+}

@@ -1,5 +1,7 @@
 //! Decisions under pressure: what somebody unknown costs, what one person can do alone, and what a clock may ruin.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::Request;
 use jit_broker::api::{Api, router};
@@ -12,9 +14,10 @@ use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::RequestId;
 use jit_broker::domain::key::Key;
-use jit_broker::domain::names::TargetName;
+use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::state::Beside;
+use jit_broker::ledger::Filter;
 use jit_broker::wire::{ActPost, ErrorDoc};
 use tower::ServiceExt;
 
@@ -53,8 +56,12 @@ async fn an_act_that_nobody_known_signed_is_neither_parsed_nor_kept() {
     let bobs = world.sign(&world.bob, None, Deed::Apply { by: world.admin.name(), bundle: text.digest(), base });
     let garbage = SignedAct { signature: "not a signature".to_owned(), ..good.clone() };
     for signed in [bobs, garbage] {
-        let refusal = world.broker().act(signed.clone(), None, Some(text.bytes())).await.unwrap_err();
-        assert_eq!(refusal.code, Code::BAD_SIGNATURE);
+        // While somebody looks at the state the clerk waits; this one does not get as far as the clerk.
+        let looking = world.broker().memory().await;
+        let act = world.broker().act(signed.clone(), None, Some(text.bytes()));
+        let answer = tokio::time::timeout(Duration::from_secs(5), act).await.expect("it was queued");
+        assert_eq!(answer.unwrap_err().code, Code::BAD_SIGNATURE);
+        drop(looking);
         assert!(world.broker().memory().await.shelf.bundle(&text.digest()).is_none(), "the bundle was kept");
         // The files do not even parse; whoever may not bring any is told of the signature, not of the files.
         let broken = BundleText { files: [("people.toml".to_owned(), "[[".to_owned())].into() };
@@ -177,6 +184,32 @@ async fn one_tick_in_another_century_ends_early_and_ruins_nothing() {
     world.stop().await;
 }
 
+/// What was signed before is believed by a signer whose wall clock was set back since, and ends go on; nothing is granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_a_clock_that_was_set_back_keeps_no_end_from_being_signed() {
+    for reboot in [false, true] {
+        let mut world = World::start().await;
+        let grant = world.open(3600).await;
+        world.issue(grant).await.unwrap();
+        world.daemon.take().unwrap().stop().await;
+        world.clock.step_wall(-3600);
+        if reboot {
+            world.clock.reboot();
+        }
+        world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+        assert_eq!(world.ask(60).await.unwrap_err().code, Code::CLOCK);
+        world.clock.advance(5);
+        let revoke = Deed::Revoke { by: world.bob.name(), of: Selector::Grant(grant) };
+        at(&world, &world.bob, world.clock.read().wall_s, revoke).await.unwrap();
+        let served = world.broker().krl().unwrap();
+        let list = jit_ca::krl::Krl::decode(&data_encoding::BASE64.decode(served.krl.as_bytes()).unwrap()).unwrap();
+        assert!(list.serials.contains(&1), "after a boot: {reboot}");
+        let size = world.broker().memory().await.state.size;
+        assert_eq!(world.broker().note().unwrap().0, size, "after a boot: {reboot}");
+        world.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_was_ahead_is_set_back_by_an_operator_and_nothing_lasts_longer() {
     let world = World::start().await;
@@ -286,12 +319,12 @@ async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
     let bind = Deed::BindKey { by: alice.clone(), grant, key: spare(12) };
     world.broker().act(world.sign(&world.alice, None, bind), None, None).await.unwrap();
     world.issue(grant).await.unwrap();
-    world.broker().issue(&alice, grant, &spare(12)).await.unwrap();
+    world.broker().issue(&alice, grant, &spare(12), None).await.unwrap();
     assert_eq!((me(&world, &token).await, me(&world, &kept).await), (200, 200));
     revoke(&world, spare(12)).await.unwrap();
     assert_eq!((me(&world, &token).await, me(&world, &kept).await), (401, 200));
     assert_eq!(world.broker().memory().await.state.krl.serials, [2].into(), "its certificate, and no other");
-    assert_eq!(world.broker().issue(&alice, grant, &spare(12)).await.unwrap_err().code, Code::BAD_KEY);
+    assert_eq!(world.broker().issue(&alice, grant, &spare(12), None).await.unwrap_err().code, Code::BAD_KEY);
     world.issue(grant).await.unwrap();
     // The last key of the grant takes the grant with it, and what waits for that key.
     let waiting = world.ask(3000).await.unwrap();
@@ -358,5 +391,103 @@ async fn a_key_that_is_somebodys_is_nobody_elses_by_a_bundle() {
     assert_eq!(memory.state.requests.get(&ids[1]).unwrap().state.word(), "invalidated");
     assert_eq!(memory.state.bundle.digest, base);
     drop(memory);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_comes_in_pieces_and_is_the_whole_log() {
+    let world = World::start().await;
+    for _ in 0..300 {
+        world.broker().command(jit_broker::domain::event::Command::Beat, Vec::new()).await.unwrap();
+    }
+    let (name, now) = (world.bob.name(), world.broker().now());
+    let (token, _) = world.broker().sessions().open(name, world.bob.key().0.fingerprint(), now);
+    let mut whole = Vec::new();
+    jit_broker::ledger::export_jsonl(world.broker().reader(), &mut whole).await.unwrap();
+    assert!(whole.len() > 100_000, "more than one piece");
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let request = Request::get("/v1/audit/export").header("authorization", format!("Bearer {token}"));
+    let response = router(api).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let got = axum::body::to_bytes(response.into_body(), 1 << 30).await.unwrap();
+    assert!(got == whole, "{} and {} bytes", got.len(), whole.len());
+    world.stop().await;
+}
+
+/// A body that never comes.
+struct Never;
+
+impl hyper::body::Body for Never {
+    type Data = axum::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_waited_for_ten_seconds() {
+    let world = World::start().await;
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let request = Request::post("/v1/acts").body(Body::new(Never)).unwrap();
+    let begun = std::time::Instant::now();
+    let response = router(api).oneshot(request).await.unwrap();
+    assert_eq!(response.status().as_u16(), 400);
+    assert!((9..15).contains(&begun.elapsed().as_secs()));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_that_was_refused_is_refused_again_in_the_same_words() {
+    let mut world = World::start().await;
+    // One that is refused as an act, one as a request.
+    let approve = {
+        let id = world.ask(600).await.unwrap();
+        let (request_digest, terms) = world.terms(id).await;
+        let deed = Deed::Approve { by: world.alice.name(), request: id, request_digest, terms };
+        world.sign(&world.alice, None, deed)
+    };
+    let ask = Deed::Request {
+        by: world.alice.name(),
+        target: TargetName::new("nowhere").unwrap(),
+        role: RoleName::new("deploy").unwrap(),
+        for_s: Some(60),
+        key: world.alice.key(),
+    };
+    let ask = world.sign(&world.alice, None, ask);
+    let mut first = Vec::new();
+    for signed in [&approve, &ask] {
+        first.push(world.broker().act(signed.clone(), None, None).await.unwrap_err());
+    }
+    assert_eq!(first.iter().map(|refusal| refusal.code).collect::<Vec<_>>(), [Code::OWN_REQUEST, Code::MISSING]);
+    for _ in 0..2 {
+        for (signed, refusal) in [&approve, &ask].into_iter().zip(&first) {
+            assert_eq!(world.broker().act(signed.clone(), None, None).await.unwrap_err(), *refusal);
+        }
+        for kind in ["act.refused", "request.refused"] {
+            let filter = Filter { kind: Some(kind.to_owned()), limit: 10, ..Filter::default() };
+            let logged = world.broker().reader().search(&filter).await.unwrap();
+            assert_eq!(logged.len(), 1, "refused again, but not logged again");
+        }
+        // Also by the broker and signer that are started again.
+        world.daemon.take().unwrap().stop().await;
+        world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ones_own_requests_come_newest_first() {
+    let world = World::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.insert(0, world.ask(600).await.unwrap());
+        world.clock.advance(1);
+    }
+    let docs = world.broker().request_docs(&world.alice.name(), "mine").await.unwrap();
+    assert_eq!(docs.iter().map(|doc| doc.id).collect::<Vec<_>>(), ids);
     world.stop().await;
 }

@@ -9,7 +9,7 @@ use tower::ServiceExt;
 use crate::trust::World;
 
 /// Method, path, body, and the status for nobody, alice (no office), bob (operator, auditor) and the administrator.
-const DOORS: [(&str, &str, &str, [u16; 4]); 22] = [
+const DOORS: [(&str, &str, &str, [u16; 4]); 23] = [
     ("GET", "/livez", "", [200, 200, 200, 200]),
     ("GET", "/readyz", "", [200, 200, 200, 200]),
     ("GET", "/v1/about", "", [200, 200, 200, 200]),
@@ -17,6 +17,7 @@ const DOORS: [(&str, &str, &str, [u16; 4]); 22] = [
     ("POST", "/v1/acts", "{\"act\":\"{}\",\"signature\":\"\"}", [400, 400, 400, 400]),
     ("GET", "/v1/krl", "", [200, 200, 200, 200]),
     ("POST", "/v1/hosts/confirm", "{\"act\":\"{}\",\"signature\":\"\"}", [400, 400, 400, 400]),
+    ("POST", "/v1/targets/{target}/test", "", [401, 403, 404, 404]),
     ("GET", "/v1/hosts/{target}/certificate", "", [401, 403, 403, 403]),
     ("GET", "/v1/me", "", [401, 200, 200, 200]),
     ("GET", "/v1/targets", "", [401, 200, 200, 200]),

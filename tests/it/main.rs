@@ -1,6 +1,7 @@
 //! The one integration binary: the built program against real ssh and sshd.
 #![allow(clippy::unwrap_used)]
 
+mod accounts;
 mod apart;
 mod attacks;
 mod audit;

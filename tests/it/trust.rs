@@ -115,11 +115,17 @@ impl World {
     }
 
     pub(crate) async fn issue(&self, grant: GrantId) -> Result<String, Refusal> {
-        self.broker().issue(&self.alice.name(), grant, &self.alice.key()).await
+        match self.broker().issue(&self.alice.name(), grant, &self.alice.key(), None).await? {
+            jit_broker::broker::Issued::Ssh(certificate) => Ok(certificate),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) async fn issue_for(&self, who: &Somebody, grant: GrantId) -> Result<String, Refusal> {
-        self.broker().issue(&who.name(), grant, &who.key()).await
+        match self.broker().issue(&who.name(), grant, &who.key(), None).await? {
+            jit_broker::broker::Issued::Ssh(certificate) => Ok(certificate),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) async fn state(&self, grant: GrantId) -> GrantState {

@@ -127,6 +127,15 @@ pub(super) fn compare_client(der: &[u8], spec: &ClientLeafSpec, ca: &CaFacts) ->
     ])
 }
 
+/// What a certificate of a client says; none for any other.
+pub(super) fn client_facts(der: &[u8]) -> Option<super::ClientFacts> {
+    let cert = parse(der)?;
+    let client = has_exactly(&cert, &leaf_extensions()) && purposes(&cert) == Some((false, true)) && !cert.is_ca();
+    let (from, to) = (cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp());
+    client.then_some(())?;
+    Some(super::ClientFacts::of(only_name(&cert)?, from, to, cert.public_key().raw))
+}
+
 /// The common name, when the subject is nothing else.
 fn only_name<'a>(cert: &'a X509Certificate<'_>) -> Option<&'a str> {
     let one = cert.subject().iter_attributes().count() == 1;

@@ -4,6 +4,7 @@
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType};
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
 use super::{CaCert, X509Key, check, params};
 use crate::error::CaError;
@@ -129,5 +130,42 @@ impl rcgen::PublicKeyData for Unsigned<'_> {
 impl rcgen::SigningKey for Unsigned<'_> {
     fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         Ok(vec![0; 64])
+    }
+}
+
+/// What a client certificate says, for whoever is about to keep it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientFacts {
+    /// The common name: an account.
+    pub account: String,
+    /// The first second of validity, in seconds since 1970.
+    pub not_before: i64,
+    /// The last second of validity, in seconds since 1970.
+    pub not_after: i64,
+    spki_der: Vec<u8>,
+}
+
+impl ClientFacts {
+    /// Reads one certificate, PEM. The signature is not looked at: the server that it is shown to does that.
+    ///
+    /// # Errors
+    /// [`CaError::Malformed`] for anything but one certificate of a client as this crate makes them.
+    pub fn read(pem: &str) -> Result<Self, CaError> {
+        if pem.len() > super::MAX_PEM_BYTES {
+            return Err(CaError::TooLong);
+        }
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| CaError::Malformed)?;
+        check::client_facts(&der).ok_or(CaError::Malformed)
+    }
+
+    /// Tells whether it is for a key.
+    pub fn is_for(&self, key: &PublicKey) -> bool {
+        spki_of(key).is_ok_and(|spki| spki == self.spki_der)
+    }
+}
+
+impl ClientFacts {
+    pub(super) fn of(account: &str, not_before: i64, not_after: i64, spki_der: &[u8]) -> Self {
+        Self { account: account.to_owned(), not_before, not_after, spki_der: spki_der.to_vec() }
     }
 }

@@ -59,9 +59,8 @@ fn tls_of(
     problems: &mut Problems,
 ) -> Option<(String, String)> {
     let name = match table.text("name", problems) {
-        Some(text) => {
-            problems.take(text.at, super::targets::host_name(text.value).ok_or("name is a DNS name or an address"))
-        }
+        Some(text) => problems
+            .take(text.at, crate::domain::target::host_name(text.value).ok_or("name is a DNS name or an address")),
         None => address.map(|address| address.host.clone()),
     };
     let ca = table.needed_text("ca", problems).and_then(|file| authorities(file, roots, problems));

@@ -44,7 +44,7 @@ pub(super) fn issue(
                 return Ok(vec![Event::GrantCancelled { grant: live.id, refusal }]);
             }
             let random: [u8; 16] = nonce.as_bytes().first_chunk().copied().unwrap_or_default();
-            let name = AccountName::of_random(&random).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
+            let name = AccountName::of_random(&random);
             let route = target.route().ok_or_else(|| missing("database"))?;
             Some(Account { name, route, auth: database.auth, verifier })
         }

@@ -44,6 +44,7 @@ struct Verified<'a> {
 }
 
 /// Decides a command: the events that follow from it, in order. No events means that it changes nothing (it was done before).
+/// An act that was refused before is refused again, in the same words and without another entry.
 ///
 /// # Errors
 /// The refusal, where the command is not even an event: nobody known said it.
@@ -72,17 +73,18 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
     }
 }
 
-/// Whether somebody known says this, and may bring what comes with it. Cheap, so that it is asked before anything is parsed, kept or queued.
+/// Who says this, if it is somebody known who may bring what comes with it. Cheap, so that it is asked before anything is parsed, kept or queued.
 ///
 /// # Errors
 /// What [`decide`] would say of signature, key, person and time; [`Code::NOT_OFFICE`] for a bundle of somebody who is no administrator.
-pub fn admit(state: &State, signed: &SignedAct, at: i64, wall: Option<i64>) -> Result<Act, Refusal> {
+pub fn admit(state: &State, signed: &SignedAct, at: i64, wall: Option<i64>) -> Result<(Act, PersonName), Refusal> {
     let act = signed.read()?;
     let verified = verify(state, signed, &act, at, wall)?;
     if matches!(act.deed, Deed::Apply { .. }) {
         trust::admin(state, &verified)?;
     }
-    Ok(act)
+    let person = verified.person;
+    Ok((act, person))
 }
 
 fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
@@ -90,7 +92,7 @@ fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>
     let verified = verify(state, signed, &act, now.at, wall)?;
     if state.acts.contains(&signed.id()) {
         // The answer is the one that it got: nothing happens twice, and what was refused stays refused.
-        return state.refused.get(&signed.id()).map_or_else(|| Ok(Vec::new()), |refusal| Err(refusal.clone()));
+        return state.refused_acts.get(&signed.id()).map_or_else(|| Ok(Vec::new()), |refusal| Err(refusal.clone()));
     }
     let outcome = match &act.deed {
         Deed::Login { .. } => {

@@ -231,7 +231,9 @@ pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'
     let fp = key.0.fingerprint();
     let mut events = vec![Event::KeyRevoked { by: by.person.clone(), act: by.signed.id(), key: key.clone() }];
     for grant in state.open_grants.iter().filter_map(|id| state.grants.get(id)) {
-        let left = grant.keys.iter().any(|other| other != key && !state.revoked_keys.contains(other));
+        // An account on a database is one for all keys.
+        let left = grant.account.is_none()
+            && grant.keys.iter().any(|other| other != key && !state.revoked_keys.contains(other));
         if grant.live_at(now.at).is_ok() && grant.keys.contains(key) && !left {
             events.extend(ending(grant, Cause::Revoked, Some(&by.person), by.act.words, now.at));
         }

@@ -108,7 +108,12 @@ impl Bench {
         let cache = Cache::at(self.settings.state_dir.join("snapshot"));
         let mut parts = clerk::start(ledger, SignerHandle::new(Box::new(gate)), keeper, cache).await?;
         let task = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
-        let broker = Broker::new(parts, self.settings.public_url.clone(), self.settings.state_dir.join("krl"));
+        let broker = Broker::new(
+            parts,
+            self.settings.public_url.clone(),
+            self.settings.state_dir.join("krl"),
+            jit_broker::daemon::secrets::accounts(&self.settings)?,
+        );
         broker.command(Command::Start, Vec::new()).await.unwrap();
         reaper::round(&broker).await.unwrap();
         self.running = Some((broker, task));

@@ -323,12 +323,12 @@ impl Walk {
             if asked.web { "web-07" } else { "db-01" },
             if asked.narrowed { "viewer" } else { "deploy" }
         );
-        let result = self.bench.broker().issue(&self.bench.alice.name, id, &key).await;
+        let result = self.bench.broker().issue(&self.bench.alice.name, id, &key, None).await;
         answered(&result, left, expected);
         if expected == Err(Code::REJUDGED) {
             self.reference.end(place, "cancelled");
         }
-        if let Ok(certificate) = result {
+        if let Ok(jit_broker::broker::Issued::Ssh(certificate)) = result {
             let facts = jit_ca::ssh::read(&certificate).unwrap();
             let window = &mut self.reference.windows[place];
             let before = i64::try_from(facts.valid_before).unwrap();

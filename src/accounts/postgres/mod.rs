@@ -1,0 +1,163 @@
+//! Accounts on PostgreSQL servers (15 is what the suite runs; later versions are untested).
+//!
+//! The admin is no superuser: it has CREATEROLE and `pg_signal_backend`, see `config/target-db/admin-role.sql`. Everything goes
+//! over a few pooled sessions a server, verified TLS only; 5 s to connect, 10 s a statement, 2 s a lock.
+//!
+//! Start at [`Postgres::make`] and [`Postgres::end`].
+
+mod check;
+mod end;
+mod link;
+mod make;
+mod server;
+mod sql;
+mod sweep;
+mod tls;
+mod walk;
+
+use std::sync::Arc;
+
+pub use server::{MAX_SESSIONS, Secret, SecretSource, Server};
+
+use super::error::AccountError;
+use super::marker::{Marker, MarkerKey};
+use crate::domain::ids::{GrantId, InstallId};
+use crate::domain::names::AccountName;
+use server::Pool;
+
+/// The role that every account is a member of, so that lines of pg_hba.conf can name them all (`+jit_accounts`).
+pub const GROUP: &str = "jit_accounts";
+
+/// The accounts of one server. Clones share its sessions.
+#[derive(Clone)]
+pub struct Postgres {
+    pool: Arc<Pool>,
+    install: InstallId,
+    key: MarkerKey,
+}
+
+impl std::fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postgres").field("server", &self.pool.server).finish_non_exhaustive()
+    }
+}
+
+/// What the server says of an account.
+#[derive(Debug, Clone)]
+struct Facts {
+    oid: u64,
+    marker: Marker,
+    /// Roles that it is a member of.
+    of: Vec<String>,
+    /// Roles that are members of it.
+    members: Vec<String>,
+    /// Whether the role that keeps its data is there.
+    kept: bool,
+    /// Whether anything in any database depends on it.
+    entangled: bool,
+    /// Prepared transactions: database and name.
+    prepared: Vec<(String, String)>,
+}
+
+/// What is there under an account's name.
+enum Standing {
+    /// No role; `kept` says whether one that keeps its data is there.
+    Missing { kept: bool },
+    /// Our account.
+    Ours(Facts),
+}
+
+impl Postgres {
+    /// Takes the server, whose accounts these are, and the key of their markers. Connects when it is first used.
+    pub fn new(server: Server, install: InstallId, key: MarkerKey) -> Self {
+        Self { pool: Arc::new(Pool::new(server)), install, key }
+    }
+
+    /// Runs statements on a waiting or new session to the admin's database; once more when the session had died unseen.
+    async fn ask(&self, sql: &str) -> Result<Vec<sql::Row>, AccountError> {
+        let mut lease = self.pool.lease().await?;
+        match lease.link()?.run(sql).await {
+            Err(error) if lease.stale(&error) => {
+                drop(lease);
+                self.pool.forget();
+                self.pool.lease().await?.link()?.run(sql).await
+            }
+            other => other,
+        }
+    }
+
+    /// As [`Self::ask`], as one transaction with something to read after it; with the detail of a refusal.
+    async fn transact(&self, sql: &str, after: &str) -> Result<Vec<sql::Row>, (AccountError, String)> {
+        let plain = |error| (error, String::new());
+        let mut lease = self.pool.lease().await.map_err(plain)?;
+        let first = lease.link().map_err(plain)?.transact(sql, after).await;
+        match first {
+            Err((error, _)) if lease.stale(&error) => {
+                drop(lease);
+                self.pool.forget();
+                self.pool.lease().await.map_err(plain)?.link().map_err(plain)?.transact(sql, after).await
+            }
+            Ok(rows) => {
+                let cut = lease.link().map_err(plain)?.notices().into_iter().any(|n| n.sqlstate == "42622");
+                // PROTOCOL: NOTICE 42622 says that a name was cut: another role may have been meant.
+                if cut { Err(plain(AccountError::Invalid("the server cut a name"))) } else { Ok(rows) }
+            }
+            other => other,
+        }
+    }
+
+    /// A lock for one name until the transaction ends. A making whose broker died may still be at work over there: an end that
+    /// finds no role waits for it and looks again, or the role would appear after its absence was read back.
+    fn alone(&self, name: &AccountName) -> String {
+        format!("SELECT pg_advisory_xact_lock({})", self.key.lock_number(name.as_str()))
+    }
+
+    /// Reads what stands under a name.
+    ///
+    /// # Errors
+    /// [`AccountError::Foreign`] for a role without our marker for this grant.
+    async fn standing(&self, name: &AccountName, grant: GrantId) -> Result<Standing, AccountError> {
+        let rows = self.ask(&facts_of(name)).await?;
+        self.read_standing(name, grant, rows.first())
+    }
+
+    fn read_standing(
+        &self,
+        name: &AccountName,
+        grant: GrantId,
+        row: Option<&sql::Row>,
+    ) -> Result<Standing, AccountError> {
+        let row = row.filter(|row| row.0.len() == FACTS).ok_or(AccountError::Invalid("the server gave no answer"))?;
+        if row.text(1).is_empty() {
+            return Ok(Standing::Missing { kept: row.number(0) > 0 });
+        }
+        let marker = Marker::of_grant(&self.key, self.install, grant, name.as_str(), row.text(2))
+            .ok_or_else(|| AccountError::Foreign(name.to_string()))?;
+        Ok(Standing::Ours(Facts {
+            oid: row.number(1),
+            kept: row.number(0) > 0,
+            marker,
+            of: row.list(3),
+            members: row.list(4),
+            entangled: row.yes(5),
+            prepared: serde_json::from_str(row.text(6)).unwrap_or_default(),
+        }))
+    }
+}
+
+/// How many columns [`facts_of`] gives.
+const FACTS: usize = 7;
+
+/// One row about a name, whether the role is there or not.
+fn facts_of(name: &AccountName) -> String {
+    let kept = sql::literal(&name.kept());
+    let role = sql::literal(name.as_str());
+    format!(
+        "SELECT (SELECT count(*) FROM pg_roles WHERE rolname = {kept}), r.oid, shobj_description(r.oid, 'pg_authid'), \
+         (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), \
+         (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.member WHERE m.roleid = r.oid), \
+         EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid), \
+         (SELECT json_agg(json_build_array(p.database, p.gid)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname) \
+         FROM (SELECT {role}::name AS wanted) w LEFT JOIN pg_roles r ON r.rolname = w.wanted"
+    )
+}

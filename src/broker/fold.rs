@@ -1,0 +1,54 @@
+//! From the log to memory: at the start, and whenever memory may hold what is not durable.
+
+use super::Memory;
+use super::clerk::{CATCH_UP, corrupt, ledger_refusal};
+use crate::domain::digest::read_canonical;
+use crate::domain::event::{ENTRY_VERSION, Entry, Event};
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::state::Beside as _;
+use crate::ledger::Reader;
+use crate::signer::cache::Cache;
+
+/// Folds the log into memory: from a snapshot on that may be used, or from the beginning.
+///
+/// # Errors
+/// When it cannot be read, or holds what this program does not know.
+pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
+    let mut memory = Memory::default();
+    if cache.path().exists() {
+        match super::snapshot::load(cache, reader).await {
+            Ok(restored) => memory = restored,
+            Err(error) => tracing::warn!("the snapshot is not used, the log is folded from the beginning: {error}"),
+        }
+    }
+    loop {
+        let page = reader.leaves(memory.state.size, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
+        if page.is_empty() {
+            break;
+        }
+        for leaf in page {
+            let entry: Entry = read_canonical(&leaf.bytes).map_err(|e| corrupt(&format!("entry {}: {e}", leaf.seq)))?;
+            if entry.v > ENTRY_VERSION {
+                return Err(Refusal::new(Code::LEDGER_NEWER, format!("Entry {} is of version {}.", leaf.seq, entry.v)));
+            }
+            if let Event::BundleAdopted { bundle, .. } = &entry.event {
+                let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
+                let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
+                memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
+                if memory.shelf.bundle(bundle).is_none() {
+                    return Err(corrupt(&format!("the bundle that entry {} adopts cannot be read", leaf.seq)));
+                }
+            }
+            memory.state.apply(&entry, &memory.shelf);
+        }
+    }
+    let needed = memory.state.needed();
+    memory.shelf.retain(&needed);
+    let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
+    for digest in needed {
+        if let Some(bytes) = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))? {
+            memory.shelf.put(&bytes, &admins);
+        }
+    }
+    Ok(memory)
+}

@@ -1,0 +1,108 @@
+//! Compares what servers have with what the log knows: an account that carries our mark and that no open grant explains is locked and told.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Broker;
+use crate::accounts::Found;
+use crate::domain::database::Route;
+use crate::domain::event::Command;
+use crate::domain::ids::GrantId;
+use crate::domain::names::AccountName;
+
+/// How often servers are looked at.
+const EVERY: Duration = Duration::from_secs(600);
+/// How soon a server that could not be looked at is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// What was told already, so that it is told once in the life of a process.
+#[derive(Debug, Default)]
+pub struct Told(BTreeSet<(String, String)>);
+
+/// Looks at start and every ten minutes, until the broker stops.
+pub async fn run(broker: Broker, mut stop: watch::Receiver<bool>) {
+    let mut told = Told::default();
+    loop {
+        let pause = if broker.sweep(&mut told).await { EVERY } else { AGAIN };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+impl Broker {
+    /// Looks at every server once; true when all could be looked at.
+    pub async fn sweep(&self, told: &mut Told) -> bool {
+        let routes: BTreeSet<Route> = {
+            let memory = self.memory().await;
+            let targets = memory.state.bundle.targets.values().filter_map(crate::domain::target::Target::route);
+            let open = memory.state.open_grants.iter().filter_map(|id| memory.state.grants.get(id));
+            targets.chain(open.filter_map(|g| g.account.as_ref().map(|a| a.route.clone()))).collect()
+        };
+        let mut all = true;
+        for route in routes {
+            all &= self.sweep_server(&route, told).await;
+        }
+        all
+    }
+
+    async fn sweep_server(&self, route: &Route, told: &mut Told) -> bool {
+        let Ok(place) = self.place(route).await else { return false };
+        let found = match place.postgres.sweep().await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!("{} could not be looked at: {error}", route.address);
+                return false;
+            }
+        };
+        for one in found {
+            match one {
+                Found::Ours { name, marker, can_login } => {
+                    if self.explained(&name, marker.grant).await {
+                        continue;
+                    }
+                    // SECURITY (T94): only what carries the mark that this installation alone can make is touched.
+                    let locked =
+                        if can_login { place.postgres.lock(&name, marker.grant).await.map(drop) } else { Ok(()) };
+                    let what = match locked {
+                        Ok(()) => format!("no open grant explains it (its mark says {}); it is locked", marker.grant),
+                        Err(error) => format!("no open grant explains it, and it could not be locked: {error}"),
+                    };
+                    self.tell(route, name.as_str(), what, told).await;
+                }
+                Found::Stranger { role, why } => {
+                    self.tell(
+                        route,
+                        &role,
+                        format!("it looks like an account of a broker, but {why}; not touched"),
+                        told,
+                    )
+                    .await;
+                }
+                Found::Kept { .. } => {}
+            }
+        }
+        true
+    }
+
+    async fn explained(&self, name: &AccountName, grant: GrantId) -> bool {
+        let memory = self.memory().await;
+        let account = memory.state.grants.get(&grant).filter(|g| !g.over()).and_then(|g| g.account.as_ref());
+        account.is_some_and(|account| account.name == *name)
+    }
+
+    async fn tell(&self, route: &Route, account: &str, what: String, told: &mut Told) {
+        let server = route.address.to_string();
+        if !told.0.insert((server.clone(), account.to_owned())) {
+            return;
+        }
+        tracing::warn!(server, account, "{what}");
+        let command = Command::AccountFound { server, account: account.to_owned(), what };
+        if let Err(refusal) = self.command(command, Vec::new()).await {
+            tracing::error!(code = %refusal.code, "a stranger was not recorded: {}", refusal.message);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The end: whatever a session does, it is cut; whatever holds the removal up is named, and then removed.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use jit_broker::accounts::Ending;
+use jit_broker::clock::random16;
+use jit_broker::domain::ids::GrantId;
+
+use super::db::{Db, account, gone, now};
+
+/// T84, T85: each kind of session, and that the end is quick.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_session_is_cut_at_once() {
+    let db = Db::cert();
+    let one = account(&["rw"]);
+    db.accounts.make(&one).await.unwrap();
+    let name = one.name.as_str();
+    db.certify(name);
+    let busy = [
+        "",
+        "SELECT pg_sleep(600);",
+        "BEGIN; UPDATE app.orders SET v = 0; LOCK app.orders IN ROW EXCLUSIVE MODE;",
+        "COPY app.orders FROM STDIN;\n1\t1",
+        "LISTEN x; SELECT pg_advisory_lock(1); BEGIN; DECLARE c CURSOR FOR SELECT * FROM app.orders; FETCH c;",
+        "CREATE TEMP TABLE t (i int); BEGIN; SAVEPOINT a; CREATE TABLE app.half (i int);",
+    ];
+    let sessions: Vec<_> = busy.iter().map(|text| db.session(name, text)).collect();
+    db.until(&format!("SELECT count(*) = {} FROM pg_stat_activity WHERE usename = '{name}'", busy.len()));
+    db.until("SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'");
+    let begun = Instant::now();
+    let ending = db.accounts.end(&one.name, one.grant).await.unwrap();
+    let took = begun.elapsed();
+    gone(&ending);
+    assert_eq!(ending.cut, busy.len());
+    assert!(took.as_secs() < 5, "{took:?}");
+    assert_eq!(db.traces(&one.name), "0|0|0");
+    for session in sessions {
+        let done = session.ended();
+        assert_ne!(done.code, Some(0));
+        assert!(done.out.starts_with("here") && !done.out.contains("after"), "{done:?}");
+    }
+    assert_eq!(db.sql("SELECT count(*), sum(v) FROM app.orders"), "1000|500500", "what was not committed is not there");
+    // The certificate is good for hours; the account is not.
+    assert!(
+        db.by_cert(name, "SELECT 1").err.contains("certificate authentication failed")
+            || db.by_cert(name, "SELECT 1").code == Some(2)
+    );
+    let again = db.accounts.end(&one.name, one.grant).await.unwrap();
+    gone(&again);
+    gone(&db.accounts.end(&one.name, GrantId::new(random16())).await.unwrap());
+}
+
+/// The lock alone: no login by certificate though VALID UNTIL is ahead, sessions cut, memberships gone at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_leaves_nothing_to_use() {
+    let db = Db::cert();
+    let mut one = account(&["rw"]);
+    one.valid_until = now() + 86_400;
+    db.accounts.make(&one).await.unwrap();
+    db.certify(one.name.as_str());
+    let session = db.session(one.name.as_str(), "");
+    db.sql(&format!("GRANT {} TO app", one.name));
+    let locked = db.accounts.lock(&one.name, one.grant).await.unwrap();
+    assert_eq!((locked.cut, locked.left), (1, 0));
+    assert_ne!(session.ended().code, Some(0));
+    assert!(db.by_cert(one.name.as_str(), "SELECT 1").err.contains("FATAL"));
+    let rights = format!(
+        "SELECT rolcanlogin, rolvaliduntil < now(), has_table_privilege(oid, 'app.orders', 'SELECT') FROM pg_roles WHERE rolname = '{}'",
+        one.name
+    );
+    assert_eq!(db.sql(&rights), "f|t|f");
+    assert_eq!(db.sql(&format!("SELECT pg_has_role('app', '{}', 'MEMBER')", one.name)), "f");
+    // A past VALID UNTIL alone keeps no certificate out: the lock does.
+    db.sql(&format!("ALTER ROLE {} LOGIN CONNECTION LIMIT -1 IN GROUP x", one.name).replace(" IN GROUP x", ""));
+    db.sql(&format!("GRANT jit_accounts TO {}", one.name));
+    db.by_cert(one.name.as_str(), "SELECT 1").ok();
+    gone(&db.accounts.end(&one.name, one.grant).await.unwrap());
+}
+
+/// T86: a client that logs in again every few milliseconds, from before the end until after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_keeps_coming_back_does_not_survive() {
+    let db = Arc::new(Db::cert());
+    let one = account(&["ro"]);
+    db.accounts.make(&one).await.unwrap();
+    db.certify(one.name.as_str());
+    let (stop, logins) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let (db, name, stop, logins) = (db.clone(), one.name.clone(), stop.clone(), logins.clone());
+            std::thread::spawn(move || {
+                let mut children = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let mut command = db.psql(name.as_str(), None);
+                    command.args(["-c", "SELECT pg_sleep(30)"]).stdout(Stdio::null()).stderr(Stdio::null());
+                    children.push(command.spawn().unwrap());
+                    logins.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                children.into_iter().all(|mut child| !child.wait().unwrap().success())
+            })
+        })
+        .collect();
+    db.until(&format!("SELECT count(*) > 3 FROM pg_stat_activity WHERE usename = '{}'", one.name));
+    let ending = db.accounts.end(&one.name, one.grant).await.unwrap();
+    gone(&ending);
+    assert!(ending.cut > 3, "{ending:?}");
+    let at_end = logins.load(Ordering::Relaxed);
+    while logins.load(Ordering::Relaxed) < at_end + 10 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(db.traces(&one.name), "0|0|0", "nobody with a role that is gone is in");
+    stop.store(true, Ordering::Relaxed);
+    assert!(clients.into_iter().all(|c| c.join().unwrap()), "a session ran to its own end");
+}
+
+/// T87: a prepared transaction in another database; open DDL of somebody else is residue with a name, and then gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_holds_the_removal_up_is_named_and_the_next_try_ends_it() {
+    let db = Db::cert();
+    db.sql("CREATE DATABASE other");
+    db.sql("GRANT CREATE ON DATABASE other TO rw");
+    let one = account(&["rw"]);
+    db.accounts.make(&one).await.unwrap();
+    let name = one.name.as_str();
+    db.certify(name);
+    db.script(
+        name,
+        "postgres",
+        "CREATE TABLE app.mine (i int); GRANT ALL ON app.mine TO app; INSERT INTO app.mine VALUES (1);",
+    );
+    db.script(name, "other", "CREATE SCHEMA o; CREATE TABLE o.t (i int); BEGIN; INSERT INTO o.t VALUES (1); PREPARE TRANSACTION 'it''s \"one\\';");
+    let mut blocker = std::process::Command::new("psql");
+    blocker
+        .args(["-X", "-q", "-U", "postgres", "-d", "postgres", "-p", &db.server.port.to_string(), "-h"])
+        .arg(&db.server.dir);
+    let mut blocker = blocker.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut input = blocker.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"BEGIN; ALTER TABLE app.mine ADD COLUMN j int;\n").unwrap();
+    db.until(
+        "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'app.mine'::regclass",
+    );
+    let first = db.accounts.end(&one.name, one.grant).await.unwrap();
+    assert!(!first.gone);
+    assert!(first.residue.iter().any(|r| r.contains("table app.mine") && r.contains("blocked")), "{first:#?}");
+    assert!(db.by_cert(name, "SELECT 1").code == Some(2), "there is no login meanwhile");
+    assert!(!db.sql("SELECT count(*) FROM pg_prepared_xacts").contains('1'), "{first:#?}");
+    drop(input);
+    blocker.wait().unwrap();
+    let second = db.accounts.end(&one.name, one.grant).await.unwrap();
+    gone(&second);
+    assert_eq!(second.kept, ["other: schema o", "other: table o.t", "postgres: table app.mine"], "{second:#?}");
+    let kept = db.accounts.end(&one.name, one.grant).await.unwrap();
+    assert_eq!((kept.gone, kept.kept.len()), (true, 3));
+    assert_eq!(db.sql("SELECT count(*) FROM pg_class WHERE relacl::text LIKE '%app=%' AND relname = 'mine'"), "0");
+}
+
+/// T93: the server forgets our sessions between any two steps; what was done stays done and the rest follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_was_broken_off_anywhere_is_begun_again() {
+    let db = Arc::new(Db::start(jit_broker::daemon::postgres::HBA_CERT, "log_statement = 'all'"));
+    let mut finished = false;
+    // The n-th statement of ours is the last one: a session that sends more is cut.
+    for n in 1..60 {
+        let one = account(&["rw"]);
+        db.accounts.make(&one).await.unwrap();
+        let name = one.name.as_str();
+        db.sql(&format!("SET ROLE {name}; CREATE TABLE app.t{n} (i int); CREATE FUNCTION app.f{n}() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; CREATE TABLE app.u{n} (i int DEFAULT app.f{n}())"));
+        let broken = cut_after(&db, n, &one).await;
+        finished = broken.as_ref().is_some_and(|ending| ending.gone);
+        let ending = db.accounts.end(&one.name, one.grant).await.unwrap();
+        gone(&ending);
+        assert_eq!(ending.kept, [format!("postgres: table app.t{n}"), format!("postgres: table app.u{n}")], "n = {n}");
+        assert_eq!(db.traces(&one.name), "0|0|0", "n = {n}");
+        assert_eq!(db.sql(&format!("SELECT count(*) FROM pg_proc WHERE proname = 'f{n}'")), "0");
+        let right = format!(
+            "SELECT count(*) FROM pg_auth_members WHERE roleid = '{name}_kept'::regrole OR member = '{name}_kept'::regrole"
+        );
+        assert_eq!(db.sql(&right), "0", "n = {n}");
+        if finished {
+            break;
+        }
+    }
+    assert!(finished, "the end never came through");
+}
+
+/// Runs an end whose broker dies with its n-th poll: the future is dropped, which closes its session in mid-statement.
+async fn cut_after(db: &Db, n: usize, one: &jit_broker::accounts::Account) -> Option<Ending> {
+    let mut end = Box::pin(db.accounts.end(&one.name, one.grant));
+    let mut polls = 0;
+    std::future::poll_fn(|cx| {
+        polls += 1;
+        if polls > n {
+            return std::task::Poll::Ready(None);
+        }
+        end.as_mut().poll(cx).map(|result| Some(result.unwrap()))
+    })
+    .await
+}
