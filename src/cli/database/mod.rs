@@ -31,6 +31,8 @@ use files::{Access, Folder};
 
 /// A credential must hold for so long to be handed to a program, in seconds.
 const MARGIN_S: i64 = 3;
+/// How long the broker is waited for before a credential that is here is used.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// The key that requests for a database name: ECDSA P-256, which every TLS library takes.
 ///
@@ -96,12 +98,16 @@ pub async fn ready(wish: &Wish, globals: &Globals) -> Result<(Home, Access), Fai
     let (home, name) = (Home::find()?, wish.one()?.clone());
     let now = crate::clock::wall_s();
     let held = Folder::open(&home, &name)?.access()?;
+    let mut client = Client::remembered(&home)?;
     if let Some(access) = held.filter(|a| now + MARGIN_S < a.until_s)
         && wish.role.as_ref().is_none_or(|role| *role == access.role)
     {
-        return Ok((home, access));
+        if stands(&mut client, &access).await {
+            return Ok((home, access));
+        }
+        eprintln!("jit-broker: {} on {name} is over.", access.role);
+        forget(&home, &name);
     }
-    let mut client = Client::remembered(&home)?;
     let doc = super::ask::target(&mut client, &name).await?;
     let database = doc.database.ok_or_else(|| {
         Failure(Refusal::new(Code::USAGE, format!("{name} is no database.")).hint(format!("jit-broker ssh {name}")))
@@ -112,6 +118,16 @@ pub async fn ready(wish: &Wish, globals: &Globals) -> Result<(Home, Access), Fai
     let access = Folder::open(&home, &name)?.access()?;
     let access = access.ok_or_else(|| Failure::new(Code::BUG, "The credential is not where it was left."))?;
     Ok((home, access))
+}
+
+/// False when the broker says that a grant is over; a broker that is away ends nothing.
+async fn stands(client: &mut Client, access: &Access) -> bool {
+    let path = format!("/v1/grants/{}", access.grant);
+    match tokio::time::timeout(LOOK, client.get::<GrantDoc>(&path)).await {
+        Ok(Ok(grant)) => matches!(grant.state.as_str(), "ready" | "active"),
+        Ok(Err(failure)) => failure.0.code != Code::MISSING,
+        Err(_) => true,
+    }
 }
 
 /// The line to paste after `login`.
