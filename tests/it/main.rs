@@ -6,6 +6,7 @@ mod apart;
 mod attacks;
 mod audit;
 mod bad_input;
+mod database;
 mod decisions;
 mod doors;
 mod enroll;
