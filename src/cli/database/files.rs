@@ -209,13 +209,14 @@ impl Folder {
             }
         };
         let text = serde_json::to_vec(access).map_err(|e| local(&self.path, e))?;
-        let (last, one) = (|name: &str| self.file(name), |name: &str| self.of_role(&access.role, name));
-        let places: [(&dyn Fn(&str) -> PathBuf, String); 2] =
-            [(&one, format!("{}.{}", self.target, access.role)), (&last, self.target.to_string())];
-        for (place, service) in places {
-            write_private(&place(name), proof.as_bytes())?;
-            write_private(&place("service"), service_entry(&service, &self.settings(access, place)).as_bytes())?;
-            write_private(&place("access.json"), &text)?;
+        let role = self.of_role(&access.role, "");
+        for (folder, service) in
+            [(&role, format!("{}.{}", self.target, access.role)), (&self.path, self.target.to_string())]
+        {
+            let entry = service_entry(&service, &self.settings(access, &|name| folder.join(name)));
+            write_private(&folder.join(name), proof.as_bytes())?;
+            write_private(&folder.join("service"), entry.as_bytes())?;
+            write_private(&folder.join("access.json"), &text)?;
         }
         self.join_services()
     }
