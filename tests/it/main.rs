@@ -4,6 +4,7 @@
 mod accounts;
 mod attacks;
 mod bad_input;
+mod databases;
 mod decisions;
 mod doors;
 mod enroll;
