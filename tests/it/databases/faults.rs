@@ -22,10 +22,10 @@ fn a_server_that_is_away_at_the_end_is_shown_and_finished_when_it_is_back() {
     assert!(doc.left[0].contains("cannot be reached"), "{doc:?}");
     // Others are not held up: the grant that is open stays so, and one without an account ends at once.
     assert_eq!(db.doc(idle).state, "active");
-    let unused = db.grant("ro", 600);
+    let unused = db.grant("rw", 600);
     db.act(&db.alice, None, Deed::Release { by: db.alice.name(), grant: unused }).unwrap();
     assert_eq!(db.doc(unused).state, "released");
-    let asked = db.grant("ro", 600);
+    let asked = db.grant("rw", 600);
     assert_eq!(db.issue(asked).unwrap_err().code, Code::TARGET_AWAY);
     db.server.run().unwrap();
     println!("ended {} ms after the server was back", db.ended(grant, Duration::from_secs(5)).as_millis());
@@ -42,7 +42,7 @@ fn a_server_that_is_restarted_under_sessions_keeps_nothing() {
     db.server.stop();
     db.server.run().unwrap();
     // Pooled sessions of the admin died; nobody notices.
-    let (second, ..) = db.open("rw", 600);
+    let (second, ..) = db.open("ro", 600);
     db.by_cert(&account, &file, "SELECT 1").ok();
     db.revoke(grant);
     db.revoke(second);
@@ -73,7 +73,7 @@ fn a_changed_admin_password_is_residue_until_the_secret_is_written_anew() {
 }
 
 #[test]
-fn a_server_that_hangs_is_no_end() {
+fn what_hinders_the_drop_is_told_until_it_is_gone() {
     let db = Db::cert();
     let (grant, account, file) = db.open("rw", 600);
     // Somebody else's right, given to the account by name, holds the role: it is locked and told, not lost.

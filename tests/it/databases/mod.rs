@@ -4,6 +4,7 @@ mod cert;
 mod crash;
 mod ends;
 mod faults;
+mod links;
 mod password;
 mod secrets;
 mod sweep;

@@ -190,6 +190,16 @@ impl Db {
         path
     }
 
+    /// What a certificate says, without its signature, which is another one every time (ECDSA).
+    pub fn facts(&self, pem: &str) -> String {
+        let file = self.keep(pem, &self.key);
+        let mut command = Command::new("openssl");
+        command.args(["x509", "-noout", "-serial", "-dates", "-subject", "-pubkey", "-in"]).arg(file);
+        let said = Done::from(command.output().unwrap()).ok();
+        assert!(said.contains("notAfter="), "{said}");
+        said
+    }
+
     pub fn account(&self, grant: GrantId) -> AccountName {
         self.run(self.broker().memory()).state.grants.get(&grant).unwrap().account.as_ref().unwrap().name.clone()
     }
