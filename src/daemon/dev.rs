@@ -1,4 +1,4 @@
-//! `dev`: a throw-away broker on loopback with people, and a real sshd of its own, in a private folder.
+//! `dev`: a throw-away broker on loopback with people, a real sshd and a real PostgreSQL of its own, in a private folder.
 //!
 //! Everything it does for people it does as they would: with signed acts, and with this very program.
 
@@ -18,6 +18,7 @@ use crate::broker::Broker;
 use crate::clock::{Clock, System, fill, random16};
 use crate::domain::act::{ACT_NAMESPACE, ACT_SCHEMA, Act, Deed, HOST_NAMESPACE, SignedAct};
 use crate::domain::bundle::BundleText;
+use crate::domain::database::Auth;
 use crate::domain::digest::{Digest, canonical};
 use crate::domain::event::{Command, HostWord};
 use crate::domain::ids::InstallId;
@@ -27,15 +28,10 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::settings::{Settings, bad_config};
 use crate::signer::keys::{replace, write_new};
 
-/// The name of the host that `dev` makes.
+pub mod database;
+
+/// The name of the target that `dev` makes.
 pub const TARGET: &str = "web-07";
-/// The name of the database that `dev` makes.
-pub const DATABASE: &str = "db-prod";
-/// What is in that database before anybody comes.
-const SCHEMA: &str = "CREATE ROLE app_reader NOLOGIN;\nCREATE ROLE app_writer NOLOGIN;\n\
-     CREATE TABLE notes (id int GENERATED ALWAYS AS IDENTITY, text text);\n\
-     INSERT INTO notes (text) VALUES ('the first'), ('the second');\n\
-     GRANT SELECT ON notes TO app_reader;\nGRANT SELECT, INSERT, UPDATE, DELETE ON notes TO app_writer;\n";
 
 /// A running throw-away world.
 pub struct World {
@@ -145,57 +141,12 @@ pub fn bundle(alice: &Key, bob: &Key, login: &str, port: u16) -> BundleText {
     BundleText { files: files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect() }
 }
 
-/// Adds the database to the bundle: `ro` reads without asking, `rw` writes when bob agrees.
-fn with_database(mut text: BundleText, server: &postgres::Server) -> BundleText {
-    let target = format!(
-        "\n[[target]]\nname = \"{DATABASE}\"\nkind = \"postgres\"\naddress = \"127.0.0.1:{}\"\ndatabase = \"app\"\n\
-         labels = {{ env = \"prod\" }}\nmode = \"direct\"\nauth = \"cert\"\nadmin = \"credential:db-prod-admin\"\n\
-         tls = {{ ca = \"db-ca.crt\", name = \"localhost\" }}\n\
-         [target.roles.ro]\nmember_of = [\"app_reader\"]\nread_only = true\nstatement_timeout = \"60s\"\nnarrower_than = [\"rw\"]\n\
-         [target.roles.rw]\nmember_of = [\"app_writer\"]\n",
-        server.port
-    );
-    let rules = "\n[[rule]]\nid = \"prod-db-read\"\nwho = [\"group:backend\"]\ntargets = { kind = \"postgres\" }\nroles = [\"ro\"]\n\
-         max = \"1h\"\nrecord = \"off\"\nauto = true\n\n\
-         [[rule]]\nid = \"prod-db-write\"\nwho = [\"group:backend\"]\ntargets = { kind = \"postgres\" }\nroles = [\"rw\"]\n\
-         max = \"1h\"\nrecord = \"off\"\nreason = { min_chars = 8 }\n\
-         \x20 [[rule.step]]\n  name = \"peer\"\n  need = 1\n  from = [\"group:leads\"]\n";
-    text.files.entry("targets.toml".to_owned()).or_default().push_str(&target);
-    text.files.entry("policy.toml".to_owned()).or_default().push_str(rules);
-    text.files.insert("db-ca.crt".to_owned(), server.ca_pem.clone());
-    text
-}
-
-/// Starts PostgreSQL with the broker's authority over clients, and lets the broker's file name the admin's secret.
-fn run_postgres(dir: &Path, config: &Path, ca_dir: &Path, now: i64) -> Result<postgres::Server, Refusal> {
-    let password = data_encoding::HEXLOWER.encode(&random16());
-    let client_ca = fs::read_to_string(ca_dir.join("x509_client.crt")).map_err(|e| broken("the client CA", e))?;
-    let plan = postgres::Plan {
-        dir,
-        hba: postgres::HBA_CERT,
-        client_ca_pem: &client_ca,
-        admin_password: &password,
-        conf: "",
-        now,
-    };
-    let server = postgres::Server::start(&plan)?;
-    server.sql("postgres", "CREATE DATABASE app;\n")?;
-    server.sql("app", SCHEMA)?;
-    write_new(&dir.join("broker/db-prod-admin"), password.as_bytes())?;
-    let secrets = format!(
-        "\n[secrets]\ndb-prod-admin = {{ from = \"file:db-prod-admin\", for = \"127.0.0.1:{}\" }}\n",
-        server.port
-    );
-    let text = fs::read_to_string(config).map_err(|e| broken("the configuration", e))?;
-    replace(config, format!("{text}{secrets}").as_bytes(), 0o600)?;
-    Ok(server)
-}
-
 /// Starts the world in a folder that is empty or not there.
 ///
 /// # Errors
 /// What failed; nothing keeps running then.
 pub async fn start(dir: &Path) -> Result<World, Refusal> {
+    postgres::programs()?;
     let clock: Arc<dyn Clock> = Arc::new(System::new());
     folder(dir)?;
     let dir = fs::canonicalize(dir).map_err(|e| broken("the folder", e))?;
@@ -211,12 +162,15 @@ pub async fn start(dir: &Path) -> Result<World, Refusal> {
     };
     let made = init(&plan, clock.clone()).await?;
     let settings = Settings::read(&made.config).map_err(|problems| bad_config(&problems))?;
-    let postgres = run_postgres(&dir, &made.config, &settings.ca_dir, clock.read().wall_s)?;
+    let (broker_dir, now) = (dir.join("broker"), clock.read().wall_s);
+    let postgres = database::start(&broker_dir, &settings.ca_dir, Auth::Cert, now, "")?;
+    // Read again: the configuration tells of the database's secret now.
     let settings = Settings::read(&made.config).map_err(|problems| bad_config(&problems))?;
     let daemon = Daemon::start(&settings, clock).await?;
     let login = own_name()?;
     let ssh_port = free_port()?;
-    let text = with_database(bundle(&alice.key(), &bob.key(), &login, ssh_port), &postgres);
+    let text = bundle(&alice.key(), &bob.key(), &login, ssh_port);
+    let text = database::with_database(text, Auth::Cert, postgres.port, &postgres.ca_pem);
     adopt(&daemon.broker, &admin, made.genesis.install, &text).await?;
     let ca = fs::read_to_string(settings.ca_dir.join("x509_server.crt")).map_err(|e| broken("the server CA", e))?;
     replace(&dir.join("server-ca.pem"), ca.as_bytes(), 0o600)?;
@@ -228,7 +182,7 @@ pub async fn start(dir: &Path) -> Result<World, Refusal> {
 }
 
 impl World {
-    /// Stops sshd and daemon.
+    /// Stops sshd, daemon and PostgreSQL.
     pub async fn stop(mut self) {
         self.following.abort();
         let _ = self.sshd.kill();

@@ -3,7 +3,8 @@
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use super::dev::{DATABASE, TARGET, World};
+use super::dev::database::DB_TARGET as DATABASE;
+use super::dev::{TARGET, World};
 use crate::domain::refusal::{Code, Refusal};
 
 fn failed(what: impl std::fmt::Display) -> Refusal {
