@@ -74,6 +74,9 @@ pub struct About {
     pub ssh_host: Key,
     /// The server CA's certificate, PEM.
     pub server_ca_pem: String,
+    /// The client CA's certificate, PEM: what database servers trust.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x509_client: Option<String>,
     /// The address that sign-in names.
     pub public_url: String,
 }

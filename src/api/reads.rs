@@ -49,6 +49,7 @@ pub(super) async fn about(State(api): State<Api>) -> Result<Json<About>, Problem
         ssh_user: genesis.ssh_user.clone(),
         ssh_host: genesis.ssh_host.clone(),
         server_ca_pem: api.server_ca_pem.to_string(),
+        x509_client: genesis.x509_client.clone(),
         public_url: api.broker.public_url().to_owned(),
     }))
 }

@@ -153,6 +153,23 @@ impl Broker {
         Ok(hold(&accounts.places).entry(route.clone()).or_insert(place).clone())
     }
 
+    /// Asks, before an account is planned, whether there is an admin for its server: what was planned must be removed, and without
+    /// one it never could be.
+    ///
+    /// # Errors
+    /// [`Code::SECRET`].
+    pub(super) async fn may_plan(&self, grant: GrantId) -> Result<(), Refusal> {
+        let route = {
+            let state = &self.memory().await.state;
+            let fresh = state.grants.get(&grant).filter(|g| g.account.is_none());
+            fresh.and_then(|g| state.bundle.targets.get(&g.terms.target)).and_then(crate::domain::target::Target::route)
+        };
+        match route {
+            Some(route) => self.place(&route).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the account that the log plans for a grant, unless its server has it already.
     ///
     /// # Errors

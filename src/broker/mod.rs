@@ -282,6 +282,9 @@ impl Broker {
             let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");
             return Err(past.and_then(|g| g.live_at(self.now()).err()).unwrap_or_else(missing));
         };
+        if database {
+            self.may_plan(grant).await?;
+        }
         let mut nonce = [0; 32];
         self.inner.keeper.clock().fill(&mut nonce);
         let named = verifier.as_ref().map(accounts::digest);

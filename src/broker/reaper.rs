@@ -9,6 +9,8 @@ use crate::domain::event::Command;
 
 /// The longest nap: the wall clock may be stepped, and the log must not be silent for more than ten minutes.
 const LONGEST: Duration = Duration::from_millis(500);
+/// The nap when something is about to fall due.
+const SHORT: Duration = Duration::from_millis(25);
 /// Silence after which a heartbeat is logged, in seconds (decisions.md 19).
 const HEARTBEAT_S: i64 = 600;
 
@@ -20,12 +22,18 @@ pub async fn run(broker: Broker, mut stop: tokio::sync::watch::Receiver<bool>) {
             () = tokio::time::sleep(delay) => {}
             _ = stop.changed() => return,
         }
-        delay = LONGEST;
+        delay = nap(&broker).await;
         if let Err(refusal) = round(&broker).await {
             tracing::error!(code = %refusal.code, "an end could not be recorded; trying again: {}", refusal.message);
             delay = Duration::from_secs(1);
         }
     }
+}
+
+/// Short when something falls due within a second: an end is kept to a few hundredths.
+async fn nap(broker: &Broker) -> Duration {
+    let next = broker.memory().await.state.next_deadline();
+    if next.is_some_and(|at| at <= broker.now() + 1) { SHORT } else { LONGEST }
 }
 
 /// One look at every deadline; also called by tests that move the clock.

@@ -33,6 +33,13 @@ pub async fn run(broker: Broker, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// An account whose end was proven after the look began is no stranger: it is gone when it is looked for again. What cannot be read
+/// counts as there, and is told.
+async fn still_there(place: &super::accounts::Place, name: &AccountName) -> bool {
+    let again = place.postgres.sweep().await;
+    again.map_or(true, |all| all.iter().any(|one| matches!(one, Found::Ours { name: found, .. } if found == name)))
+}
+
 impl Broker {
     /// Looks at every server once; true when all could be looked at.
     pub async fn sweep(&self, told: &mut Told) -> bool {
@@ -61,7 +68,7 @@ impl Broker {
         for one in found {
             match one {
                 Found::Ours { name, marker, can_login } => {
-                    if self.explained(&name, marker.grant).await {
+                    if self.explained(&name, marker.grant).await || !still_there(&place, &name).await {
                         continue;
                     }
                     // SECURITY (T94): only what carries the mark that this installation alone can make is touched.

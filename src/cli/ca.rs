@@ -32,7 +32,7 @@ enum CaVerb {
     /// One of them, as the programs that trust it read it
     Export {
         /// Which
-        #[arg(long, value_parser = ["ssh-user", "ssh-host", "x509-server", "log"])]
+        #[arg(long, value_parser = ["ssh-user", "ssh-host", "x509-client", "x509-server", "log"])]
         kind: String,
     },
     /// The revocation list, for sshd's RevokedKeys
@@ -45,16 +45,22 @@ struct Authority {
     ssh_host: Key,
     log: Key,
     x509_server: String,
+    x509_client: Option<String>,
 }
 
 impl Authority {
-    fn of(&self, kind: &str) -> String {
-        match kind {
+    fn of(&self, kind: &str) -> Result<String, Failure> {
+        Ok(match kind {
             "ssh-user" => self.ssh_user.to_string(),
             "ssh-host" => self.ssh_host.to_string(),
             "log" => self.log.to_string(),
+            "x509-client" => {
+                let none =
+                    || Failure::new(Code::MISSING, "This installation has no authority over client certificates.");
+                self.x509_client.as_ref().ok_or_else(none)?.trim_end().to_owned()
+            }
             _ => self.x509_server.trim_end().to_owned(),
-        }
+        })
     }
 }
 
@@ -87,19 +93,21 @@ impl CaArgs {
                     ssh_host: about.ssh_host,
                     log: about.log_key,
                     x509_server: about.server_ca_pem,
+                    x509_client: about.x509_client,
                 }
             }
         };
         match &self.verb {
             CaVerb::Export { kind } => {
-                let text = authority.of(kind);
+                let text = authority.of(kind)?;
                 let lines: Vec<String> = text.lines().map(str::to_owned).collect();
                 output::answer(globals.output, "ca", serde_json::json!({ "kind": kind, "key": text }), kind, &lines)?;
             }
             _ => {
-                let items: Vec<_> = ["ssh-user", "ssh-host", "log", "x509-server"]
-                    .map(|kind| serde_json::json!({ "kind": kind, "key": authority.of(kind) }))
-                    .into();
+                let items: Vec<_> = ["ssh-user", "ssh-host", "log", "x509-client", "x509-server"]
+                    .into_iter()
+                    .filter_map(|kind| Some(serde_json::json!({ "kind": kind, "key": authority.of(kind).ok()? })))
+                    .collect();
                 let cell = |item: &serde_json::Value, name: &str| item[name].as_str().unwrap_or_default().to_owned();
                 output::list(globals.output, "ca", &items, &["kind", "key"], |item| {
                     let key = cell(item, "key");
@@ -135,5 +143,6 @@ fn local(settings: &Settings) -> Result<Authority, Failure> {
         ssh_host: Key(keys.ssh_host.public().clone()),
         log: keys.log_public(),
         x509_server: keys.x509_cert.pem().to_owned(),
+        x509_client: keys.x509_client.as_ref().map(|(_, cert)| cert.pem().to_owned()),
     })
 }

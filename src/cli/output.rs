@@ -127,6 +127,11 @@ pub fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
+/// RFC 3339 in UTC, whole seconds.
+pub fn instant(at: i64) -> String {
+    jiff::Timestamp::from_second(at).map_or_else(|_| at.to_string(), |at| at.to_string())
+}
+
 /// A duration in seconds, as people write it.
 pub fn span(s: i64) -> String {
     u64::try_from(s).ok().filter(|s| *s > 0).map_or_else(|| "0s".to_owned(), show_span)

@@ -1,4 +1,4 @@
-//! `dev`: a throw-away broker on loopback with people, and a real sshd of its own, in a private folder.
+//! `dev`: a throw-away broker on loopback with people, a real sshd and a real PostgreSQL of its own, in a private folder.
 //!
 //! Everything it does for people it does as they would: with signed acts, and with this very program.
 
@@ -13,10 +13,12 @@ use jit_ca::key::PrivateKey;
 
 use super::Daemon;
 use super::init::{Plan, init};
+use super::postgres;
 use crate::broker::Broker;
 use crate::clock::{Clock, System, fill, random16};
 use crate::domain::act::{ACT_NAMESPACE, ACT_SCHEMA, Act, Deed, HOST_NAMESPACE, SignedAct};
 use crate::domain::bundle::BundleText;
+use crate::domain::database::Auth;
 use crate::domain::digest::{Digest, canonical};
 use crate::domain::event::{Command, HostWord};
 use crate::domain::ids::InstallId;
@@ -25,6 +27,8 @@ use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::settings::{Settings, bad_config};
 use crate::signer::keys::{replace, write_new};
+
+pub mod database;
 
 /// The name of the target that `dev` makes.
 pub const TARGET: &str = "web-07";
@@ -39,6 +43,8 @@ pub struct World {
     pub ssh_port: u16,
     /// The account that sshd can log in.
     pub login: String,
+    /// The database's server.
+    pub postgres: postgres::Server,
     sshd: Child,
     following: tokio::task::JoinHandle<()>,
 }
@@ -140,6 +146,7 @@ pub fn bundle(alice: &Key, bob: &Key, login: &str, port: u16) -> BundleText {
 /// # Errors
 /// What failed; nothing keeps running then.
 pub async fn start(dir: &Path) -> Result<World, Refusal> {
+    postgres::programs()?;
     let clock: Arc<dyn Clock> = Arc::new(System::new());
     folder(dir)?;
     let dir = fs::canonicalize(dir).map_err(|e| broken("the folder", e))?;
@@ -155,10 +162,15 @@ pub async fn start(dir: &Path) -> Result<World, Refusal> {
     };
     let made = init(&plan, clock.clone()).await?;
     let settings = Settings::read(&made.config).map_err(|problems| bad_config(&problems))?;
+    let (broker_dir, now) = (dir.join("broker"), clock.read().wall_s);
+    let postgres = database::start(&broker_dir, &settings.ca_dir, Auth::Cert, now, "")?;
+    // Read again: the configuration tells of the database's secret now.
+    let settings = Settings::read(&made.config).map_err(|problems| bad_config(&problems))?;
     let daemon = Daemon::start(&settings, clock).await?;
     let login = own_name()?;
     let ssh_port = free_port()?;
     let text = bundle(&alice.key(), &bob.key(), &login, ssh_port);
+    let text = database::with_database(text, Auth::Cert, postgres.port, &postgres.ca_pem);
     adopt(&daemon.broker, &admin, made.genesis.install, &text).await?;
     let ca = fs::read_to_string(settings.ca_dir.join("x509_server.crt")).map_err(|e| broken("the server CA", e))?;
     replace(&dir.join("server-ca.pem"), ca.as_bytes(), 0o600)?;
@@ -166,16 +178,17 @@ pub async fn start(dir: &Path) -> Result<World, Refusal> {
     let certificate = enroll(&daemon.broker, &admin, made.genesis.install, &host).await?;
     let sshd = run_sshd(&dir, ssh_port, &login, &certificate, &made.genesis.ssh_user)?;
     let following = tokio::spawn(follow_krl(daemon.broker.clone(), host, made.genesis.install, dir.join("host/krl")));
-    Ok(World { dir, daemon, ssh_port, login, sshd, following })
+    Ok(World { dir, daemon, ssh_port, login, postgres, sshd, following })
 }
 
 impl World {
-    /// Stops sshd and daemon.
+    /// Stops sshd, daemon and PostgreSQL.
     pub async fn stop(mut self) {
         self.following.abort();
         let _ = self.sshd.kill();
         let _ = self.sshd.wait();
         self.daemon.stop().await;
+        drop(self.postgres);
     }
 }
 

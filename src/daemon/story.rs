@@ -1,7 +1,9 @@
 //! The story of `make demo`: what people type and what they see, on both sides, with this very program and real ssh.
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
+use super::dev::database::DB_TARGET as DATABASE;
 use super::dev::{TARGET, World};
 use crate::domain::refusal::{Code, Refusal};
 
@@ -70,7 +72,9 @@ fn ssh(world: &World, who: &str) -> String {
 /// The step that did not go as it must.
 pub async fn play(world: &World) -> Result<(), Refusal> {
     let ssh = ssh(world, "alice");
-    println!("A broker, a host {TARGET} with a real sshd, and two people. Nobody has access.");
+    println!(
+        "A broker, a host {TARGET} with a real sshd, a database {DATABASE} on a real PostgreSQL, and two people. Nobody has access."
+    );
     must(world, "alice", "jit-broker ls").await?;
     let refused = show(world, "alice", &format!("{ssh} {TARGET} id -un")).await?;
     if refused.status.success() {
@@ -90,6 +94,7 @@ pub async fn play(world: &World) -> Result<(), Refusal> {
         ),
     )
     .await?;
+    database(world).await?;
     must(world, "alice", "jit-broker status").await?;
     let certificate = format!("jit/run/ssh/{TARGET}/{}-cert.pub", world.login);
     must(
@@ -117,15 +122,45 @@ pub async fn play(world: &World) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A session on a database that is cut when the window ends, and an account of which nothing is left.
+async fn database(world: &World) -> Result<(), Refusal> {
+    println!("\nA database, {DATABASE}. Reading is automatic; writing needs bob, and this window is six seconds long.");
+    must(world, "alice", &format!("jit-broker login {DATABASE} --role ro --for 10m")).await?;
+    must(world, "alice", &format!("jit-broker psql {DATABASE} -- -c 'select current_user, count(*) from notes'"))
+        .await?;
+    must(
+        world,
+        "alice",
+        &format!("jit-broker request {DATABASE} --role rw --for 6s --reason 'mend rows for OPS-2' --no-wait"),
+    )
+    .await?;
+    let code = must(world, "bob", "jit-broker pending").await?;
+    let code = code.split('\t').nth(4).unwrap_or_default().to_owned();
+    must(world, "bob", &format!("jit-broker approve {code}")).await?;
+    let line = format!(
+        "jit-broker psql {DATABASE} --role rw -- -c \"insert into notes (text) values ('mine')\" -c 'select pg_sleep(60)'"
+    );
+    let began = Instant::now();
+    if show(world, "alice", &line).await?.status.success() || began.elapsed() > Duration::from_secs(10) {
+        return Err(failed("a session went on after its window had ended"));
+    }
+    println!("(cut {} ms after it began)", began.elapsed().as_millis());
+    if show(world, "alice", &format!("jit-broker psql {DATABASE} --role rw -- -c 'select 1'")).await?.status.success() {
+        return Err(failed("the database was open after the window had ended"));
+    }
+    must(world, "bob", "jit-broker audit search --kind grant.ended").await.map(drop)
+}
+
 /// Says what to type.
 pub fn by_hand(world: &World) {
     let home = |who: &str| world.dir.join(who).join("jit").display().to_string();
-    println!("A broker at {}, and {TARGET} with a real sshd. In two terminals:", world.daemon.broker.public_url());
+    let url = world.daemon.broker.public_url();
+    println!("A broker at {url}, {TARGET} with a real sshd, and {DATABASE} on a real PostgreSQL. In two terminals:");
     for who in ["alice", "bob"] {
         println!("\n  # {who}\n  export JIT_BROKER_HOME={}", home(who));
         match who {
             "alice" => println!(
-                "  jit-broker request {TARGET} --for 10m --reason 'trying it out'\n  {} {TARGET}",
+                "  jit-broker request {TARGET} --for 10m --reason 'trying it out'\n  {} {TARGET}\n  jit-broker psql {DATABASE} --role ro",
                 ssh(world, who)
             ),
             _ => println!("  jit-broker review"),

@@ -6,6 +6,8 @@ mod apart;
 mod attacks;
 mod audit;
 mod bad_input;
+mod database;
+mod databases;
 mod decisions;
 mod doors;
 mod enroll;

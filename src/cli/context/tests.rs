@@ -44,6 +44,7 @@ fn about() -> About {
         ssh_user: public(2),
         ssh_host: public(3),
         server_ca_pem: String::new(),
+        x509_client: None,
         public_url: "https://broker.example".to_owned(),
     }
 }

@@ -1,7 +1,10 @@
 //! The files of a database's target, at paths that never change: key, certificate, authorities, service entry.
+//!
+//! `db/TARGET/` has the key, and what the last `login` left; `db/TARGET/roles/ROLE/` has what belongs to one role, so that two roles of a
+//! target can be used at a time. Services are `TARGET` and `TARGET.ROLE`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jit_ca::x509::X509Key;
 use serde::{Deserialize, Serialize};
@@ -86,8 +89,21 @@ pub struct Folder {
 /// Forgets the credential of a target; the key stays.
 pub fn forget(home: &Home, target: &TargetName) {
     let path = home.run.join("db").join(target.as_str());
-    for name in ["access.json", "client.crt", "password", "pgpass"] {
+    let _ = fs::remove_dir_all(path.join("roles"));
+    for name in ["access.json", "client.crt", "pgpass"] {
         let _ = fs::remove_file(path.join(name));
+    }
+}
+
+/// Forgets the credential of one role.
+pub fn forget_role(home: &Home, access: &Access) {
+    let path = home.run.join("db").join(access.target.as_str());
+    let _ = fs::remove_dir_all(path.join("roles").join(access.role.as_str()));
+    let last = read_private(&path.join("access.json")).ok().flatten();
+    if last.and_then(|text| serde_json::from_str::<Access>(&text).ok()).is_some_and(|last| last.grant == access.grant) {
+        for name in ["access.json", "client.crt", "pgpass"] {
+            let _ = fs::remove_file(path.join(name));
+        }
     }
 }
 
@@ -103,6 +119,16 @@ impl Folder {
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// A file that belongs to one role.
+    pub(super) fn of_role(&self, role: &RoleName, name: &str) -> PathBuf {
+        self.path.join("roles").join(role.as_str()).join(name)
+    }
+
+    fn make_role(&self, role: &RoleName) -> Result<(), Failure> {
+        private_folder(&self.file("roles"))?;
+        private_folder(&self.file("roles").join(role.as_str()))
     }
 
     /// The client's key; made once, and written in the two forms that clients read.
@@ -126,9 +152,10 @@ impl Folder {
     }
 
     /// The password and salt of a grant: the same whenever they are asked for, so that a broken-off ask goes on.
-    pub(super) fn password(&self, grant: GrantId) -> Result<(Zeroizing<String>, [u8; 16]), Failure> {
+    pub(super) fn password(&self, grant: GrantId, role: &RoleName) -> Result<(Zeroizing<String>, [u8; 16]), Failure> {
         let _writing = lock(&self.file("write.lock"))?;
-        let path = self.file("password");
+        self.make_role(role)?;
+        let path = self.of_role(role, "password");
         let held = read_private(&path)?.map(Zeroizing::new);
         let parse = |text: &str| {
             let mut words = text.split_whitespace();
@@ -146,9 +173,10 @@ impl Folder {
         Ok((password, salt))
     }
 
-    /// What lies here, whether it still holds or not.
-    pub(super) fn access(&self) -> Result<Option<Access>, Failure> {
-        let text = read_private(&self.file("access.json"))?;
+    /// What lies here for a role, or what the last `login` left; whether it still holds or not.
+    pub(super) fn access(&self, role: Option<&RoleName>) -> Result<Option<Access>, Failure> {
+        let path = role.map_or_else(|| self.file("access.json"), |role| self.of_role(role, "access.json"));
+        let text = read_private(&path)?;
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
@@ -167,27 +195,40 @@ impl Folder {
     pub(super) fn write(&self, access: &Access, certificate: &str) -> Result<(), Failure> {
         let password = match access.auth {
             Auth::Cert => None,
-            Auth::Password => Some(self.password(access.grant)?.0),
+            Auth::Password => Some(self.password(access.grant, &access.role)?.0),
         };
         let _writing = lock(&self.file("write.lock"))?;
+        self.make_role(&access.role)?;
         write_private(&self.file("root.crt"), access.tls_ca.as_bytes())?;
-        match password {
-            None => write_private(&self.file("client.crt"), certificate.as_bytes())?,
+        let (name, proof) = match password {
+            None => ("client.crt", Zeroizing::new(certificate.to_owned())),
             Some(password) => {
                 let host = access.place().0.replace(':', "\\:");
                 let line = format!("{host}:{}:*:{}:{}\n", access.port, access.user, password.as_str());
-                write_private(&self.file("pgpass"), Zeroizing::new(line).as_bytes())?;
+                ("pgpass", Zeroizing::new(line))
             }
-        }
-        write_private(&self.file("service"), self.service(access).as_bytes())?;
-        self.join_services()?;
+        };
         let text = serde_json::to_vec(access).map_err(|e| local(&self.path, e))?;
-        write_private(&self.file("access.json"), &text)
+        let role = self.of_role(&access.role, "");
+        for (folder, service) in
+            [(&role, format!("{}.{}", self.target, access.role)), (&self.path, self.target.to_string())]
+        {
+            let entry = service_entry(&service, &self.settings(access, &|name| folder.join(name)));
+            write_private(&folder.join(name), proof.as_bytes())?;
+            write_private(&folder.join("service"), entry.as_bytes())?;
+            write_private(&folder.join("access.json"), &text)?;
+        }
+        self.join_services()
     }
 
-    /// What libpq calls each thing, with its value.
-    pub(super) fn settings(&self, access: &Access) -> Vec<(&'static str, String)> {
+    /// What libpq calls each thing, with its value; the proof lies in the role's own folder.
+    pub(super) fn role_settings(&self, access: &Access) -> Vec<(&'static str, String)> {
+        self.settings(access, &|name| self.of_role(&access.role, name))
+    }
+
+    fn settings(&self, access: &Access, proof: &dyn Fn(&str) -> PathBuf) -> Vec<(&'static str, String)> {
         let file = |name: &str| self.file(name).display().to_string();
+        let proof = |name: &str| proof(name).display().to_string();
         let (host, address) = access.place();
         let mut all = vec![("host", host.to_owned())];
         all.extend(address.map(|address| ("hostaddr", address.to_owned())));
@@ -199,15 +240,10 @@ impl Folder {
             ("sslrootcert", file("root.crt")),
         ]);
         match access.auth {
-            Auth::Cert => all.extend([("sslcert", file("client.crt")), ("sslkey", file("client.key"))]),
-            Auth::Password => all.push(("passfile", file("pgpass"))),
+            Auth::Cert => all.extend([("sslcert", proof("client.crt")), ("sslkey", file("client.key"))]),
+            Auth::Password => all.push(("passfile", proof("pgpass"))),
         }
         all
-    }
-
-    fn service(&self, access: &Access) -> String {
-        let lines: Vec<String> = self.settings(access).iter().map(|(key, value)| format!("{key}={value}")).collect();
-        format!("[{}]\n{}\n", self.target, lines.join("\n"))
     }
 
     /// libpq reads one service file: the entries of all targets, one after the other.
@@ -219,8 +255,20 @@ impl Folder {
             .filter(|path| path.is_dir())
             .collect();
         folders.sort();
-        let read = |path: &Path| read_private(&path.join("service")).ok().flatten();
-        let text: Vec<String> = folders.iter().filter_map(|path| read(path)).collect();
+        let below = |path: &PathBuf| {
+            let roles = fs::read_dir(path.join("roles")).into_iter().flatten().filter_map(Result::ok);
+            let mut all: Vec<PathBuf> = roles.map(|entry| entry.path()).collect();
+            all.sort();
+            all.insert(0, path.clone());
+            all
+        };
+        let read = |path: PathBuf| read_private(&path.join("service")).ok().flatten();
+        let text: Vec<String> = folders.iter().flat_map(below).filter_map(read).collect();
         write_private(&self.base.join("pg_service.conf"), text.join("\n").as_bytes())
     }
+}
+
+fn service_entry(name: &str, settings: &[(&'static str, String)]) -> String {
+    let lines: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    format!("[{name}]\n{}\n", lines.join("\n"))
 }

@@ -31,6 +31,8 @@ use files::{Access, Folder};
 
 /// A credential must hold for so long to be handed to a program, in seconds.
 const MARGIN_S: i64 = 3;
+/// How long the broker is waited for before a credential that is here is used.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// The key that requests for a database name: ECDSA P-256, which every TLS library takes.
 ///
@@ -55,7 +57,7 @@ pub async fn ensure(client: &mut Client, grant: &GrantDoc, auth: Auth) -> Result
     let verifier = match auth {
         Auth::Cert => None,
         Auth::Password => {
-            let (password, salt) = folder.password(grant.id)?;
+            let (password, salt) = folder.password(grant.id, &grant.role)?;
             let verifier = scram::verifier(&password, &salt).map_err(|e| Failure::local("the password", e))?;
             Some(verifier.as_str().to_owned())
         }
@@ -95,28 +97,55 @@ fn checked(doc: &CredentialDoc, grant: &GrantDoc, key: &Key, auth: Auth) -> Resu
 pub async fn ready(wish: &Wish, globals: &Globals) -> Result<(Home, Access), Failure> {
     let (home, name) = (Home::find()?, wish.one()?.clone());
     let now = crate::clock::wall_s();
-    let held = Folder::open(&home, &name)?.access()?;
-    if let Some(access) = held.filter(|a| now + MARGIN_S < a.until_s)
-        && wish.role.as_ref().is_none_or(|role| *role == access.role)
-    {
-        return Ok((home, access));
+    let held = Folder::open(&home, &name)?.access(wish.role.as_ref())?;
+    if let Some(over) = held.as_ref().filter(|a| a.until_s <= now) {
+        eprintln!("jit-broker: {} on {name} ended at {}.", over.role, super::output::instant(over.until_s));
     }
     let mut client = Client::remembered(&home)?;
+    if let Some(access) = held.filter(|a| now + MARGIN_S < a.until_s) {
+        if stands(&mut client, &access).await {
+            return Ok((home, access));
+        }
+        eprintln!("jit-broker: {} on {name} is over.", access.role);
+        files::forget_role(&home, &access);
+    }
     let doc = super::ask::target(&mut client, &name).await?;
     let database = doc.database.ok_or_else(|| {
         Failure(Refusal::new(Code::USAGE, format!("{name} is no database.")).hint(format!("jit-broker ssh {name}")))
     })?;
     let key = client_key(&home, &name)?;
-    let grant = granted(&mut client, wish, &name, &key, globals).await?;
+    let grant = granted(&mut client, wish, &name, &key, globals).await.map_err(|mut failure| {
+        if failure.0.code == Code::USAGE {
+            let role = wish.role.as_ref().map_or_else(|| "ROLE".to_owned(), ToString::to_string);
+            failure.0.hint = Some(format!("jit-broker login {name} --role {role} --reason \"…\""));
+        }
+        failure
+    })?;
     ensure(&mut client, &grant, database.auth).await?;
-    let access = Folder::open(&home, &name)?.access()?;
+    let access = Folder::open(&home, &name)?.access(Some(&grant.role))?;
     let access = access.ok_or_else(|| Failure::new(Code::BUG, "The credential is not where it was left."))?;
     Ok((home, access))
+}
+
+/// False when the broker says that a grant is over; a broker that is away ends nothing.
+async fn stands(client: &mut Client, access: &Access) -> bool {
+    let path = format!("/v1/grants/{}", access.grant);
+    match tokio::time::timeout(LOOK, client.get::<GrantDoc>(&path)).await {
+        Ok(Ok(grant)) => matches!(grant.state.as_str(), "ready" | "active"),
+        Ok(Err(failure)) => failure.0.code != Code::MISSING,
+        Err(_) => true,
+    }
 }
 
 /// The line to paste after `login`.
 pub fn how_to_use(client_home: &Home, target: &TargetName) -> String {
     format!("PGSERVICEFILE={} psql service={target}", quoted(&files::service_file(client_home).display().to_string()))
+}
+
+/// The same for one role of a target, whatever the last `login` was for.
+fn how_to_use_role(home: &Home, access: &Access) -> String {
+    let file = quoted(&files::service_file(home).display().to_string());
+    format!("PGSERVICEFILE={file} psql service={}.{}", access.target, access.role)
 }
 
 /// A word for sh: as it is where it is plain, else in single quotes.

@@ -66,7 +66,10 @@ impl PsqlArgs {
     async fn prepare(&self, globals: &Globals) -> Result<Command, Failure> {
         let (home, access) = ready(&self.asking.wish(&self.target), globals).await?;
         let mut command = Command::new("psql");
-        command.env("PGSERVICEFILE", service_file(&home)).arg(format!("service={}", access.target)).args(&self.args);
+        command
+            .env("PGSERVICEFILE", service_file(&home))
+            .arg(format!("service={}.{}", access.target, access.role))
+            .args(&self.args);
         Ok(command)
     }
 }

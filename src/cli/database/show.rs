@@ -44,7 +44,7 @@ pub(super) fn environment(home: &Home, access: &Access) -> Result<Vec<(String, S
         other => format!("PG{}", other.to_ascii_uppercase()),
     };
     let mut all: Vec<(String, String)> =
-        folder.settings(access).into_iter().map(|(key, value)| (name(key), value)).collect();
+        folder.role_settings(access).into_iter().map(|(key, value)| (name(key), value)).collect();
     all.push(("PGSERVICEFILE".to_owned(), service_file(home).display().to_string()));
     Ok(all)
 }
@@ -128,7 +128,7 @@ impl ConnectArgs {
         let (home, access) = ready(&asking.wish(&self.target), globals).await?;
         let folder = Folder::open(&home, &access.target)?;
         let lines = match self.for_ {
-            For::Psql => vec![super::how_to_use(&home, &access.target)],
+            For::Psql => vec![super::how_to_use_role(&home, &access)],
             For::Uri => vec![uri(&folder, &access)],
             For::Jdbc => vec![jdbc(&folder, &access)],
             For::DBeaver | For::DataGrip => fields(&folder, &access),
@@ -153,7 +153,7 @@ fn authority(host: &str, port: u16) -> String {
 fn uri(folder: &Folder, access: &Access) -> String {
     let (host, _) = access.place();
     let place = format!("postgresql://{}@{}/{}", access.user, authority(host, access.port), access.database);
-    let rest = folder.settings(access).into_iter();
+    let rest = folder.role_settings(access).into_iter();
     let rest: Vec<String> = rest
         .filter(|(key, _)| !matches!(*key, "host" | "port" | "dbname" | "user"))
         .map(|(key, value)| format!("{key}={}", escaped(&value)))
@@ -163,10 +163,11 @@ fn uri(folder: &Folder, access: &Access) -> String {
 
 fn jdbc(folder: &Folder, access: &Access) -> String {
     let file = |name: &str| escaped(&folder.file(name).display().to_string());
+    let cert = escaped(&folder.of_role(&access.role, "client.crt").display().to_string());
     let (host, _) = access.place();
     let place = format!("jdbc:postgresql://{}/{}", authority(host, access.port), access.database);
     let proof = match access.auth {
-        Auth::Cert => format!("&sslcert={}&sslkey={}", file("client.crt"), file("client.pk8")),
+        Auth::Cert => format!("&sslcert={cert}&sslkey={}", file("client.pk8")),
         Auth::Password => String::new(),
     };
     format!("{place}?user={}&sslmode=verify-full&sslrootcert={}{proof}", access.user, file("root.crt"))
@@ -185,10 +186,11 @@ fn fields(folder: &Folder, access: &Access) -> Vec<String> {
     ];
     match access.auth {
         Auth::Cert => lines.extend([
-            format!("Client cert     {}", file("client.crt")),
+            format!("Client cert     {}", folder.of_role(&access.role, "client.crt").display()),
             format!("Client key      {}", file("client.pk8")),
         ]),
-        Auth::Password => lines.push(format!("Password        in {} (the last field)", file("pgpass"))),
+        Auth::Password => lines
+            .push(format!("Password        in {} (the last field)", folder.of_role(&access.role, "pgpass").display())),
     }
     lines.push(format!("URL             {}", jdbc(folder, access)));
     lines.push("The paths stay; the user changes with every grant.".to_owned());
