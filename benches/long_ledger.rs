@@ -261,7 +261,7 @@ async fn operate(what: &str, world: &World, clock: &Arc<Simulated>) {
             panic!("not approved");
         };
         let begun = Instant::now();
-        broker.issue(&world.alice.name(), grant, &world.alice.key()).await.unwrap();
+        broker.issue(&world.alice.name(), grant, &world.alice.key(), None).await.unwrap();
         times[2].push(us(begun));
         let release = sign(&world.alice, None, Deed::Release { by: world.alice.name(), grant });
         let begun = Instant::now();

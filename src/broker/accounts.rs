@@ -185,7 +185,7 @@ impl Broker {
         let _alone = self.accounts().alone(id).await;
         let (target, route, account) = {
             let memory = self.memory().await;
-            let grant = memory.state.grants.get(&id).ok_or_else(|| missing())?;
+            let grant = memory.state.grants.get(&id).ok_or_else(missing)?;
             let live = grant.live_at(self.now())?;
             let (Some(account), Some(role)) = (&live.account, &live.terms.database) else { return Err(missing()) };
             if live.account_made {
