@@ -302,16 +302,19 @@ impl Broker {
                 return Ok(Issued::Password);
             }
         }
-        match self.order(Order::Credential { grant, key: key.clone() }).await {
-            Ok(Answer::Certificate { openssh }) => Ok(Issued::Ssh(openssh)),
-            Ok(Answer::Client { pem }) => Ok(Issued::Client(pem)),
-            Ok(_) => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
-            // Somebody may have ended it in between.
+        let signed = match self.order(Order::Credential { grant, key: key.clone() }).await {
+            // It ended between the entry and the signature: that is told, not that the signer saw it.
             Err(refusal) if refusal.code == Code::SIGNER_REFUSED => {
-                let over = self.memory().await.state.grants.get(&grant).and_then(|g| g.live_at(self.now()).err());
-                Err(over.unwrap_or(refusal))
+                let memory = self.memory().await;
+                let over = memory.state.grants.get(&grant).and_then(|g| g.live_at(self.now()).err());
+                return Err(over.unwrap_or(refusal));
             }
-            Err(refusal) => Err(refusal),
+            other => other?,
+        };
+        match signed {
+            Answer::Certificate { openssh } => Ok(Issued::Ssh(openssh)),
+            Answer::Client { pem } => Ok(Issued::Client(pem)),
+            _ => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
         }
     }
 

@@ -13,7 +13,7 @@ fn a_certificate_opens_the_account_until_the_end_and_no_longer() {
     let db = Db::cert();
     let (grant, account, file) = db.open("ro", 600);
     let who = db.by_cert(&account, &file, "SELECT current_user, current_setting('default_transaction_read_only'), current_setting('statement_timeout'), pg_has_role('pg_read_all_data', 'MEMBER'), count(*) FROM notes").ok();
-    assert_eq!(who.trim(), format!("{account}|on|1min|t|1"));
+    assert_eq!(who.trim(), format!("{account}|on|1min|t|2"));
     let write = db.by_cert(&account, &file, "BEGIN READ WRITE; INSERT INTO notes (text) VALUES ('no')");
     assert!(write.err.contains("permission denied"), "{write:?}");
 
