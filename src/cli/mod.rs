@@ -10,6 +10,7 @@ mod audit;
 mod auth;
 mod ca;
 mod client;
+mod clock;
 mod context;
 mod database;
 mod failure;
@@ -194,6 +195,9 @@ enum Verb {
     Policy(admin::PolicyVerb),
     /// The authority's public keys and its revocation list
     Ca(ca::CaArgs),
+    /// The broker's clock
+    #[command(subcommand)]
+    Clock(clock::ClockVerb),
     /// A target's own sshd
     #[command(subcommand)]
     Host(host::HostVerb),
@@ -309,6 +313,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Audit(verb) => verb.run(globals).await,
         Verb::Apply { dir, dry_run, yes } => admin::apply(dir, *dry_run, *yes, globals).await,
         Verb::Person(verb) => verb.run(globals).await,
+        Verb::Clock(verb) => verb.run(globals).await,
         Verb::Key(verb) => verb.run(globals).await,
         Verb::Target(verb) => verb.run(globals).await,
         Verb::Policy(verb) => verb.run(globals).await,

@@ -139,7 +139,7 @@ codes! {
         "The broker cannot reach the signer's socket. Nothing is issued until it is back; ends go on.";
     LINT = 5003, 70, 500, "a certificate failed its inspection", None,
         "What was signed is parsed again and compared before it leaves; this one differed and was destroyed.";
-    CLOCK = 5004, 9, 503, "the clock cannot be trusted", Some("timedatectl shows whether the clock is synchronised."),
+    CLOCK = 5004, 9, 503, "the clock cannot be trusted", Some("timedatectl shows whether the clock is synchronised; an operator says that it is right by: jit-broker clock confirm"),
         "Wall clock and boot-time clock drifted apart, or the wall clock is behind the log. Nothing is issued until the clock is synchronised or an operator confirms it. Ends go on.";
     LOG_LIES = 5005, 70, 503, "the log is not the one the signer knows", Some("jit-broker audit verify"),
         "The daemon showed the signer a log that is shorter, forked, or holds an entry that the rules do not justify. Nothing is signed until this is understood.";

@@ -86,3 +86,14 @@ fn a_key_that_nobody_knows_gets_no_session() {
     let done = world.run("alice", &line);
     assert_eq!((done.code, done.err.contains("first use")), (Some(2), true), "{}", done.err);
 }
+
+#[test]
+fn operators_alone_say_that_the_clock_is_right() {
+    let world = World::start();
+    assert_eq!(world.run("alice", "jit-broker clock confirm --yes").code, Some(5));
+    let done = world.run("bob", "jit-broker clock confirm");
+    assert_eq!((done.code, done.err.contains("--yes")), (Some(2), true), "{}", done.err);
+    assert_eq!(world.count("clock.confirmed"), 0);
+    world.run("bob", "jit-broker clock confirm --yes").ok();
+    assert_eq!(world.count("clock.confirmed"), 1);
+}

@@ -491,3 +491,21 @@ async fn ones_own_requests_come_newest_first() {
     assert_eq!(docs.iter().map(|doc| doc.id).collect::<Vec<_>>(), ids);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requester_with_another_key_is_still_the_requester() {
+    let world = World::start().await;
+    let second = Somebody::make(world.settings.state_dir.as_path(), "laptop").unwrap();
+    let enroll = Deed::Enroll { by: world.admin.name(), person: world.alice.name(), key: second.key() };
+    world.broker().act(world.sign(&world.admin, None, enroll), None, None).await.unwrap();
+    let id = world.ask(600).await.unwrap();
+    let (request_digest, terms) = world.terms(id).await;
+    let own = |by| Deed::Approve { by, request: id, request_digest, terms: terms.clone() };
+    let refusal = world.broker().act(world.sign(&second, None, own(world.alice.name())), None, None).await.unwrap_err();
+    assert_eq!(refusal.code, Code::OWN_REQUEST);
+    // Under somebody else's name the key does not count at all.
+    let refusal = world.broker().act(world.sign(&second, None, own(world.bob.name())), None, None).await.unwrap_err();
+    assert_eq!(refusal.code, Code::BAD_SIGNATURE);
+    assert_eq!(world.broker().request_doc(&world.alice.name(), id).await.unwrap().state, "pending");
+    world.stop().await;
+}
