@@ -12,10 +12,9 @@ use super::context::Context;
 use super::failure::Failure;
 use super::home::Home;
 use super::{Globals, keys, output};
-use crate::daemon::verify::{audit, first_entry};
+use crate::daemon::verify::{audit, first_origin};
 use crate::domain::refusal::Code;
 use crate::ledger::verify::{OutsideNote, Report};
-use crate::signer::gate::origin_of;
 use crate::wire::{EventDoc, List};
 
 /// So many events come in one answer of the broker.
@@ -196,7 +195,10 @@ async fn verify(
                 .unwrap_or_else(|| path.to_owned());
             let (origin, log_key) = match (&context, key) {
                 (Ok(context), None) => (context.about.origin.clone(), context.about.log_key.clone()),
-                (_, Some(key)) => (first_origin(&path).await?, keys::public(key)?),
+                (_, Some(key)) => {
+                    let begins = || Failure::new(Code::LEDGER_CORRUPT, "The log does not begin with its beginning.");
+                    (first_origin(&path).await?.ok_or_else(begins)?, keys::public(key)?)
+                }
                 (Err(_), None) => {
                     return Err(Failure::new(Code::USAGE, "Which key signs this log? Say it with --key PUB."));
                 }
@@ -219,14 +221,6 @@ async fn verify(
     // While it is fetched the log goes on; a copy that lies still must be attested to its very end.
     let least = if offline.is_some() { report.size } else { 0 };
     print(&report, least, globals)
-}
-
-/// The origin that an installation's first entry implies; the key is what is believed.
-async fn first_origin(path: &Path) -> Result<String, Failure> {
-    match first_entry(path).await?.map(|e| e.event) {
-        Some(crate::domain::event::Event::Begun(genesis)) => Ok(origin_of(&genesis.install.to_string())),
-        _ => Err(Failure::new(Code::LEDGER_CORRUPT, "The log does not begin with its beginning.")),
-    }
 }
 
 fn print(report: &Report, least: u64, globals: &Globals) -> Result<ExitCode, Failure> {

@@ -223,18 +223,22 @@ pub async fn audit(path: &Path, origin: String, log_key: &Key, outside: &[Outsid
     Ok(report)
 }
 
-/// The first entry of a ledger or an export, unchecked.
+/// The origin that the first entry of a ledger or an export implies, unchecked; none where there is no entry. An entry that cannot be read
+/// implies one that nobody has, so that [`audit`] says what is wrong.
 ///
 /// # Errors
-/// When it cannot be read.
-pub async fn first_entry(path: &Path) -> Result<Option<Entry>, Refusal> {
+/// When the file cannot be read.
+pub async fn first_origin(path: &Path) -> Result<Option<String>, Refusal> {
     let bytes = if begins_like_sqlite(path) {
         let reader = Reader::open(path).await.map_err(|e| ledger_refusal(&e))?;
         reader.leaf(0).await.map_err(|e| ledger_refusal(&e))?.map(|leaf| leaf.bytes)
     } else {
         first_leaf(path).await.map_err(|e| ledger_refusal(&e))?
     };
-    Ok(bytes.and_then(|bytes| read_canonical(&bytes).ok()))
+    Ok(bytes.map(|bytes| match read_canonical::<Entry>(&bytes).map(|entry| entry.event) {
+        Ok(Event::Begun(genesis)) => origin_of(&genesis.install.to_string()),
+        _ => origin_of("unreadable"),
+    }))
 }
 
 fn begins_like_sqlite(path: &Path) -> bool {

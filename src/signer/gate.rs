@@ -205,9 +205,9 @@ impl Gate {
     fn judge(&mut self, entry: &Entry) -> Result<(), Refusal> {
         self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
         let now = self.keeper.now();
-        // A clock that was stepped must not keep ends from being signed: only what grants waits until this clock has come up to it.
-        let grants = entry.cause.as_ref().is_some_and(Command::grants);
-        if grants && entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S) {
+        // SECURITY: an end from the future is no better than a grant: by its time every revoked certificate would be over, and the list of
+        // them empty. A log whose clock was set back stands still until this clock has come up to it, so that ends go on.
+        if entry.at > now.at.max(now.wall_s).saturating_add(AHEAD_S).max(self.state.last_at) {
             return Err(Refusal::new(
                 Code::CLOCK,
                 format!("Entry {} is more than {AHEAD_S} s ahead of the signer's clock.", entry.seq),
@@ -238,7 +238,9 @@ impl Gate {
                 let first = self.state.grants.get(grant).filter(|g| g.credentials.is_empty());
                 // The first use must be in time by this clock too, not by what the entry says alone.
                 if late || first.is_some_and(|g| now >= g.claim_by + AHEAD_S) {
-                    self.late.serials.insert(*serial, *grant);
+                    // Each authority counts its own serials.
+                    let other = self.late.serials.insert(*serial, *grant).filter(|other| other != grant);
+                    self.late.grants.extend(other);
                 }
             }
             _ => {}
@@ -384,7 +386,7 @@ impl Gate {
         }
         let credential =
             live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
-        if self.late.grants.contains(&id) || self.late.serials.contains_key(&credential.serial) {
+        if self.late.grants.contains(&id) || self.late.serials.get(&credential.serial) == Some(&id) {
             return Err(refused("The signer was shown this too late to believe it: release the grant and ask again."));
         }
         if credential.kind == CredentialKind::X509Client {

@@ -120,7 +120,7 @@ fn a_signer_of_its_own_comes_and_goes() {
     apart.start_signer();
     let served = &apart.served;
     eventually("the serial is on the list", || bob.list().serials.contains(&serial(&held)));
-    alice.certificate(second).unwrap();
+    eventually("the clerk has seen that it is back", || alice.certificate(second).is_ok());
 
     // The daemon goes and comes while the signer stays, and both at once.
     let once = served.client(&served.alice).unwrap().certificate(second).unwrap();

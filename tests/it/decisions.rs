@@ -184,6 +184,32 @@ async fn one_tick_in_another_century_ends_early_and_ruins_nothing() {
     world.stop().await;
 }
 
+/// What was signed before is believed by a signer whose wall clock was set back since, and ends go on; nothing is granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_a_clock_that_was_set_back_keeps_no_end_from_being_signed() {
+    for reboot in [false, true] {
+        let mut world = World::start().await;
+        let grant = world.open(3600).await;
+        world.issue(grant).await.unwrap();
+        world.daemon.take().unwrap().stop().await;
+        world.clock.step_wall(-3600);
+        if reboot {
+            world.clock.reboot();
+        }
+        world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+        assert_eq!(world.ask(60).await.unwrap_err().code, Code::CLOCK);
+        world.clock.advance(5);
+        let revoke = Deed::Revoke { by: world.bob.name(), of: Selector::Grant(grant) };
+        at(&world, &world.bob, world.clock.read().wall_s, revoke).await.unwrap();
+        let served = world.broker().krl().unwrap();
+        let list = jit_ca::krl::Krl::decode(&data_encoding::BASE64.decode(served.krl.as_bytes()).unwrap()).unwrap();
+        assert!(list.serials.contains(&1), "after a boot: {reboot}");
+        let size = world.broker().memory().await.state.size;
+        assert_eq!(world.broker().note().unwrap().0, size, "after a boot: {reboot}");
+        world.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_was_ahead_is_set_back_by_an_operator_and_nothing_lasts_longer() {
     let world = World::start().await;

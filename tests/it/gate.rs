@@ -12,7 +12,7 @@ use jit_broker::daemon::dev::{Somebody, bundle};
 use jit_broker::daemon::{Daemon, open_gate};
 use jit_broker::domain::act::{Deed, Selector, SignedAct};
 use jit_broker::domain::bundle::BundleText;
-use jit_broker::domain::event::Command;
+use jit_broker::domain::event::{Command, Entry, Event};
 use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::RequestId;
 use jit_broker::domain::names::{RoleName, TargetName};
@@ -194,6 +194,29 @@ async fn a_signer_whose_clock_is_a_little_behind_signs_and_one_far_behind_waits(
     world.clock.step_wall(60);
     assert!(matches!(show(&mut gate, &honest), Ok(Answer::Checkpoint { .. })));
     world.stop().await;
+}
+
+/// By a time in the future every revoked certificate is over, and the list could be empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_from_the_future_shortens_no_revocation_list() {
+    let mut world = World::start().await;
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    revoke(&world, grant).await;
+    let honest = leaves(&world.settings.ledger).await;
+    world.daemon.take().unwrap().stop().await;
+    let mut gate = fresh_gate(&world, "future.json");
+    show(&mut gate, &honest).unwrap();
+    let mut lie = honest.clone();
+    let mut entry: Entry = serde_json::from_str(&honest.last().unwrap().entry).unwrap();
+    (entry.seq, entry.at) = (entry.seq + 1, entry.at + 10 * 365 * 86_400);
+    (entry.cause, entry.event) = (Some(Command::Beat), Event::Heartbeat);
+    let bytes = jit_broker::domain::digest::canonical(&entry).unwrap();
+    lie.push(Leaf { entry: String::from_utf8(bytes).unwrap(), blobs: Vec::new() });
+    assert_eq!(show(&mut gate, &lie).unwrap_err().code, Code::CLOCK);
+    let Answer::Krl { krl, .. } = gate.order(Order::Krl).unwrap() else { panic!("no list") };
+    let list = jit_ca::krl::Krl::decode(&data_encoding::BASE64.decode(krl.as_bytes()).unwrap()).unwrap();
+    assert_eq!(list.serials.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

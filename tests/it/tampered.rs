@@ -81,6 +81,7 @@ async fn every_change_of_a_copy_is_found() {
         assert_eq!(verify("dave", "copy.db"), Some(1), "{what}");
     }
     for (what, sql) in [
+        ("the beginning cannot be read", "UPDATE leaf SET bytes = x'7b' WHERE seq = 0"),
         ("a row is gone", "DELETE FROM leaf WHERE seq = 5"),
         (
             "a row is gone and the rest is numbered anew",

@@ -10,7 +10,8 @@ mod steps;
 use std::collections::BTreeSet;
 
 use jit_broker::broker::reaper::round;
-use jit_broker::clock::Timekeeper;
+use jit_broker::clock::{Simulated, Timekeeper};
+use jit_broker::domain::event::Entry;
 use jit_broker::domain::grant::GrantState;
 use jit_broker::ledger::note::{Checkpoint, SignedNote};
 use jit_broker::ledger::tree::verify_consistency;
@@ -217,15 +218,16 @@ impl Walk {
     /// What is on disk verifies, and a signer that has seen nothing of it agrees with every single decision.
     async fn end(self) {
         let origin = origin_of(&self.bench.install.to_string());
-        let clock = self.bench.clock.clone();
-        clock.advance(2 * 86_400);
+        self.bench.clock.advance(2 * 86_400);
         let (settings, _folder) = self.bench.stop().await;
         let (key, head) = (self.keys.log_public(), settings.ca_dir.join("fresh.json"));
         let report = jit_broker::daemon::verify::audit(&settings.ledger, origin, &key, &[]).await.unwrap();
         assert!(report.ok, "{:#?}", report.problems);
-        let mut gate =
-            Gate::found(self.keys, head, jit_broker::daemon::pins(&settings), Timekeeper::new(clock)).unwrap();
         let leaves = crate::trust::leaves(&settings.ledger).await;
+        let last: Entry = serde_json::from_str(&leaves.last().unwrap().entry).unwrap();
+        // The walk may have left the wall clock wrong; a signer that begins takes nothing from its future.
+        let keeper = Timekeeper::new(Simulated::at(last.at));
+        let mut gate = Gate::found(self.keys, head, jit_broker::daemon::pins(&settings), keeper).unwrap();
         gate.order(Order::Checkpoint { from: 0, leaves }).unwrap();
     }
 }
