@@ -111,6 +111,10 @@ id!(
     ActId, "act_"
 );
 id!(
+    /// Names a session through a gateway; drawn when it is opened.
+    SessionId, "ses_"
+);
+id!(
     /// Names an installation: the random number in leaf 0.
     InstallId, "in_"
 );

@@ -25,6 +25,7 @@ pub mod policy;
 pub mod refusal;
 pub mod request;
 pub mod retire;
+pub mod session;
 pub mod shelf;
 pub mod snapshot;
 pub mod span;
