@@ -1,0 +1,6 @@
+//! Real client programs with what the built binary prints for them, against a broker that is served and a real PostgreSQL.
+
+mod desk;
+mod matrix;
+mod programs;
+mod rust;
