@@ -2,5 +2,6 @@
 
 mod desk;
 mod matrix;
+mod password;
 mod programs;
 mod rust;
