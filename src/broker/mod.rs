@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod clerk;
 mod fold;
+pub mod left;
 mod past;
 pub mod quota;
 pub mod reaper;
