@@ -295,7 +295,7 @@ impl Broker {
     /// # Errors
     /// [`Code::NOT_OFFICE`] for everybody but operators, [`Code::MISSING`] for what is no database.
     pub async fn test_target(&self, viewer: &PersonName, name: &TargetName) -> Result<Vec<LinkDoc>, Refusal> {
-        let (route, auth, role, roles) = {
+        let (route, auth, gives, roles, ca_pem) = {
             let memory = self.memory().await;
             if !memory.state.is_operator(viewer) {
                 return Err(Refusal::new(Code::NOT_OFFICE, "Operators alone test targets."));
@@ -308,10 +308,11 @@ impl Broker {
             let gives: Vec<_> = target.roles.values().filter_map(|role| role.database.clone()).collect();
             let roles: BTreeSet<String> =
                 gives.iter().flat_map(|role| &role.member_of).map(ToString::to_string).collect();
-            (route, database.auth, gives.into_iter().next().ok_or_else(missing)?, roles)
+            let ca = memory.state.genesis.as_ref().and_then(|g| g.x509_client.clone()).unwrap_or_default();
+            (route, database.auth, gives, roles, ca)
         };
         let place = self.place(&route).await?;
-        let probe = probe(auth, &role, roles, self.now())?;
+        let probe = probe(auth, &gives, roles, ca_pem, self.now())?;
         let links = place.postgres.check(&probe).await;
         Ok(links.into_iter().map(|l| LinkDoc { what: l.what, ok: l.ok, detail: l.detail, todo: l.todo }).collect())
     }
@@ -471,10 +472,18 @@ pub fn digest(verifier: &Verifier) -> Digest {
 }
 
 /// A trial account: in no grant, with the rights of a role, for a minute.
-fn probe(auth: Auth, role: &DatabaseRole, roles: BTreeSet<String>, now: i64) -> Result<Probe, Refusal> {
+fn probe(
+    auth: Auth,
+    gives: &[DatabaseRole],
+    roles: BTreeSet<String>,
+    ca_pem: String,
+    now: i64,
+) -> Result<Probe, Refusal> {
+    let role = gives.first().ok_or_else(missing)?;
+    let names = |role: &DatabaseRole| role.member_of.iter().map(ToString::to_string).collect();
     let broken = |e: crate::accounts::scram::VerifierError| Refusal::new(Code::BUG, e.to_string());
     let (proof, login) = match auth {
-        Auth::Cert => (AccountProof::Cert, ProbeLogin::NoCert),
+        Auth::Cert => (AccountProof::Cert, ProbeLogin::NoCert { ca_pem }),
         Auth::Password => {
             let password = Zeroizing::new(data_encoding::HEXLOWER.encode(&crate::clock::random16()));
             let verifier = scram::verifier(&password, &crate::clock::random16()).map_err(broken)?;
@@ -484,14 +493,14 @@ fn probe(auth: Auth, role: &DatabaseRole, roles: BTreeSet<String>, now: i64) -> 
     let account = Account {
         name: AccountName::of_random(&crate::clock::random16()),
         grant: GrantId::new(crate::clock::random16()),
-        member_of: role.member_of.iter().map(ToString::to_string).collect(),
+        member_of: names(role),
         read_only: role.read_only,
         statement_timeout_ms: role.statement_timeout_ms,
         connection_limit: Some(role.connection_limit),
         valid_until: now + PROBE_S,
         proof,
     };
-    Ok(Probe { account, login, roles: roles.into_iter().collect() })
+    Ok(Probe { account, login, roles: roles.into_iter().collect(), sets: gives.iter().map(names).collect() })
 }
 
 fn missing() -> Refusal {
