@@ -9,6 +9,7 @@ pub mod clerk;
 mod fold;
 pub mod gateway;
 pub mod lease;
+pub mod left;
 mod past;
 pub mod quota;
 pub mod reaper;
