@@ -2,7 +2,7 @@
 //!
 //! True here: the log names an account before its server hears of it; one thing at a time happens to an account; what could not be
 //! removed is tried again for ever, and a server that is down holds up no other.
-//! Start with [`run`] and [`Broker::make_account`].
+//! Start with [`run`] and [`Broker::plan_and_make`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +12,8 @@ use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, watch};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::Broker;
 use super::view::instant;
+use super::{Broker, granted};
 use crate::accounts::postgres::{MAX_SESSIONS, Postgres, SecretSource, Server};
 use crate::accounts::scram::{self, Verifier};
 use crate::accounts::{Account, AccountError, Ending, MarkerKey, Probe, ProbeLogin, Proof as AccountProof};
@@ -170,15 +170,23 @@ impl Broker {
         }
     }
 
-    /// Makes the account that the log plans for a grant, unless its server has it already.
+    /// Has the clerk plan the account of a grant, and makes it, unless its server has it already.
     ///
     /// # Errors
-    /// [`Code::TARGET_AWAY`], [`Code::TARGET_REFUSED`]; that the grant is over. Asking again goes on where it stopped.
-    pub(super) async fn make_account(&self, grant: GrantId, verifier: Option<Verifier>) -> Result<(), Refusal> {
-        // A client that hangs up does not stop it half way.
+    /// As decided; [`Code::TARGET_AWAY`], [`Code::TARGET_REFUSED`]; that the grant is over. Asking again goes on where it stopped.
+    pub(super) async fn plan_and_make(
+        &self,
+        grant: GrantId,
+        plan: Command,
+        verifier: Option<Verifier>,
+    ) -> Result<(), Refusal> {
+        // A client that hangs up does not stop it half way: what is planned is made.
         let broker = self.clone();
-        let made = tokio::spawn(async move { broker.make_now(grant, verifier).await }).await;
-        made.map_err(|_| Refusal::new(Code::BUG, "Making the account failed."))?
+        let made = tokio::spawn(async move {
+            granted(&broker.command(plan, Vec::new()).await?)?;
+            broker.make_now(grant, verifier).await
+        });
+        made.await.map_err(|_| Refusal::new(Code::BUG, "Making the account failed."))?
     }
 
     async fn make_now(&self, id: GrantId, verifier: Option<Verifier>) -> Result<(), Refusal> {
