@@ -120,6 +120,7 @@ impl Daemon {
             settings.gateway_ssh.as_ref().map(|ssh| ssh.seen.clone()),
         );
         broker.command(Command::Start, Vec::new()).await?;
+        broker.close_lost(|_| None).await?;
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
