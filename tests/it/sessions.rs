@@ -127,8 +127,8 @@ async fn the_signer_judges_sessions_by_itself() {
     let mut world = World::with_gateway().await;
     let grant = world.open(600).await;
     let opened = enter(&world, grant).await.unwrap();
-    let shown = leaves(&world.settings.ledger).await;
     world.daemon.take().unwrap().stop().await;
+    let shown = leaves(&world.settings.ledger).await;
     let mut settings = world.settings.clone();
     let leg = Order::SessionLeg { session: opened.session };
     let mut gate = open_gate(&settings, world.clock.clone()).unwrap();
