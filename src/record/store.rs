@@ -60,7 +60,9 @@ impl Store {
         let top = Arc::new(Folder::top(&dir).map_err(io())?);
         let live = Registry::default();
         let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WRITERS);
-        let writers = start(count, top.clone(), &live, |_| {}).map_err(io())?;
+        let finished = indexer(top.clone()).map_err(io())?;
+        let sealed = move |id, month| drop(finished.send((id, month)));
+        let writers = start(count, top.clone(), &live, sealed).map_err(io())?;
         Ok(Self { dir, top, writers, live })
     }
 
@@ -128,18 +130,16 @@ impl Store {
     }
 
     /// The folders of sealed recordings, newest first.
-    pub(super) fn months(&self) -> impl Iterator<Item = (String, String, Folder)> + '_ {
+    pub(super) fn months(&self) -> Vec<(String, String, Folder)> {
         let digits = |name: &String, n: usize| name.len() == n && name.bytes().all(|b| b.is_ascii_digit());
-        let years = self.top.names().unwrap_or_default().into_iter().rev().filter(move |name| digits(name, 4));
-        years.flat_map(move |year| {
-            let folder = self.top.folder(&year).ok();
-            let months = folder.as_ref().and_then(|folder| folder.names().ok()).unwrap_or_default();
-            let months = months.into_iter().rev().filter(move |name| digits(name, 2));
-            months.filter_map(move |month| {
-                let inside = folder.as_ref()?.folder(&month).ok()?;
-                Some((year.clone(), month, inside))
-            })
-        })
+        let mut out = Vec::new();
+        for year in self.top.names().unwrap_or_default().into_iter().rev().filter(|name| digits(name, 4)) {
+            let Ok(folder) = self.top.folder(&year) else { continue };
+            for month in folder.names().unwrap_or_default().into_iter().rev().filter(|name| digits(name, 2)) {
+                out.extend(folder.folder(&month).map(|inside| (year.clone(), month, inside)));
+            }
+        }
+        out
     }
 
     /// Where a recording lies.
@@ -257,6 +257,21 @@ impl Store {
         shelve(&self.top, id, &month).map_err(io("the place"))?;
         Ok(Sealed { bytes, chunks, sha256 })
     }
+}
+
+/// Starts the thread that makes sealed recordings searchable; it ends with the sender.
+fn indexer(top: Arc<Folder>) -> std::io::Result<Sender<(SessionId, (String, String))>> {
+    let (sender, sealed) = std::sync::mpsc::channel::<(SessionId, (String, String))>();
+    std::thread::Builder::new().name("record-index".to_owned()).spawn(move || {
+        for (id, (year, month)) in sealed {
+            let made =
+                top.folder(&year).and_then(|y| y.folder(&month)).and_then(|folder| super::index::make(&folder, id));
+            if let Err(error) = made {
+                tracing::warn!(session = %id, %error, "a recording cannot be searched yet");
+            }
+        }
+    })?;
+    Ok(sender)
 }
 
 /// Reads a file to its end or to the first chunk that is broken.

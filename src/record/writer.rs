@@ -55,7 +55,7 @@ pub fn start(
     writers: usize,
     top: Arc<Folder>,
     all: &Registry,
-    sealed: impl Fn(SessionId) + Send + 'static,
+    sealed: impl Fn(SessionId, (String, String)) + Send + 'static,
 ) -> std::io::Result<Vec<Sender<Order>>> {
     let (closer, slow) = channel();
     let doom = Doom(all.clone());
@@ -181,7 +181,7 @@ fn still_there(file: &std::fs::File) -> Result<(), String> {
     if found.st_nlink == 0 { Err("its file was removed".to_owned()) } else { Ok(()) }
 }
 
-fn close(slow: &Receiver<Slow>, top: &Folder, sealed: impl Fn(SessionId)) {
+fn close(slow: &Receiver<Slow>, top: &Folder, sealed: impl Fn(SessionId, (String, String))) {
     while let Ok(order) = slow.recv() {
         match order {
             Slow::Sync(live) => {
@@ -196,7 +196,7 @@ fn close(slow: &Receiver<Slow>, top: &Folder, sealed: impl Fn(SessionId)) {
                 let well = done.is_ok();
                 let _ = reply.send(done);
                 if well {
-                    sealed(live.id);
+                    sealed(live.id, live.month.clone());
                 }
             }
         }
