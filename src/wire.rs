@@ -72,6 +72,9 @@ pub struct About {
     pub ssh_user: Key,
     /// The host CA.
     pub ssh_host: Key,
+    /// The authority over user certificates for the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_gateway: Option<Key>,
     /// The server CA's certificate, PEM.
     pub server_ca_pem: String,
     /// The client CA's certificate, PEM: what database servers trust.
@@ -178,6 +181,8 @@ pub struct TargetDoc {
     pub mode: String,
     /// What rules select by.
     pub labels: BTreeMap<String, String>,
+    /// The name that its host key is known by.
+    pub alias: String,
     /// The line that goes into known_hosts.
     pub known_hosts: String,
     /// What a database has besides.
@@ -360,7 +365,10 @@ pub struct GrantDoc {
     pub waits_for: Vec<TargetName>,
     /// While ending: from when no host accepts a certificate of it; RFC 3339.
     pub latest_end: Option<String>,
-    /// Recorded sessions; none for direct targets.
+    /// Its target is reached through the gateway.
+    #[serde(default)]
+    pub gateway: bool,
+    /// Sessions that were opened through the gateway; none for direct targets.
     pub sessions: u64,
     /// The account on a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]

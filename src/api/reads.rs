@@ -48,6 +48,7 @@ pub(super) async fn about(State(api): State<Api>) -> Result<Json<About>, Problem
         log_key: genesis.log_key.clone(),
         ssh_user: genesis.ssh_user.clone(),
         ssh_host: genesis.ssh_host.clone(),
+        ssh_gateway: genesis.ssh_gateway.clone(),
         server_ca_pem: api.server_ca_pem.to_string(),
         x509_client: genesis.x509_client.clone(),
         public_url: api.broker.public_url().to_owned(),
