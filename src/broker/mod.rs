@@ -12,6 +12,7 @@ pub mod lease;
 mod past;
 pub mod quota;
 pub mod reaper;
+pub mod recorded;
 pub mod session;
 pub mod snapshot;
 pub mod sweep;

@@ -66,6 +66,17 @@ impl Store {
         Ok(Self { dir, top, writers, live })
     }
 
+    /// Opens a folder only to read and to verify what is in it; whose it is does not matter.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`] when it cannot be opened.
+    pub fn to_read(dir: impl Into<PathBuf>) -> Result<Self, RecordError> {
+        let dir = dir.into();
+        let top =
+            Folder::foreign(&dir).map_err(RecordError::io(format!("the folder of recordings {}", dir.display())))?;
+        Ok(Self { dir, top: Arc::new(top), writers: Vec::new(), live: Registry::default() })
+    }
+
     fn live(&self) -> MutexGuard<'_, BTreeMap<SessionId, Weak<Live>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,6 +94,9 @@ impl Store {
     pub fn begin(&self, header: Header) -> Result<Recorder, RecordError> {
         let id = header.session;
         let io = |what: &str| RecordError::io(format!("{what} of {id}"));
+        if self.writers.is_empty() {
+            return Err(RecordError::Lost { why: "this folder is only read".into() });
+        }
         let permille_free = self.top.free_permille().map_err(io("the disk"))?;
         if permille_free < LEAST_PERMILLE {
             return Err(RecordError::Room { permille_free });
