@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::frame::{Header, Stamped, Stored};
 use super::reader::Reader;
 use super::utf8::Utf8;
-use crate::domain::text::shown;
+use crate::domain::text::{shown, shown_json};
 
 /// The largest terminal that is played, in columns and rows: more is an attempt to fill memory.
 const MAX_SIZE: (u16, u16) = (1000, 500);
@@ -134,9 +134,10 @@ pub fn cast<R: Read>(mut from: Reader<R>, channel: Option<u32>, out: &mut dyn Wr
 
 /// A line of asciicast v2; nothing for no text. Times are seconds with six digits.
 fn event(at_us: u64, code: &str, text: &str) -> Option<String> {
-    let text = Value::from(text);
+    // The same JSON, that harms no terminal.
+    let text = shown_json(&Value::from(text).to_string());
     let at = format!("{}.{:06}", at_us / 1_000_000, at_us % 1_000_000);
-    (text != "").then(|| format!("[{at}, \"{code}\", {text}]"))
+    (text != "\"\"").then(|| format!("[{at}, \"{code}\", {text}]"))
 }
 
 /// Writes one JSON object a frame, of all channels, after one for the header. Bytes that are no UTF-8 are base64.
@@ -175,7 +176,7 @@ pub fn jsonl<R: Read>(mut from: Reader<R>, out: &mut dyn Write) -> Result<(), Ex
             Stored::Note(text) => line["text"] = text.as_str().into(),
             Stored::Hidden | Stored::Close => {}
         }
-        writeln!(out, "{line}")?;
+        writeln!(out, "{}", shown_json(&line.to_string()))?;
     }
     Ok(out.flush()?)
 }
