@@ -14,7 +14,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::request::RequestState;
 use crate::signer::gate::origin_of;
 use crate::wire::{
-    About, BundleDoc, GrantDoc, HostCertificate, KrlDoc, List, Me, PersonDoc, RequestDoc, TargetDoc, WhyDoc,
+    About, BundleDoc, GrantDoc, HostCertificate, KrlDoc, LeftDoc, List, Me, PersonDoc, RequestDoc, TargetDoc, WhyDoc,
 };
 
 /// The target whose roles are changes of the bundle (config.md).
@@ -167,6 +167,10 @@ pub(super) async fn grants(
 ) -> Result<Json<List<GrantDoc>>, Problem> {
     let docs = api.broker.grant_docs(caller.name(), query.scope.as_deref().unwrap_or("mine")).await?;
     Ok(list("grant", docs))
+}
+
+pub(super) async fn left(State(api): State<Api>, caller: Caller) -> Json<LeftDoc> {
+    Json(api.broker.left(caller.name()).await)
 }
 
 pub(super) async fn grant(

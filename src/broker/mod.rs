@@ -9,6 +9,7 @@ pub mod clerk;
 mod fold;
 pub mod gateway;
 pub mod lease;
+pub mod left;
 mod past;
 pub mod quota;
 pub mod reaper;
@@ -303,18 +304,14 @@ impl Broker {
         self.inner.keeper.clock().fill(&mut nonce);
         let named = verifier.as_ref().map(accounts::digest);
         let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: named };
-        let done = self.command(command, Vec::new()).await?;
-        for event in &done.events {
-            if let Event::GrantCancelled { refusal, .. } = event {
-                return Err(refusal.clone());
-            }
-        }
         if database {
             let password = verifier.is_some();
-            self.make_account(grant, verifier).await?;
+            self.plan_and_make(grant, command, verifier).await?;
             if password {
                 return Ok(Issued::Password);
             }
+        } else {
+            granted(&self.command(command, Vec::new()).await?)?;
         }
         let signed = match self.order(Order::Credential { grant, key: key.clone() }).await {
             // It ended between the entry and the signature: that is told, not that the signer saw it.
@@ -397,6 +394,15 @@ impl Broker {
         let bytes = self.reader().blob(commitment.as_bytes()).await.ok()??;
         crate::domain::digest::read_canonical(&bytes).ok()
     }
+}
+
+/// A grant that is judged again at its first use may be cancelled by that.
+fn granted(done: &Done) -> Result<(), Refusal> {
+    let cancelled = |event: &Event| match event {
+        Event::GrantCancelled { refusal, .. } => Some(refusal.clone()),
+        _ => None,
+    };
+    done.events.iter().find_map(cancelled).map_or(Ok(()), Err)
 }
 
 fn refusal_in(event: &Event) -> Option<&Refusal> {
