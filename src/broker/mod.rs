@@ -13,6 +13,7 @@ pub mod left;
 mod past;
 pub mod quota;
 pub mod reaper;
+pub mod recorded;
 pub mod session;
 pub mod snapshot;
 pub mod sweep;

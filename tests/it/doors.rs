@@ -51,7 +51,7 @@ async fn every_door_for_every_caller() {
     let request = world.ask(600).await.unwrap();
     world.approve(&world.bob, request, |_| {}).await.unwrap();
     let grant = world.grant(request).await;
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let token = |name: &str| {
         let name = PersonName::new(name).unwrap();
         world.broker().sessions().open(name, String::new(), world.broker().now()).0
@@ -91,7 +91,7 @@ fn no_route_is_without_a_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_bodies_are_refused_before_they_are_kept() {
     let world = World::start().await;
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let deep = "[".repeat(100_000);
     let wide = format!("{{\"act\":\"{}\",\"signature\":\"\"}}", "x".repeat(2 << 20));
     let cases = [
