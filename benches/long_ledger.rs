@@ -109,6 +109,7 @@ impl Scribe {
             logins: vec!["deploy".parse().unwrap()],
             allow: vec![jit_broker::domain::target::Allow::Shell, jit_broker::domain::target::Allow::Exec],
             database: None,
+            gateway: false,
             for_s,
         };
         let (length, commitment) = (i64::try_from(for_s).unwrap(), Some(words.commitment()));

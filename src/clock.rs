@@ -33,6 +33,10 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     fn read(&self) -> Reading;
     /// Fills a buffer with random bytes that nobody can guess.
     fn fill(&self, buffer: &mut [u8]);
+    /// Wall time in Unix milliseconds, for measuring.
+    fn wall_ms(&self) -> i64 {
+        self.read().wall_s.saturating_mul(1000)
+    }
     /// True when the system says that its wall clock follows a time source.
     fn synchronised(&self) -> bool {
         false
@@ -92,6 +96,11 @@ impl Clock for System {
 
     fn fill(&self, buffer: &mut [u8]) {
         fill(buffer);
+    }
+
+    fn wall_ms(&self) -> i64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
     }
 
     /// The kernel's own word (`STA_UNSYNC` of adjtimex(2)), which a step by hand takes back. Asked on a thread of its own, because endings

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use jit_ca::spec::Cidr;
 use serde::Deserialize;
 
 use crate::domain::key::Key;
@@ -33,6 +34,21 @@ pub struct Settings {
     pub signer: SignerAt,
     /// What the bundle may name as `credential:NAME`.
     pub secrets: BTreeMap<SecretName, Secret>,
+    /// The SSH gateway, where there is one.
+    pub gateway_ssh: Option<GatewaySsh>,
+    /// Where recordings of sessions lie.
+    pub recordings: PathBuf,
+}
+
+/// The SSH gateway of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySsh {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What clients connect to.
+    pub address: Address,
+    /// The ranges from which it reaches its targets, as they see it.
+    pub source: Vec<Cidr>,
 }
 
 /// Where a secret comes from, and where it may be sent.
@@ -81,6 +97,30 @@ struct File {
     ca: Ca,
     #[serde(default)]
     secrets: BTreeMap<SecretName, SecretLine>,
+    #[serde(default)]
+    gateway: Gateways,
+    #[serde(default)]
+    recording: Recording,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Gateways {
+    ssh: Option<SshLine>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SshLine {
+    listen: String,
+    address: Option<String>,
+    source: Option<Vec<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Recording {
+    dir: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -131,7 +171,12 @@ fn state_dir() -> PathBuf {
     PathBuf::from("state")
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 23] = [
+    "gateway",
+    "ssh",
+    "address",
+    "source",
+    "recording",
     "schema",
     "server",
     "trust",
@@ -235,10 +280,24 @@ impl File {
                 read.map_err(|why| problems.push(format!("secrets.{name}: {why}"))).ok().map(|secret| (name, secret))
             })
             .collect();
+        let gateway_ssh = self
+            .gateway
+            .ssh
+            .and_then(|line| line.read(&public_url).map_err(|why| problems.push(format!("gateway.ssh: {why}"))).ok());
+        let recordings = self.recording.dir.map_or_else(|| state_dir.join("recordings"), |dir| base.join(dir));
         match listen {
-            Some(listen) if problems.is_empty() => {
-                Ok(Settings { listen, public_url, state_dir, admins, ledger, ca_dir, signer, secrets })
-            }
+            Some(listen) if problems.is_empty() => Ok(Settings {
+                listen,
+                public_url,
+                state_dir,
+                admins,
+                ledger,
+                ca_dir,
+                signer,
+                secrets,
+                gateway_ssh,
+                recordings,
+            }),
             _ => Err(problems),
         }
     }
@@ -266,6 +325,30 @@ impl SecretLine {
             return Err("user is 1 to 63 bytes without control characters".to_owned());
         }
         Ok(Secret { from, target, user })
+    }
+}
+
+impl SshLine {
+    fn read(self, public_url: &str) -> Result<GatewaySsh, String> {
+        let listen: SocketAddr = self.listen.parse().map_err(|e| format!("listen: {e}"))?;
+        let address = match self.address {
+            Some(text) => text.parse().map_err(|e| format!("address: {e}"))?,
+            None => {
+                let host = url_host(public_url).map(|(host, _)| host).ok_or("address: must be HOST:PORT")?;
+                Address { host, port: listen.port() }
+            }
+        };
+        let source = match self.source {
+            Some(ranges) if !ranges.is_empty() => ranges,
+            _ if listen.ip().is_loopback() => ["127.0.0.1/32", "::1/128"].map(str::to_owned).to_vec(),
+            _ => {
+                return Err(
+                    "source: name the addresses from which targets see the gateway, as in [\"10.0.0.5/32\"]".to_owned()
+                );
+            }
+        };
+        let range = |text: &String| text.parse::<Cidr>().map_err(|e| format!("source: {text}: {e}"));
+        Ok(GatewaySsh { listen, address, source: source.iter().map(range).collect::<Result<_, _>>()? })
     }
 }
 

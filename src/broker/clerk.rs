@@ -552,7 +552,7 @@ fn row_of(entry: &Entry) -> Row {
         actor: concerns.actor.map(String::from),
         request_id: concerns.request.map(String::from),
         grant_id: concerns.grant.map(String::from),
-        session_id: None,
+        session_id: concerns.session.map(String::from),
         target: concerns.target.map(String::from),
     }
 }

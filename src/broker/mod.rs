@@ -7,6 +7,8 @@
 pub mod accounts;
 pub mod clerk;
 mod fold;
+pub mod gateway;
+pub mod lease;
 mod past;
 pub mod quota;
 pub mod reaper;
@@ -34,6 +36,7 @@ use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
 use crate::domain::text::Words;
 use crate::ledger::{Reader, Reserve};
+use crate::settings::GatewaySsh;
 use crate::signer::{Answer, Order};
 
 use clerk::{Done, Job, SignerHandle};
@@ -75,6 +78,8 @@ struct Inner {
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
     accounts: accounts::Accounts,
+    gateway: Option<GatewaySsh>,
+    leases: lease::Leases,
 }
 
 /// What a grant gave for a key.
@@ -101,7 +106,13 @@ pub struct KrlFile {
 
 impl Broker {
     /// Puts the broker together; the clerk must run already.
-    pub fn new(parts: clerk::Parts, public_url: String, krl_path: PathBuf, accounts: accounts::Accounts) -> Self {
+    pub fn new(
+        parts: clerk::Parts,
+        public_url: String,
+        krl_path: PathBuf,
+        accounts: accounts::Accounts,
+        gateway: Option<GatewaySsh>,
+    ) -> Self {
         let inner = Inner {
             jobs: parts.jobs,
             memory: parts.memory,
@@ -120,6 +131,8 @@ impl Broker {
             krl: Mutex::new(None),
             public_url,
             accounts,
+            gateway,
+            leases: lease::Leases::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -329,7 +342,7 @@ impl Broker {
         }
     }
 
-    async fn order(&self, order: Order) -> Result<Answer, Refusal> {
+    pub(crate) async fn order(&self, order: Order) -> Result<Answer, Refusal> {
         self.inner.signer.order(order, &self.inner.reader).await
     }
 

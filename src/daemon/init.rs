@@ -81,6 +81,7 @@ pub async fn init(plan: &Plan, clock: Arc<dyn Clock>) -> Result<Made, Refusal> {
     let mut install = [0; 16];
     clock.fill(&mut install);
     let genesis = Genesis {
+        ssh_gateway: keys.ssh_gateway.as_ref().map(|key| Key(key.public().clone())),
         x509_client: keys.x509_client.as_ref().map(|(_, cert)| cert.pem().to_owned()),
         install: InstallId::new(install),
         admins: BTreeMap::from([(plan.admin.clone(), plan.key.clone())]),

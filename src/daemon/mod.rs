@@ -18,10 +18,11 @@ use tokio::task::JoinHandle;
 
 use crate::api::{Api, router};
 use crate::broker::clerk::{self, SignerHandle, ledger_refusal};
-use crate::broker::{Broker, accounts, reaper, snapshot, sweep};
+use crate::broker::{Broker, accounts, lease, reaper, snapshot, sweep};
 use crate::clock::{Clock, Timekeeper};
 use crate::domain::event::Command;
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::session::GATEWAY_ALIAS;
 use crate::ledger::{Ledger, OpenMode};
 use crate::settings::{Settings, SignerAt};
 use crate::signer::Signer;
@@ -62,7 +63,13 @@ pub fn found_gate(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Gate, Re
 
 /// What a configuration pins for its signer.
 pub fn pins(settings: &Settings) -> Pins {
-    Pins { server_names: tls::names_of(settings), admins: settings.admins.clone() }
+    let ssh = settings.gateway_ssh.as_ref();
+    Pins {
+        server_names: tls::names_of(settings),
+        admins: settings.admins.clone(),
+        gateway_names: ssh.map(|ssh| vec![GATEWAY_ALIAS.to_owned(), ssh.address.host.clone()]).unwrap_or_default(),
+        gateway_source: ssh.map(|ssh| ssh.source.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+    }
 }
 
 /// Where the broker keeps its snapshot.
@@ -104,7 +111,8 @@ impl Daemon {
         pinned(settings, &parts.memory.read().await.state)?;
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
-        let broker = Broker::new(parts, settings.public_url.clone(), krl_path, secrets::accounts(settings)?);
+        let accounts = secrets::accounts(settings)?;
+        let broker = Broker::new(parts, settings.public_url.clone(), krl_path, accounts, settings.gateway_ssh.clone());
         broker.command(Command::Start, Vec::new()).await?;
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
@@ -114,13 +122,14 @@ impl Daemon {
         let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
         let removing = tokio::spawn(accounts::run(broker.clone(), stopped.clone()));
         let sweeping = tokio::spawn(sweep::run(broker.clone(), stopped.clone()));
+        let leasing = tokio::spawn(lease::run(broker.clone(), stopped.clone()));
         let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped.clone()));
         let renewing = tokio::spawn(certificate.tend(stopped));
         Ok(Self {
             broker,
             address,
             stop,
-            tasks: vec![serving, reaping, removing, sweeping, picturing, renewing],
+            tasks: vec![serving, reaping, removing, sweeping, leasing, picturing, renewing],
             clerk,
         })
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::database::DatabaseRole;
 use super::digest::{CanonicalError, Digest, canonical, read_canonical};
-use super::ids::{ActId, GrantId, InstallId, RequestId};
+use super::ids::{ActId, GrantId, InstallId, RequestId, SessionId};
 use super::key::Key;
 use super::names::{LoginName, PersonName, RoleName, TargetName};
 use super::refusal::{Code, Refusal};
@@ -172,6 +172,13 @@ pub enum Deed {
         /// The operator.
         by: PersonName,
     },
+    /// Ends one session, and not its grant.
+    EndSession {
+        /// Its holder, or an operator.
+        by: PersonName,
+        /// The session.
+        session: SessionId,
+    },
 }
 
 impl Deed {
@@ -192,7 +199,8 @@ impl Deed {
             | Self::RevokeKey { by, .. }
             | Self::Apply { by, .. }
             | Self::EnrollHost { by, .. }
-            | Self::ConfirmClock { by } => Some(by),
+            | Self::ConfirmClock { by }
+            | Self::EndSession { by, .. } => Some(by),
         }
     }
 
@@ -214,6 +222,7 @@ impl Deed {
             Self::Apply { .. } => "apply",
             Self::EnrollHost { .. } => "enroll_host",
             Self::ConfirmClock { .. } => "confirm_clock",
+            Self::EndSession { .. } => "end_session",
         }
     }
 
@@ -228,6 +237,7 @@ impl Deed {
                 | Self::Disable { .. }
                 | Self::RevokeKey { .. }
                 | Self::ConfirmClock { .. }
+                | Self::EndSession { .. }
         )
     }
 
@@ -266,6 +276,9 @@ pub struct Terms {
     /// What is given on a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<DatabaseRole>,
+    /// Through the broker's gateway: recorded, and cut at the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gateway: bool,
     /// For how long, in seconds.
     pub for_s: u64,
 }

@@ -8,10 +8,11 @@ use super::act::{Deed, SignedAct, Terms};
 use super::database::Account;
 use super::digest::Digest;
 use super::grant::CredentialKind;
-use super::ids::{ActId, GrantId, InstallId, RequestId};
+use super::ids::{ActId, GrantId, InstallId, RequestId, SessionId};
 use super::key::Key;
-use super::names::{AccountName, PersonName, RuleId, StepName, TargetName};
+use super::names::{AccountName, LoginName, PersonName, RuleId, StepName, TargetName};
 use super::refusal::Refusal;
+use super::session::{Session, SessionEnd};
 use super::shelf::Shelf;
 use super::state::State;
 
@@ -88,6 +89,39 @@ pub enum Command {
         /// What is still there; nothing when the account is gone.
         left: Vec<String>,
     },
+    /// A person whose key was proved to a gateway enters a target under a grant. The gateway's own key is certified for it.
+    OpenSession {
+        /// A random id.
+        session: SessionId,
+        /// The grant.
+        grant: GrantId,
+        /// The account on the target.
+        login: LoginName,
+        /// The key that the person proved to have.
+        by_key: Key,
+        /// The gateway's key for this session.
+        leg_key: Key,
+        /// The ranges that the gateway's certificate may be used from.
+        source: Vec<String>,
+        /// 32 random bytes for that certificate, as hex.
+        nonce: Digest,
+    },
+    /// A session is over.
+    CloseSession {
+        /// The session.
+        session: SessionId,
+        /// How it ended.
+        end: SessionEnd,
+    },
+    /// Somebody looks at a recording.
+    ReadRecording {
+        /// The session.
+        session: SessionId,
+        /// Its grant.
+        grant: GrantId,
+        /// Who looks.
+        by: PersonName,
+    },
     /// A server has an account with the broker's mark that the log does not know, or knows to be gone.
     AccountFound {
         /// The target, or the server's address where it has left the inventory.
@@ -152,12 +186,12 @@ impl Command {
             )
         };
         let said = self.act().and_then(|(signed, _)| signed.read().ok());
-        matches!(self, Self::Issue { .. }) || said.is_some_and(|act| gives(&act.deed))
+        matches!(self, Self::Issue { .. } | Self::OpenSession { .. }) || said.is_some_and(|act| gives(&act.deed))
     }
 
     /// True for what is recorded on a full disk too; a snapshot is only a cache.
     pub fn may_use_reserve(&self) -> bool {
-        !self.grants() && !matches!(self, Self::Snapshot { .. })
+        !self.grants() && !matches!(self, Self::Snapshot { .. } | Self::ReadRecording { .. })
     }
 
     /// The blobs that stand beside this command.
@@ -231,6 +265,16 @@ pub struct Genesis {
     /// The client CA's certificate, PEM; absent in logs that began before there were database accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x509_client: Option<String>,
+    /// The authority over user certificates for the gateway; absent in logs that began before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_gateway: Option<Key>,
+}
+
+impl Genesis {
+    /// True for a key of one of the SSH authorities: they are never certified.
+    pub fn is_authority(&self, key: &Key) -> bool {
+        [Some(&self.ssh_user), Some(&self.ssh_host), self.ssh_gateway.as_ref()].contains(&Some(key))
+    }
 }
 
 /// Why a grant ended.
@@ -440,6 +484,16 @@ pub enum Event {
         nonce: Digest,
         tbs_sha256: Digest,
     },
+    /// A session through a gateway was opened; the gateway's certificate for the target may be signed.
+    #[serde(rename = "session.opened")]
+    SessionOpened { session: Box<Session> },
+    #[serde(rename = "session.end_asked")]
+    SessionEndAsked { session: SessionId, grant: GrantId, act: ActId, by: PersonName, words: Option<Digest> },
+    #[serde(rename = "session.closed")]
+    SessionClosed { session: SessionId, grant: GrantId, person: PersonName, target: TargetName, end: SessionEnd },
+    /// Somebody looked at a recording.
+    #[serde(rename = "session.read")]
+    SessionRead { session: SessionId, grant: GrantId, by: PersonName },
     /// A revocation list was published: all serials that were revoked and not yet expired then. The log itself says which, so that the
     /// entry stays small; older entries list them.
     #[serde(rename = "krl.published")]
@@ -477,6 +531,8 @@ pub struct Concerns {
     pub grant: Option<GrantId>,
     /// The target.
     pub target: Option<TargetName>,
+    /// The session.
+    pub session: Option<SessionId>,
 }
 
 impl Event {
@@ -537,6 +593,17 @@ impl Event {
             | Self::CredentialIssued { grant, .. } => c.grant = Some(*grant),
             Self::HostEnrolled { by, target, .. } => (c.actor, c.target) = (Some(by.clone()), Some(target.clone())),
             Self::HostConfirmed { target, .. } => c.target = Some(target.clone()),
+            Self::SessionOpened { session } => {
+                (c.grant, c.session) = (Some(session.grant), Some(session.id));
+                (c.actor, c.target) = (Some(session.person.clone()), Some(session.target.clone()));
+            }
+            Self::SessionClosed { session, grant, person, target, .. } => {
+                (c.grant, c.session) = (Some(*grant), Some(*session));
+                (c.actor, c.target) = (Some(person.clone()), Some(target.clone()));
+            }
+            Self::SessionEndAsked { session, grant, by, .. } | Self::SessionRead { session, grant, by } => {
+                (c.actor, c.grant, c.session) = (Some(by.clone()), Some(*grant), Some(*session));
+            }
         }
         c
     }
@@ -576,6 +643,7 @@ mod tests {
         let now = crate::domain::decide::Now { at: 1000, beside: &Nothing };
         let genesis = Genesis {
             x509_client: None,
+            ssh_gateway: None,
             install: InstallId::new([0; 16]),
             admins: BTreeMap::new(),
             log_key: key(),

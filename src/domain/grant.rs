@@ -1,12 +1,14 @@
 //! A grant: the window that approval opened, and what was issued inside it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::act::Terms;
 use super::database::Account;
 use super::digest::Digest;
 use super::event::{Cause, Proof};
-use super::ids::{GrantId, RequestId};
+use super::ids::{GrantId, RequestId, SessionId};
 use super::key::Key;
 use super::names::PersonName;
 use super::refusal::{Code, Refusal};
@@ -47,6 +49,12 @@ pub struct Grant {
     /// Whether the server has it.
     #[serde(default)]
     pub account_made: bool,
+    /// The sessions under it that are open.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub sessions: BTreeSet<SessionId>,
+    /// The serials of the certificates with which gateways opened its target; they hold until its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub legs: Vec<u64>,
     /// How it stands.
     pub state: GrantState,
 }
@@ -60,6 +68,8 @@ pub enum CredentialKind {
     SshUser,
     /// An X.509 client certificate.
     X509Client,
+    /// An OpenSSH user certificate for the gateway; no host trusts its authority.
+    SshGateway,
 }
 
 impl CredentialKind {
@@ -68,6 +78,7 @@ impl CredentialKind {
         match self {
             Self::SshUser => "ssh-user",
             Self::X509Client => "x509-client",
+            Self::SshGateway => "ssh-gateway",
         }
     }
 

@@ -68,6 +68,8 @@ fn deadline(grant: &Grant) -> i64 {
         GrantState::Active => grant.ends_at,
         // A server shows the end of an account; no time does.
         _ if grant.account.is_some() => i64::MAX,
+        // The gateway says when the last session is closed.
+        _ if grant.terms.gateway => i64::MAX,
         _ => grant.latest_end(),
     }
 }
@@ -110,6 +112,9 @@ impl Index {
             } else {
                 self.removing.remove(&id)
             };
+            return;
+        }
+        if grant.terms.gateway {
             return;
         }
         match grant.state {

@@ -8,8 +8,13 @@ use super::ids::{GrantId, SessionId};
 use super::key::Key;
 use super::names::{LoginName, PersonName, TargetName};
 
+/// The name that the SSH gateway has besides its address: what clients check its host certificate against, wherever it is.
+pub const GATEWAY_ALIAS: &str = "jit-gateway";
+
 /// The most open sessions under one grant.
 pub const MAX_SESSIONS: usize = 256;
+/// The most sessions under one grant in all.
+pub const MAX_LEGS: usize = 10_000;
 
 /// The key and certificate with which a gateway opens the target for one session. The private half never leaves its memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +50,8 @@ pub struct Session {
     pub target: TargetName,
     /// The account there.
     pub login: LoginName,
+    /// The key that the person proved to have.
+    pub by_key: Key,
     /// Since when, in Unix seconds.
     pub opened_at: i64,
     /// Who asked that it be ended, while it is still open.
@@ -125,6 +132,13 @@ pub struct Sealed {
     pub chunks: u64,
     /// The last link of the chain of hashes over its chunks.
     pub sha256: Digest,
+}
+
+impl SessionEnd {
+    /// An end before any byte passed.
+    pub fn nothing(cause: SessionCause) -> Self {
+        Self { cause, late_ms: None, bytes_in: 0, bytes_out: 0, recording: None }
+    }
 }
 
 /// How a session ended.

@@ -9,7 +9,7 @@ use super::bundle::Bundle;
 use super::digest::Digest;
 use super::event::{Boot, Entry, Event, Genesis};
 use super::grant::{Credential, CredentialKind, Grant, GrantState, SKEW_S};
-use super::ids::{ActId, GrantId, RequestId};
+use super::ids::{ActId, GrantId, RequestId, SessionId};
 use super::index::Index;
 use super::key::Key;
 use super::names::{PersonName, TargetName};
@@ -17,6 +17,7 @@ use super::person::Person;
 use super::refusal::Refusal;
 use super::request::{Approval, Request, RequestState};
 use super::retire::Over;
+use super::session::Session;
 use super::snapshot::Snapshot;
 use super::table::Table;
 use super::text::Words;
@@ -100,6 +101,10 @@ pub struct State {
     pub last_host_serial: u64,
     /// The last serial of the client CA.
     pub last_client_serial: u64,
+    /// The last serial of the gateway's CA.
+    pub last_gateway_serial: u64,
+    /// Open sessions through a gateway.
+    pub sessions: BTreeMap<SessionId, Session>,
     /// When an operator last confirmed the clock, and in which boot.
     pub clock_confirmed: Option<(i64, Boot)>,
     /// The newest snapshot that the log names.
@@ -315,6 +320,8 @@ impl State {
                         credentials: Vec::new(),
                         account: None,
                         account_made: false,
+                        sessions: BTreeSet::new(),
+                        legs: Vec::new(),
                         state: GrantState::Ready,
                     },
                 );
@@ -355,6 +362,7 @@ impl State {
                 match kind {
                     CredentialKind::SshUser => self.last_serial = self.last_serial.max(*serial),
                     CredentialKind::X509Client => self.last_client_serial = self.last_client_serial.max(*serial),
+                    CredentialKind::SshGateway => self.last_gateway_serial = self.last_gateway_serial.max(*serial),
                 }
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.state = GrantState::Active;
@@ -372,9 +380,23 @@ impl State {
             Event::GrantEnding { grant, cause, serials, .. } => {
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.state = GrantState::Ending { cause: *cause, at, krl_version: None };
-                    for credential in grant.credentials.iter().filter(|c| serials.contains(&c.serial)) {
+                    for credential in grant.ssh_credentials().filter(|c| serials.contains(&c.serial)) {
                         self.revoked.insert(credential.serial, credential.valid_before);
                     }
+                    let legs = grant.legs.iter().filter(|serial| serials.contains(serial));
+                    self.revoked.extend(legs.map(|serial| (*serial, grant.ends_at)));
+                }
+            }
+            Event::SessionOpened { session } => self.open_session(session),
+            Event::SessionEndAsked { session, by, .. } => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.end_asked_by = Some(by.clone());
+                }
+            }
+            Event::SessionClosed { session, grant, .. } => {
+                self.sessions.remove(session);
+                if let Some(grant) = self.grants.get_mut(grant) {
+                    grant.sessions.remove(session);
                 }
             }
             Event::GrantEnded { grant, cause, proofs, kept } => {
@@ -387,6 +409,16 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    fn open_session(&mut self, session: &Session) {
+        self.last_serial = self.last_serial.max(session.leg.serial);
+        if let Some(grant) = self.grants.get_mut(&session.grant) {
+            grant.state = GrantState::Active;
+            grant.sessions.insert(session.id);
+            grant.legs.push(session.leg.serial);
+        }
+        self.sessions.insert(session.id, session.clone());
     }
 
     fn close(&mut self, id: &RequestId, state: RequestState) {

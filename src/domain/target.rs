@@ -53,6 +53,9 @@ pub struct Role {
     pub logins: Vec<LoginName>,
     /// What a session may do; empty for databases.
     pub allow: BTreeSet<Allow>,
+    /// Keystrokes are recorded too, as far as the terminal echoes them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub record_input: bool,
     /// What it gives on a database.
     pub database: Option<DatabaseRole>,
     /// Roles of the same target that this one is narrower than, for approving less.

@@ -31,6 +31,7 @@ CREATE INDEX leaf_actor ON leaf(actor) WHERE actor IS NOT NULL;
 CREATE INDEX leaf_request ON leaf(request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX leaf_grant ON leaf(grant_id) WHERE grant_id IS NOT NULL;
 CREATE INDEX leaf_target ON leaf(target) WHERE target IS NOT NULL;
+CREATE INDEX leaf_session ON leaf(session_id) WHERE session_id IS NOT NULL;
 CREATE TABLE tile (level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL,
   PRIMARY KEY (level, idx)) STRICT, WITHOUT ROWID;
 CREATE TABLE blob (id INTEGER PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE, bytes BLOB NOT NULL,

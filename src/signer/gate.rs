@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
-use jit_ca::limits::Limits;
-use jit_ca::spec::{CertWindow, HostSpec, KeyId, Principal, Principals, Serial};
-use jit_ca::x509::{ServerLeafSpec, ServerName};
+use jit_ca::x509::ServerName;
 use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
@@ -14,13 +12,12 @@ use super::recall::Recall;
 use super::{Answer, Leaf, Order, Signer, lies, refused};
 use crate::clock::Timekeeper;
 use crate::domain::act::KRL_NAMESPACE;
-use crate::domain::decide::{Now, client_spec, decide, user_spec};
+use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event, Genesis};
-use crate::domain::grant::{Credential, CredentialKind, LiveGrant};
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
-use crate::domain::names::{PersonName, TargetName};
+use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shelf::Shelf;
 use crate::domain::snapshot::Snapshot;
@@ -32,8 +29,6 @@ use crate::ledger::tree::{Frontier, leaf_hash};
 const AHEAD_S: i64 = 30;
 /// How far an entry's time may be behind the signer's own clock before what it grants is not signed, in seconds.
 const BEHIND_S: i64 = 300;
-/// How long the daemon's HTTPS certificate is valid, in seconds; the daemon renews it daily.
-const SERVER_LEAF_S: i64 = 7 * 86_400;
 
 /// What the gate remembers across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,9 +51,9 @@ pub(super) struct Head {
 /// between, for a time of day or a person that was right then.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Late {
-    grants: BTreeSet<GrantId>,
+    pub(super) grants: BTreeSet<GrantId>,
     /// Serials with their grants.
-    serials: BTreeMap<u64, GrantId>,
+    pub(super) serials: BTreeMap<u64, GrantId>,
 }
 
 /// What the signer knows from its own configuration, whatever a log says.
@@ -68,12 +63,16 @@ pub struct Pins {
     pub server_names: Vec<ServerName>,
     /// The administrators of `[trust]`: leaf 0 must name exactly these (decisions.md 3).
     pub admins: BTreeMap<PersonName, Key>,
+    /// The names that the SSH gateway's own host certificate has.
+    pub gateway_names: Vec<String>,
+    /// The ranges from which the SSH gateway reaches its targets.
+    pub gateway_source: Vec<String>,
 }
 
 /// The signer. It believes the log as far as it can check it, and nothing else.
 #[derive(Debug)]
 pub struct Gate {
-    keys: Keys,
+    pub(super) keys: Keys,
     pub(super) state: State,
     pub(super) shelf: Shelf,
     pub(super) frontier: Frontier,
@@ -81,12 +80,12 @@ pub struct Gate {
     pub(super) genesis: String,
     /// Events of the command that is being shown, still to come.
     expected: VecDeque<Event>,
-    late: Late,
+    pub(super) late: Late,
     pub(super) head: Head,
     pub(super) recall: Recall,
     head_path: PathBuf,
-    pins: Pins,
-    keeper: Timekeeper,
+    pub(super) pins: Pins,
+    pub(super) keeper: Timekeeper,
     /// Why nothing is signed any more until somebody has looked.
     broken: Option<Refusal>,
 }
@@ -234,6 +233,13 @@ impl Gate {
         let late = now - entry.at > BEHIND_S;
         match &entry.event {
             Event::GrantOpened { grant, .. } if late => drop(self.late.grants.insert(*grant)),
+            Event::SessionOpened { session } => {
+                let first =
+                    self.state.grants.get(&session.grant).filter(|g| g.legs.is_empty() && g.credentials.is_empty());
+                if first.is_some_and(|g| late || now >= g.claim_by + AHEAD_S) {
+                    self.late.grants.insert(session.grant);
+                }
+            }
             Event::CredentialIssued { grant, serial, .. } => {
                 let first = self.state.grants.get(grant).filter(|g| g.credentials.is_empty());
                 // The first use must be in time by this clock too, not by what the entry says alone.
@@ -264,6 +270,7 @@ impl Gate {
         let client = self.keys.x509_client.as_ref().map(|(_, cert)| cert.pem());
         let ours = genesis.log_key == self.keys.log_public()
             && genesis.x509_client.as_deref() == client
+            && genesis.ssh_gateway.as_ref().map(|key| &key.0) == self.keys.ssh_gateway.as_ref().map(|key| key.public())
             && genesis.ssh_user.0 == *self.keys.ssh_user.public()
             && genesis.ssh_host.0 == *self.keys.ssh_host.public();
         if ours { Ok(()) } else { Err(lies("The log begins with other keys than the signer's.")) }
@@ -356,7 +363,7 @@ impl Gate {
     }
 
     /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
-    fn trusted_now(&mut self) -> Result<i64, Refusal> {
+    pub(super) fn trusted_now(&mut self) -> Result<i64, Refusal> {
         self.shown()?;
         self.keeper.resume(self.state.last_at, self.state.last_boot.as_ref());
         // SECURITY: the daemon's word that the clock is right again heals nothing here; an operator's signature or our own system's does.
@@ -369,90 +376,6 @@ impl Gate {
             return Ok(now.at.max(self.state.last_at));
         }
         Err(Refusal::new(Code::CLOCK, format!("The signer's clock is off by {} s; nothing is signed.", now.drift_s)))
-    }
-
-    fn credential(&mut self, id: GrantId, key: &Key) -> Result<Answer, Refusal> {
-        let now = self.trusted_now()?;
-        let grant = self.state.grants.get(&id).ok_or_else(|| refused("The log knows no such grant."))?;
-        let live = grant.live_at(now).map_err(|r| refused(r.message))?;
-        if self.state.disabled.contains(&live.person) {
-            return Err(refused("The holder is disabled."));
-        }
-        if self.state.revoked_keys.contains(key) {
-            return Err(refused("The key was revoked."));
-        }
-        if !live.keys.contains(key) {
-            return Err(refused("The grant is for another key."));
-        }
-        let credential =
-            live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
-        if self.late.grants.contains(&id) || self.late.serials.get(&credential.serial) == Some(&id) {
-            return Err(refused("The signer was shown this too late to believe it: release the grant and ask again."));
-        }
-        if credential.kind == CredentialKind::X509Client {
-            return self.client_leaf(&live, credential);
-        }
-        let spec = user_spec(&live, credential)?;
-        let tbs = jit_ca::ssh::tbs_user(&spec, self.keys.ssh_user.public());
-        if Digest::of(&tbs) != credential.tbs_sha256 {
-            return Err(refused("The log allows other bytes under this serial."));
-        }
-        let certificate = jit_ca::ssh::sign_user(&self.keys.ssh_user, &spec, &Limits::STANDARD)
-            .map_err(|e| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}.")))?;
-        Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
-    }
-
-    fn client_leaf(&self, live: &LiveGrant<'_>, credential: &Credential) -> Result<Answer, Refusal> {
-        let account = live.account.as_ref().ok_or_else(|| refused("The grant has no account."))?;
-        let (key, ca) = self.keys.x509_client.as_ref().ok_or_else(|| refused("There is no client authority."))?;
-        let lint = |e: jit_ca::CaError| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}."));
-        let spec = client_spec(live, &account.name, credential);
-        let tbs = jit_ca::x509::tbs_client(ca, &spec).map_err(lint)?;
-        if Digest::of(&tbs) != credential.tbs_sha256 {
-            return Err(refused("The log allows other bytes under this serial."));
-        }
-        let der = jit_ca::x509::sign_client_leaf(ca, key, &spec).map_err(lint)?;
-        Ok(Answer::Client { pem: pem(&der) })
-    }
-
-    fn host_cert(&mut self, target: &TargetName) -> Result<Answer, Refusal> {
-        let now = self.trusted_now()?;
-        let host = self.state.hosts.get(target).ok_or_else(|| refused("No administrator enrolled this host."))?;
-        let lint = |e: String| Refusal::new(Code::LINT, format!("The host certificate was not signed: {e}."));
-        let seconds = |at: i64| u64::try_from(at).map_err(|e| lint(e.to_string()));
-        if now >= host.valid_before {
-            return Err(refused("The host's certificate is over; enrol it again."));
-        }
-        let genesis = self.state.genesis.as_ref().ok_or_else(|| lies("The log has not begun."))?;
-        let nonce = Digest::of(format!("{} host {target} {}", genesis.install, host.serial).as_bytes());
-        let spec = HostSpec {
-            serial: Serial::new(host.serial).map_err(|e| lint(e.to_string()))?,
-            key: host.key.0.clone(),
-            key_id: KeyId::new(format!("jit:host:{target}")).map_err(|e| lint(e.to_string()))?,
-            principals: Principals::new(vec![Principal::new(target.as_str()).map_err(|e| lint(e.to_string()))?])
-                .map_err(|e| lint(e.to_string()))?,
-            window: CertWindow::new(seconds(host.valid_after)?, seconds(host.valid_before)?)
-                .map_err(|e| lint(e.to_string()))?,
-            nonce: *nonce.as_bytes(),
-        };
-        let certificate =
-            jit_ca::ssh::sign_host(&self.keys.ssh_host, &spec, &Limits::STANDARD).map_err(|e| lint(e.to_string()))?;
-        Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
-    }
-
-    fn server_leaf(&self, spki: &str) -> Result<Answer, Refusal> {
-        let now = self.keeper.now().at;
-        let spki = data_encoding::HEXLOWER.decode(spki.as_bytes()).map_err(|_| refused("The key is not hex."))?;
-        let spec = ServerLeafSpec {
-            names: self.pins.server_names.clone(),
-            public_key_spki_der: spki,
-            serial: crate::clock::random16(),
-            not_before: now - 3600,
-            not_after: now + SERVER_LEAF_S,
-        };
-        let der = jit_ca::x509::sign_server_leaf(&self.keys.x509_cert, &self.keys.x509_server, &spec)
-            .map_err(|e| Refusal::new(Code::LINT, format!("The server certificate was not signed: {e}.")))?;
-        Ok(Answer::ServerLeaf { chain_pem: format!("{}{}", pem(&der), self.keys.x509_cert.pem()) })
     }
 
     fn krl(&mut self) -> Result<Answer, Refusal> {
@@ -490,6 +413,8 @@ impl Signer for Gate {
             Order::Credential { grant, key } => self.credential(grant, &key),
             Order::HostCert { target } => self.host_cert(&target),
             Order::ServerLeaf { spki } => self.server_leaf(&spki),
+            Order::SessionLeg { session } => self.session_leg(session),
+            Order::GatewayCert { key, target } => self.gateway_cert(&key, target.as_ref()),
             Order::Krl => self.krl(),
         }
     }
@@ -498,13 +423,6 @@ impl Signer for Gate {
 /// The origin of an installation's log: the first line of its checkpoints.
 pub fn origin_of(install: &str) -> String {
     format!("jit-broker/audit/{install}/e0")
-}
-
-/// RFC 7468.
-fn pem(der: &[u8]) -> String {
-    let base64 = data_encoding::BASE64.encode(der);
-    let lines: Vec<&str> = base64.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 pub(super) fn hex(hash: &[u8; 32]) -> String {

@@ -29,6 +29,8 @@ pub struct Keys {
     pub x509_cert: CaCert,
     /// Signs the certificates of database accounts, and its own certificate; absent where keys were made by an earlier version.
     pub x509_client: Option<(X509Key, CaCert)>,
+    /// Signs user certificates for the gateway; absent where keys were made by an earlier version.
+    pub ssh_gateway: Option<CaKey>,
 }
 
 /// Reads a private file whole.
@@ -115,7 +117,7 @@ impl Keys {
     /// # Errors
     /// [`Code::NOT_EMPTY`] when there is a key already.
     pub fn make(dir: &Path, now: i64) -> Result<Self, Refusal> {
-        for name in ["ssh_user", "ssh_host", "log"] {
+        for name in ["ssh_user", "ssh_gateway", "ssh_host", "log"] {
             let mut seed = [0; 32];
             crate::clock::fill(&mut seed);
             let key = PrivateKey::from_seed(seed);
@@ -154,6 +156,7 @@ impl Keys {
             Ok::<_, Refusal>((key, CaCert::from_pem(&cert).map_err(|e| wrong(name, e.to_string()))?))
         };
         let (x509_server, x509_cert) = x509("x509_server")?;
+        let ssh_gateway = if dir.join("ssh_gateway").exists() { Some(ca("ssh_gateway")?) } else { None };
         let x509_client = if dir.join("x509_client").exists() { Some(x509("x509_client")?) } else { None };
         Ok(Self {
             ssh_user: ca("ssh_user")?,
@@ -162,6 +165,7 @@ impl Keys {
             x509_server,
             x509_cert,
             x509_client,
+            ssh_gateway,
         })
     }
 

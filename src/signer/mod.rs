@@ -10,11 +10,12 @@ pub mod cache;
 pub mod gate;
 pub mod keys;
 mod recall;
+mod sign;
 pub mod socket;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ids::GrantId;
+use crate::domain::ids::{GrantId, SessionId};
 use crate::domain::key::Key;
 use crate::domain::names::TargetName;
 use crate::domain::refusal::{Code, Refusal};
@@ -59,6 +60,20 @@ pub enum Order {
     ServerLeaf {
         /// The key, as hex of its SubjectPublicKeyInfo.
         spki: String,
+    },
+    /// Signs the certificate with which the gateway opens the target of an open session.
+    SessionLeg {
+        /// The session.
+        session: SessionId,
+    },
+    /// Signs a host certificate for the gateway's key: in its own names, which the signer's configuration says, or in that of a target that
+    /// is reached through it.
+    GatewayCert {
+        /// The gateway's key.
+        key: Key,
+        /// The target.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<TargetName>,
     },
     /// Encodes and signs the revocation list that the log published last.
     Krl,

@@ -72,6 +72,7 @@ fn granted(role_name: &str, for_s: u64) -> Terms {
         logins: found.logins.clone(),
         allow: found.allow.iter().copied().collect(),
         database: None,
+        gateway: false,
         for_s,
     }
 }
@@ -164,6 +165,7 @@ fn a_bundle_is_approved_by_its_digest_alone() {
         logins: vec![],
         allow: vec![],
         database: None,
+        gateway: false,
         for_s: 0,
     };
     verified(&doc(&act(deed.clone()), terms(new)), install(), &inventory()).unwrap();

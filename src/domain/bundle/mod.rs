@@ -39,7 +39,7 @@ pub const BROKER: &str = "broker/policy";
 /// The one role of [`BROKER`]: changing the bundle.
 pub const APPLY: &str = "apply";
 /// The kinds of target that this build has a gateway for.
-pub const GATEWAYS: &[TargetKind] = &[];
+pub const GATEWAYS: &[TargetKind] = &[TargetKind::Ssh];
 
 const SCHEMA: &str = "jit-broker/bundle/v1";
 

@@ -17,7 +17,13 @@ const MAX_LABEL_CHARS: usize = 64;
 
 /// The targets that are there without being said: the bundle itself.
 pub(super) fn built_in() -> Targets {
-    let role = Role { logins: Vec::new(), allow: BTreeSet::new(), database: None, narrower_than: BTreeSet::new() };
+    let role = Role {
+        logins: Vec::new(),
+        allow: BTreeSet::new(),
+        record_input: false,
+        database: None,
+        narrower_than: BTreeSet::new(),
+    };
     let (Ok(name), Ok(apply)) = (TargetName::new(BROKER), RoleName::new(APPLY)) else { return Targets::new() };
     let target = Target {
         name: name.clone(),
@@ -182,6 +188,8 @@ fn read_roles(
             TargetKind::Postgres => (Vec::new(), BTreeSet::new(), databases::role(&mut role, problems)),
             _ => (logins(&mut role, problems), allow(&mut role, mode, problems), None),
         };
+        let record_input =
+            kind == TargetKind::Ssh && role.switch("record_input", true, false, problems).unwrap_or_default();
         let mut than = BTreeSet::new();
         for text in role.texts("narrower_than", problems).unwrap_or_default() {
             let Some(other) = problems.take(text.at, RoleName::new(text.value)) else { continue };
@@ -193,7 +201,7 @@ fn read_roles(
         }
         role.finish(problems);
         if let Some(name) = name {
-            roles.insert(name, Role { logins, allow, database, narrower_than: than });
+            roles.insert(name, Role { logins, allow, record_input, database, narrower_than: than });
         }
     }
     if roles.is_empty() {

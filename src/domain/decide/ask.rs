@@ -14,7 +14,7 @@ use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::person::Person;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::state::State;
-use crate::domain::target::{Role, Target};
+use crate::domain::target::{Mode, Role, Target};
 use crate::domain::text::Words;
 
 /// How much of a grant must be left to cover an ask without a duration, in seconds (decisions.md 23).
@@ -41,7 +41,7 @@ pub(super) fn request(
         Ok(found) => found,
         Err(refusal) => return refused(refusal),
     };
-    if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
+    if state.genesis.as_ref().is_some_and(|g| g.is_authority(key)) {
         return refused(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
     }
     if found.database.as_ref().is_some_and(|d| d.auth == Auth::Cert) && !jit_ca::x509::fits_client(&key.0) {
@@ -180,6 +180,7 @@ pub(super) fn terms_of(target: &Target, role_name: &RoleName, role: &Role, for_s
         logins: Vec::new(),
         allow: Vec::new(),
         database: None,
+        gateway: target.mode == Mode::Gateway,
         for_s,
     };
     role.fill(role_name, &mut terms);
@@ -196,6 +197,7 @@ pub(super) fn bundle_terms(bundle: Digest) -> Result<Terms, Refusal> {
         logins: Vec::new(),
         allow: Vec::new(),
         database: None,
+        gateway: false,
         for_s: 0,
     })
 }

@@ -66,6 +66,9 @@ pub(super) fn ending(
     words: Option<Digest>,
     at: i64,
 ) -> Vec<Event> {
+    if grant.terms.gateway {
+        return super::session::ending(grant, cause, by, words, at);
+    }
     let serials = grant.unexpired_serials(at);
     // The account of a database is over when its server shows it.
     let none_left = serials.is_empty() && grant.account.is_none();
@@ -93,7 +96,7 @@ pub(super) fn due(state: &State, now: Now<'_>, by: i64) -> Vec<Event> {
             GrantState::Ready | GrantState::Active if grant.ends_at <= by => {
                 events.extend(ending(grant, Cause::WindowEnd, None, None, now.at));
             }
-            GrantState::Ending { cause, krl_version, .. } if grant.account.is_none() => {
+            GrantState::Ending { cause, krl_version, .. } if grant.account.is_none() && !grant.terms.gateway => {
                 if let Some(proofs) = proven(state, grant, *krl_version, now.at) {
                     events.push(Event::GrantEnded { grant: grant.id, cause: *cause, proofs, kept: Vec::new() });
                 }
@@ -124,7 +127,7 @@ fn proven(state: &State, grant: &Grant, krl_version: Option<u64>, at: i64) -> Op
     ])
 }
 
-fn proof(what: &str, ok: Option<bool>, at: i64, detail: String) -> Proof {
+pub(super) fn proof(what: &str, ok: Option<bool>, at: i64, detail: String) -> Proof {
     Proof { what: what.to_owned(), ok, at, detail }
 }
 

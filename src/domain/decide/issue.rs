@@ -52,19 +52,32 @@ pub(super) fn issue(
     if live.credentials.len() >= MAX_CREDENTIALS {
         return Err(Refusal::new(Code::TOO_MANY, format!("Grant {id} has had {MAX_CREDENTIALS} certificates.")));
     }
+    let (kind, last, ca) = authority(state, &live)?;
     let mut credential = Credential {
-        kind: CredentialKind::SshUser,
-        serial: state.last_serial + 1,
+        kind,
+        serial: last + 1,
         key: key.clone(),
         valid_after: now.at - BACKDATE_S,
         valid_before,
         nonce,
         tbs_sha256: Digest::new([0; 32]),
     };
-    let ca = state.genesis.as_ref().map(|g| g.ssh_user.clone()).ok_or_else(|| missing("authority"))?;
     let spec = user_spec(&live, &credential)?;
     credential.tbs_sha256 = Digest::of(&jit_ca::ssh::tbs_user(&spec, &ca.0));
     Ok(vec![credential.issued(id)])
+}
+
+/// Which authority certifies the key of a grant, and its last serial. What is for the gateway opens no host (decisions.md 28).
+fn authority(state: &State, grant: &Grant) -> Result<(CredentialKind, u64, Key), Refusal> {
+    let genesis = state.genesis.as_ref().ok_or_else(|| missing("authority"))?;
+    if !grant.terms.gateway {
+        return Ok((CredentialKind::SshUser, state.last_serial, genesis.ssh_user.clone()));
+    }
+    let ca = genesis.ssh_gateway.clone().ok_or_else(|| {
+        Refusal::new(Code::BAD_CONFIG, "This installation has no authority over certificates for the gateway.")
+            .hint("Say mode = \"direct\" in targets.toml.")
+    })?;
+    Ok((CredentialKind::SshGateway, state.last_gateway_serial, ca))
 }
 
 impl Credential {
@@ -149,7 +162,8 @@ pub fn user_spec(grant: &Grant, credential: &Credential) -> Result<UserSpec, Ref
     }
     extensions.push(named("grant@jit-broker", grant.id.to_string()));
     extensions.push(named("grant-until@jit-broker", grant.ends_at.to_string()));
-    let sftp_only = allow.iter().all(|a| *a == Allow::Sftp);
+    // The gateway keeps to `allow` by itself.
+    let sftp_only = !grant.terms.gateway && allow.iter().all(|a| *a == Allow::Sftp);
     let critical = if sftp_only { vec![CriticalOption::ForceCommand("internal-sftp".to_owned())] } else { Vec::new() };
     let seconds = |at: i64| u64::try_from(at).map_err(|_| lint("time"));
     Ok(UserSpec {
@@ -184,7 +198,7 @@ pub(super) fn bind_key(
     if live.keys.len() >= MAX_KEYS {
         return Err(Refusal::new(Code::TOO_MANY, format!("Grant {id} has {MAX_KEYS} keys already.")));
     }
-    if state.genesis.as_ref().is_some_and(|g| *key == g.ssh_user || *key == g.ssh_host) {
+    if state.genesis.as_ref().is_some_and(|g| g.is_authority(key)) {
         return Err(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
     }
     if state.revoked_keys.contains(key) {

@@ -8,6 +8,7 @@ mod ask;
 mod clock;
 mod end;
 mod issue;
+mod session;
 mod trust;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use answer::{StepView, progress};
 pub use clock::DRIFT_S;
 pub use end::MOST_DUE;
 pub use issue::user_spec;
+pub use session::{leg_spec, only, over};
 
 /// The moment and the surroundings in which a command is decided.
 #[derive(Clone, Copy)]
@@ -61,6 +63,11 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         Command::AccountFound { server, account, what } => {
             let (server, account, what) = (server.clone(), account.clone(), what.clone());
             Ok(vec![Event::AccountFound { server, account, what }])
+        }
+        Command::OpenSession { .. } => session::open(state, command, now),
+        Command::CloseSession { session, end } => session::close(state, *session, end, now),
+        Command::ReadRecording { session, grant, by } => {
+            Ok(vec![Event::SessionRead { session: *session, grant: *grant, by: by.clone() }])
         }
         Command::Due => Ok(end::due(state, now, now.at)),
         Command::Clock { drift_s, synchronised } => Ok(clock::jumped(state, *drift_s, *synchronised, now)),
@@ -114,6 +121,7 @@ fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>
         Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key, now),
         Deed::Apply { bundle, base, .. } => trust::apply_bundle(state, &verified, *bundle, *base, now),
         Deed::ConfirmClock { .. } => clock::confirm(state, &verified, wall, now),
+        Deed::EndSession { session, .. } => session::ask_end(state, &verified, *session, now),
     };
     // A refusal of somebody known is an event: who tried what, and what refused.
     outcome.or_else(|refusal| {

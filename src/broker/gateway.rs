@@ -1,0 +1,162 @@
+//! What the gateways ask of the broker: who may enter, the certificates of both sides, and the log of sessions.
+
+use super::Broker;
+use super::lease::Lease;
+use crate::clock::random16;
+use crate::domain::digest::Digest;
+use crate::domain::event::{Command, Event};
+use crate::domain::grant::Grant;
+use crate::domain::ids::{GrantId, SessionId};
+use crate::domain::key::Key;
+use crate::domain::names::{LoginName, PersonName, TargetName};
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::session::{SessionCause, SessionEnd};
+use crate::domain::target::{Allow, Target};
+use crate::settings::GatewaySsh;
+use crate::signer::{Answer, Order};
+
+/// An open session, with what reaches its target.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its id.
+    pub session: SessionId,
+    /// The grant that it is under.
+    pub grant: GrantId,
+    /// Whose it is.
+    pub person: PersonName,
+    /// The account on the target.
+    pub login: LoginName,
+    /// Where it leads, and how the host is known.
+    pub target: Target,
+    /// What it may do.
+    pub allow: Vec<Allow>,
+    /// The certificate of the gateway's key, as OpenSSH text.
+    pub leg: String,
+    /// The end of the grant, in Unix seconds.
+    pub ends_at: i64,
+    /// The role has keystrokes recorded.
+    pub record_input: bool,
+    /// How long it may go on.
+    pub lease: Lease,
+}
+
+impl Broker {
+    /// The SSH gateway of this broker's configuration.
+    pub fn gateway(&self) -> Option<&GatewaySsh> {
+        self.inner.gateway.as_ref()
+    }
+
+    /// Opens a session: the entry is durable, then the gateway's key is certified for the target.
+    ///
+    /// # Errors
+    /// The refusal of state, policy or signer; a session that was opened in the log is closed there again.
+    pub async fn open_session(
+        &self,
+        grant: GrantId,
+        login: &LoginName,
+        by_key: &Key,
+        leg_key: &Key,
+    ) -> Result<Opened, Refusal> {
+        let gateway = self.gateway().ok_or_else(|| Refusal::new(Code::BAD_CONFIG, "There is no SSH gateway here."))?;
+        let mut nonce = [0; 32];
+        self.inner.keeper.clock().fill(&mut nonce);
+        let session = SessionId::new(random16());
+        let command = Command::OpenSession {
+            session,
+            grant,
+            login: login.clone(),
+            by_key: by_key.clone(),
+            leg_key: leg_key.clone(),
+            source: gateway.source.iter().map(ToString::to_string).collect(),
+            nonce: Digest::new(nonce),
+        };
+        let done = self.command(command, Vec::new()).await?;
+        if let Some(Event::GrantCancelled { refusal, .. }) = done.events.first() {
+            return Err(refusal.clone());
+        }
+        match self.entered(session, grant, login).await {
+            Ok(opened) => Ok(opened),
+            Err(refusal) => {
+                let end = SessionEnd::nothing(SessionCause::TargetAway);
+                self.close_session(session, end).await?;
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn entered(&self, session: SessionId, grant: GrantId, login: &LoginName) -> Result<Opened, Refusal> {
+        let Answer::Certificate { openssh: leg } = self.order(Order::SessionLeg { session }).await? else {
+            return Err(Refusal::new(Code::BUG, "The signer answered something else."));
+        };
+        let memory = self.memory().await;
+        let missing = || Refusal::new(Code::MISSING, "There is no such target, or you may not know of it.");
+        let held = memory.state.grants.get(&grant).ok_or_else(missing)?;
+        let target = memory.state.bundle.targets.get(&held.terms.target).ok_or_else(missing)?;
+        if target.digest() != held.terms.target_digest {
+            let changed =
+                format!("{} is not what was agreed any more: its address or its host key changed.", target.name);
+            return Err(Refusal::new(Code::REJUDGED, changed).hint("Release the grant and ask again."));
+        }
+        Ok(Opened {
+            session,
+            grant,
+            person: held.person.clone(),
+            login: login.clone(),
+            target: target.clone(),
+            allow: held.terms.allow.clone(),
+            leg,
+            ends_at: held.ends_at,
+            record_input: target.roles.get(&held.terms.role).is_some_and(|role| role.record_input),
+            lease: self.inner.leases.of(session, held.ends_at),
+        })
+    }
+
+    /// Records the end of a session. Once is enough, and again does nothing.
+    ///
+    /// # Errors
+    /// When the log cannot be written; the caller tries again.
+    pub async fn close_session(&self, session: SessionId, end: SessionEnd) -> Result<(), Refusal> {
+        self.inner.leases.forget(session);
+        self.command(Command::CloseSession { session, end }, Vec::new()).await.map(drop)
+    }
+
+    /// The host certificate of the gateway's key: in its own names, or in that of a target that is reached through it. Good for a day.
+    ///
+    /// # Errors
+    /// The signer's refusal.
+    pub async fn gateway_certificate(&self, key: &Key, target: Option<&TargetName>) -> Result<String, Refusal> {
+        match self.order(Order::GatewayCert { key: key.clone(), target: target.cloned() }).await? {
+            Answer::Certificate { openssh } => Ok(openssh),
+            _ => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+        }
+    }
+
+    /// The grant by which a person may enter a target as an account now: the one that lasts longest.
+    pub async fn live_grant(&self, person: &PersonName, target: &TargetName, login: &LoginName) -> Option<GrantId> {
+        let memory = self.memory().await;
+        let now = self.now().max(memory.state.last_at);
+        let fits = |grant: &&Grant| {
+            grant.terms.gateway
+                && grant.terms.target == *target
+                && grant.terms.logins.contains(login)
+                && grant.live_at(now).is_ok()
+        };
+        memory.state.open_grants_of(person).filter(fits).max_by_key(|grant| grant.ends_at).map(|grant| grant.id)
+    }
+
+    /// Closes in the log what a daemon that is gone left open. `sealed` gives what was recorded of a session.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub async fn close_lost(
+        &self,
+        mut sealed: impl FnMut(SessionId) -> Option<crate::domain::session::Sealed>,
+    ) -> Result<usize, Refusal> {
+        let open: Vec<SessionId> = self.memory().await.state.sessions.keys().copied().collect();
+        for session in &open {
+            let end = SessionEnd { recording: sealed(*session), ..SessionEnd::nothing(SessionCause::Lost) };
+            self.close_session(*session, end).await?;
+        }
+        Ok(open.len())
+    }
+}
