@@ -71,6 +71,13 @@ pub fn wall_s() -> i64 {
     since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// Microseconds on the monotonic clock, for distances within one process (CLOCK_MONOTONIC).
+pub fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let whole = u64::try_from(now.tv_sec).unwrap_or_default().saturating_mul(1_000_000);
+    whole.saturating_add(u64::try_from(now.tv_nsec / 1000).unwrap_or_default())
+}
+
 /// Fills a buffer from the operating system's generator.
 pub fn fill(buffer: &mut [u8]) {
     // SECURITY: no fallback: predictable nonces and tokens would be worse than stopping.

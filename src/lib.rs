@@ -14,6 +14,7 @@
 //! | 1 | [`ledger`] | the Merkle log: append, read, prove, verify |
 //! | 1 | [`signer`] | the gate in front of the keys; folds the log for itself |
 //! | 1 | [`accounts`] | temporary accounts on target servers: made, locked, dropped, proven gone |
+//! | 1 | [`record`] | recordings of sessions: append, seal, verify, read back |
 //! | 2 | [`broker`] | every verb, once: clerk, reaper, sessions, documents |
 //! | 3 | [`api`] | HTTPS and JSON |
 //! | 3 | [`cli`] | the command line: a client of the API |
@@ -35,6 +36,7 @@ pub mod clock;
 pub mod daemon;
 pub mod domain;
 pub mod ledger;
+pub mod record;
 pub mod settings;
 pub mod signer;
 pub mod wire;

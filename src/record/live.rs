@@ -1,0 +1,338 @@
+//! A session that is being recorded: the half of it that whoever forwards bytes holds.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::error::RecordError;
+use super::format::{CHUNK, Encoded, PREFIX};
+use super::frame::Frame;
+use super::typed::{Release, Typed};
+use super::writer::Order;
+use crate::clock::monotonic_us;
+use crate::domain::ids::SessionId;
+use crate::domain::session::Sealed;
+
+/// How long a frame may wait for its chunk to be written, in microseconds (security.md fault 16).
+const LATEST_US: u64 = 8_000_000;
+/// The most terminals of one session whose keystrokes are looked at.
+const MAX_TERMINALS: usize = 64;
+
+/// What the writers and the recorder share of one session.
+pub struct Live {
+    /// Whose it is.
+    pub id: SessionId,
+    /// Where it lies when it is sealed: year and month.
+    pub month: (String, String),
+    /// The open file.
+    pub file: File,
+    /// What the chain is at; the writers' alone.
+    pub chain: Mutex<Chain>,
+    state: Mutex<State>,
+    room: Notify,
+    failed: watch::Sender<bool>,
+    written: watch::Sender<u64>,
+    writer: Sender<Order>,
+    began_us: u64,
+}
+
+/// How far the file is whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Chain {
+    /// The last link.
+    pub link: [u8; 32],
+    /// Chunks.
+    pub chunks: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Some of it may be in the system's memory alone.
+    pub dirty: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// The chunk that is being filled; nothing, or a prefix and frames.
+    chunk: Vec<u8>,
+    /// When its first frame came.
+    since_us: u64,
+    /// When the chunk was handed over that is not written yet.
+    flying_us: Option<u64>,
+    /// The last chunk's memory, while there is much to write.
+    spare: Vec<u8>,
+    /// The writer looks at it again by itself.
+    watched: bool,
+    last_us: u64,
+    closed: bool,
+    lost: Option<Arc<str>>,
+    terminals: BTreeMap<u32, Typed>,
+}
+
+impl Live {
+    /// A recording whose header is written.
+    pub fn new(id: SessionId, month: (String, String), file: File, chain: Chain, writer: Sender<Order>) -> Self {
+        let now = monotonic_us();
+        Self {
+            id,
+            month,
+            file,
+            chain: Mutex::new(chain),
+            state: Mutex::new(State { last_us: now, ..State::default() }),
+            room: Notify::new(),
+            failed: watch::Sender::new(false),
+            written: watch::Sender::new(chain.bytes),
+            writer,
+            began_us: now,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on every call fails, for this reason. What was written before stays.
+    pub fn lose(&self, why: impl std::fmt::Display) {
+        let mut state = self.state();
+        if state.lost.is_none() {
+            tracing::error!(session = %self.id, %why, "the recording is lost");
+            state.lost = Some(why.to_string().into());
+        }
+        (state.chunk, state.spare) = (Vec::new(), Vec::new());
+        drop(state);
+        self.failed.send_replace(true);
+        self.room.notify_waiters();
+    }
+
+    /// Why it is lost, if it is.
+    pub fn lost(&self) -> Option<Arc<str>> {
+        self.state().lost.clone()
+    }
+
+    /// A chunk was written; `now` so many bytes are in the file.
+    pub fn landed(&self, mut chunk: Vec<u8>, bytes: u64) {
+        let mut state = self.state();
+        state.flying_us = None;
+        // Only a session that fills whole chunks keeps their memory.
+        if chunk.len() > CHUNK / 2 && !state.chunk.is_empty() && state.lost.is_none() {
+            chunk.clear();
+            state.spare = chunk;
+        }
+        drop(state);
+        self.written.send_replace(bytes);
+        self.room.notify_waiters();
+    }
+
+    /// What is due at `now_us`: the chunk to be written, and when to look again. Without either it is idle.
+    pub fn due(&self, now_us: u64, age_us: u64) -> (Option<Vec<u8>>, Option<u64>) {
+        let mut state = self.state();
+        if state.chunk.is_empty() {
+            state.watched = false;
+            state.spare = Vec::new();
+            return (None, None);
+        }
+        let at = state.since_us + age_us;
+        if now_us < at {
+            return (None, Some(at));
+        }
+        // The chunk before it is in this writer's queue; this one goes right after.
+        if state.flying_us.is_some() {
+            return (None, Some(now_us + age_us / 10));
+        }
+        state.flying_us = Some(now_us);
+        (Some(std::mem::take(&mut state.chunk)), Some(now_us + age_us))
+    }
+
+    /// How much memory its chunks hold, in bytes.
+    #[cfg(test)]
+    pub fn holds(&self) -> usize {
+        let state = self.state();
+        state.chunk.capacity() + state.spare.capacity()
+    }
+
+    /// Takes what is left, for the last time.
+    pub fn rest(&self) -> Option<Vec<u8>> {
+        let mut state = self.state();
+        state.closed = true;
+        state.watched = false;
+        state.spare = Vec::new();
+        let chunk = std::mem::take(&mut state.chunk);
+        (!chunk.is_empty()).then_some(chunk)
+    }
+
+    /// One attempt to put the rest of a frame; `None` when there is no room before the next chunk is written.
+    fn try_put(self: &Arc<Self>, frame: &mut Encoded<'_>) -> Result<Option<()>, RecordError> {
+        let now = monotonic_us();
+        let mut state = self.state();
+        if let Some(why) = &state.lost {
+            return Err(RecordError::Lost { why: why.clone() });
+        }
+        if state.closed {
+            return Err(RecordError::Closed);
+        }
+        let oldest = state.flying_us.or((!state.chunk.is_empty()).then_some(state.since_us));
+        if oldest.is_some_and(|at| now.saturating_sub(at) > LATEST_US) {
+            drop(state);
+            self.lose("nothing was written for 8 s");
+            return Err(RecordError::Lost { why: "nothing was written for 8 s".into() });
+        }
+        loop {
+            if state.chunk.is_empty() {
+                let spare = std::mem::take(&mut state.spare);
+                state.chunk = spare;
+                state.chunk.resize(PREFIX, 0);
+                state.since_us = now;
+            }
+            let since = now.saturating_sub(state.last_us);
+            let (whole, put) = frame.put(&mut state.chunk, since);
+            if put {
+                state.last_us = now.max(state.last_us);
+            }
+            if whole {
+                break;
+            }
+            if state.flying_us.is_some() {
+                return Ok(None);
+            }
+            let chunk = std::mem::take(&mut state.chunk);
+            state.flying_us = Some(now);
+            self.order(Order::Write(self.clone(), chunk))?;
+        }
+        if !std::mem::replace(&mut state.watched, true) {
+            self.order(Order::Watch(self.clone()))?;
+        }
+        Ok(Some(()))
+    }
+
+    fn order(&self, order: Order) -> Result<(), RecordError> {
+        self.writer.send(order).map_err(|_| RecordError::Lost { why: "the writer is gone".into() })
+    }
+
+    async fn put(self: &Arc<Self>, mut frame: Encoded<'_>) -> Result<(), RecordError> {
+        if self.try_put(&mut frame)?.is_some() {
+            return Ok(());
+        }
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.try_put(&mut frame)?.is_some() {
+                return Ok(());
+            }
+            let patience = Duration::from_micros(LATEST_US + 100_000);
+            // Late or not, the next attempt says so.
+            let _ = tokio::time::timeout(patience, room).await;
+        }
+    }
+}
+
+/// Takes what happens in one session. Cheap to clone.
+///
+/// At most 64 KiB of what was put are not in the file yet (one chunk that is being written and one that is being filled), for at most
+/// 250 ms while the disk keeps up; after 8 s without a write the recording is lost. At most 8 s of what is in the file are not on the
+/// disk when the power fails. An idle session holds no buffer.
+#[derive(Clone)]
+pub struct Recorder {
+    pub(super) live: Arc<Live>,
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Recorder({})", self.live.id)
+    }
+}
+
+impl Recorder {
+    /// Puts a frame into the recording; waits while more than one chunk has not been written.
+    ///
+    /// INVARIANT: bytes are forwarded only after this has returned `Ok`. What is typed on a terminal is kept back until the terminal
+    /// shows it, and then stored before that output.
+    ///
+    /// # Errors
+    /// [`RecordError::Lost`] after anything could not be written, for ever; [`RecordError::Closed`] after the seal;
+    /// [`RecordError::TooLong`] for a command or note above 1 MiB.
+    pub async fn put(&self, frame: Frame<'_>) -> Result<(), RecordError> {
+        let (channel, releases) = self.keystrokes(&frame);
+        for release in &releases {
+            let stored = match release {
+                Release::Shown(data) => Encoded::of(Frame::Input { channel, data }),
+                Release::Hidden => Some(Encoded::hidden(channel)),
+            };
+            self.live.put(stored.ok_or(RecordError::TooLong)?).await?;
+        }
+        let kept_back = matches!(frame, Frame::Input { .. }) && self.live.state().terminals.contains_key(&channel);
+        if kept_back {
+            return self.check();
+        }
+        self.live.put(Encoded::of(frame).ok_or(RecordError::TooLong)?).await
+    }
+
+    /// That it is neither lost nor closed.
+    fn check(&self) -> Result<(), RecordError> {
+        let state = self.live.state();
+        match &state.lost {
+            Some(why) => Err(RecordError::Lost { why: why.clone() }),
+            None if state.closed => Err(RecordError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes a frame by the keystrokes that are kept back on its channel.
+    fn keystrokes(&self, frame: &Frame<'_>) -> (u32, Vec<Release>) {
+        let mut state = self.live.state();
+        let terminals = &mut state.terminals;
+        match *frame {
+            Frame::Open { channel, size: Some(_), .. } => {
+                if terminals.len() < MAX_TERMINALS {
+                    terminals.insert(channel, Typed::default());
+                }
+                (channel, Vec::new())
+            }
+            Frame::Input { channel, data } => {
+                (channel, terminals.get_mut(&channel).map(|typed| typed.input(data)).unwrap_or_default())
+            }
+            Frame::Output { channel, data } => {
+                (channel, terminals.get_mut(&channel).map(|typed| typed.output(data)).unwrap_or_default())
+            }
+            Frame::Close { channel } => {
+                (channel, terminals.remove(&channel).map(|mut typed| typed.close()).unwrap_or_default())
+            }
+            _ => (0, Vec::new()),
+        }
+    }
+
+    /// Turns true when the recording is lost, and stays so.
+    pub fn failed(&self) -> watch::Receiver<bool> {
+        self.live.failed.subscribe()
+    }
+
+    /// The live view: how many bytes the file has. A viewer reads the file and disturbs nobody, however slow.
+    pub fn tail(&self) -> watch::Receiver<u64> {
+        self.live.written.subscribe()
+    }
+
+    /// How long ago it began, in microseconds.
+    pub fn age_us(&self) -> u64 {
+        monotonic_us().saturating_sub(self.live.began_us)
+    }
+
+    /// Writes what is left, makes it durable, and says by what the recording is known from now on. A lost recording is sealed up to
+    /// its last whole chunk.
+    ///
+    /// # Errors
+    /// When not even that can be made durable.
+    pub async fn seal(self) -> Result<Sealed, RecordError> {
+        let terminals = std::mem::take(&mut self.live.state().terminals);
+        for (channel, mut typed) in terminals {
+            if !typed.close().is_empty() {
+                // Lost or not: the seal says.
+                let _ = self.live.put(Encoded::hidden(channel)).await;
+            }
+        }
+        let (reply, answer) = oneshot::channel();
+        self.live.order(Order::Seal(self.live.clone(), reply))?;
+        answer.await.unwrap_or_else(|_| Err(RecordError::Lost { why: "the writer is gone".into() }))
+    }
+}

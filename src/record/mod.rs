@@ -1,0 +1,23 @@
+//! Recordings of sessions: what passed a gateway, in the order and at the time it passed.
+//!
+//! True here: bytes are in the recorder before they are forwarded; what is on the disk is a chain of hashes, whose last link the log
+//! keeps for ever; a recording that cannot be written ends its session. Never here: blocking on the disk in a worker of the runtime, a
+//! name that a client chose, keystrokes that the terminal did not show.
+//! Start at [`Store::begin`] and [`Recorder::put`]; [`format`] has the bytes of a file.
+
+mod error;
+mod folder;
+pub mod format;
+mod frame;
+mod live;
+mod reader;
+mod store;
+mod typed;
+mod writer;
+
+pub use error::RecordError;
+pub use format::{Broken, Decoder};
+pub use frame::{Frame, Header, Stamped, Stored};
+pub use live::Recorder;
+pub use reader::Reader;
+pub use store::Store;
