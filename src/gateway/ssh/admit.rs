@@ -143,12 +143,7 @@ fn by_key(key: &Key, user: User, knock: Knock<'_>, state: &State) -> Result<Admi
     Ok(Admitted { person, key: key.clone(), way })
 }
 
-fn by_certificate(
-    facts: &CertificateFacts,
-    user: User,
-    knock: Knock<'_>,
-    state: &State,
-) -> Result<Admitted, Denied> {
+fn by_certificate(facts: &CertificateFacts, user: User, knock: Knock<'_>, state: &State) -> Result<Admitted, Denied> {
     let User::Login(login) = user else { return Err(Denied::User) };
     let (ca, key) = (Key(facts.ca.clone()), Key(facts.key.clone()));
     let ours = state.genesis.as_ref().and_then(|genesis| genesis.ssh_gateway.as_ref());
@@ -201,12 +196,7 @@ fn lies_in(list: &str, peer: IpAddr) -> Option<bool> {
 }
 
 /// The open grant whose credential this certificate is, byte for byte.
-fn granted<'a>(
-    facts: &CertificateFacts,
-    key: &Key,
-    knock: Knock<'_>,
-    state: &'a State,
-) -> Result<&'a Grant, Denied> {
+fn granted<'a>(facts: &CertificateFacts, key: &Key, knock: Knock<'_>, state: &'a State) -> Result<&'a Grant, Denied> {
     let named = facts.extensions.get("grant@jit-broker").and_then(|id| id.parse::<GrantId>().ok());
     let grant = named.and_then(|id| state.grants.get(&id)).ok_or(Denied::Grant)?;
     if facts.key_id != format!("jit:{}:{}", grant.id, grant.person) || !grant.terms.gateway {

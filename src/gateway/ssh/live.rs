@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use russh::Disconnect;
-use russh::keys::{Certificate, PrivateKey, PublicKey};
+use russh::keys::{Certificate, PrivateKey};
 use russh::server::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -397,11 +397,6 @@ fn leg_key() -> Result<(PrivateKey, Key), Refusal> {
     let pair = russh::keys::ssh_key::private::Ed25519Keypair::from_seed(&seed);
     zeroize::Zeroize::zeroize(&mut seed);
     let key = PrivateKey::from(pair);
-    let public = PublicKey::from(key.public_key().key_data().clone());
-    let public = super::keys::key(&public).ok_or_else(bad_key(bug))?;
+    let public = super::keys::key(key.public_key()).ok_or_else(bug)?;
     Ok((key, public))
-}
-
-fn bad_key(bug: impl Fn() -> Refusal) -> impl Fn() -> Refusal {
-    bug
 }

@@ -206,8 +206,7 @@ impl client::Handler for Check {
         reply: client::ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let forwarded =
-            Forwarded { channel, address: address.to_owned(), port, from: (from.to_owned(), from_port) };
+        let forwarded = Forwarded { channel, address: address.to_owned(), port, from: (from.to_owned(), from_port) };
         // A full queue or nobody who waits: dropping the reply refuses it.
         if self.forwarded.try_send(forwarded).is_ok() {
             reply.accept().await;

@@ -33,8 +33,26 @@ mod tests {
         let at = User::At(LoginName::new("deploy").unwrap(), TargetName::new("web-07").unwrap());
         assert_eq!(User::read("deploy%web-07"), Some(at));
         let wrong = [
-            "", "%", "a%", "%web", "alice#db01", "alice:db01:root", "a@b@c", "%00", "a%b%c", "a%../x", "$(id)", "a b",
-            "a\u{202e}b", "../", "a%WEB", "-l", "a\0", "a\n", "a%web\n", "`id`",
+            "",
+            "%",
+            "a%",
+            "%web",
+            "alice#db01",
+            "alice:db01:root",
+            "a@b@c",
+            "%00",
+            "a%b%c",
+            "a%../x",
+            "$(id)",
+            "a b",
+            "a\u{202e}b",
+            "../",
+            "a%WEB",
+            "-l",
+            "a\0",
+            "a\n",
+            "a%web\n",
+            "`id`",
         ];
         for text in wrong.into_iter().map(str::to_owned).chain(["a".repeat(65_536)]) {
             assert_eq!(User::read(&text), None, "{text:?}");
