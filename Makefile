@@ -8,14 +8,22 @@ RUST_MINIMUM := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # program:package[,package...]; a program that is there installs nothing.
 WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev psql:postgresql-client initdb:postgresql
 
+# The database clients that the tests log in with. npm's and Python's go below target/, at these versions; the JDBC driver is Debian's.
+PSYCOPG := 3.3.9
+NODE_PG := 8.23.1
+CLIENT_PROGRAMS := python3:python3,python3-pip node:nodejs npm:npm java:default-jdk-headless javac:default-jdk-headless
+JDBC := /usr/share/java/postgresql.jar
+CLIENTS = $(or $(CARGO_TARGET_DIR),target)/clients
+
 # sshd is in /usr/sbin, which is not on everybody's path; rustup puts cargo in ~/.cargo/bin.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 
-.PHONY: help demo test lint bench setup lint-tools
+.PHONY: help demo test lint bench setup clients lint-tools
 
 help:
 	@echo 'make demo    builds, starts a throw-away broker with an sshd of its own, and plays the story'
-	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen, openssl and PostgreSQL'
+	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen, openssl, PostgreSQL and its clients'
+	@echo 'make clients the database clients that the tests log in with, below target/'
 	@echo 'make lint    formatting, and clippy without a warning'
 	@echo 'make bench   measures a release build'
 
@@ -23,7 +31,7 @@ demo: setup
 	$(CARGO) build --release --locked
 	./target/release/jit-broker dev --story
 
-test: setup
+test: setup clients
 	$(CARGO) test --workspace --locked
 
 lint: setup lint-tools
@@ -71,6 +79,42 @@ setup:
 	  mkdir -p -m 0755 /run/sshd || stop '/run/sshd cannot be made.'; \
 	fi; \
 	echo "setup: Rust $$rust and the programs are there"
+
+clients:
+	@set -eu; \
+	stop() { echo "clients: $$*" >&2; exit 1; }; \
+	missing=; \
+	for pair in $(CLIENT_PROGRAMS); do \
+	  command -v "$${pair%%:*}" >/dev/null 2>&1 || missing="$$missing $$(echo "$${pair#*:}" | tr , ' ')"; \
+	done; \
+	python3 -m pip --version >/dev/null 2>&1 || missing="$$missing python3-pip"; \
+	[ -e $(JDBC) ] || missing="$$missing libpostgresql-jdbc-java"; \
+	missing=$${missing# }; \
+	if [ -n "$$missing" ]; then \
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+	  command -v apt-get >/dev/null 2>&1 || stop "missing: $$missing; there is no apt-get here, install them and run make again."; \
+	  [ -z "$$as_root" ] || command -v sudo >/dev/null 2>&1 || stop "missing: $$missing; as root: apt-get install $$missing"; \
+	  echo "clients: installing $$missing with $${as_root:+sudo }apt-get"; \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update || echo 'clients: apt-get update failed; going on with the lists that are here'; \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $$missing \
+	    || stop "apt-get could not install: $$missing"; \
+	fi; \
+	python="psycopg $(PSYCOPG) for $$(python3 --version)"; \
+	if [ "$$(cat '$(CLIENTS)/python/stamp' 2>/dev/null || true)" != "$$python" ]; then \
+	  echo "clients: installing $$python"; \
+	  rm -rf '$(CLIENTS)/python'; \
+	  python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target '$(CLIENTS)/python' \
+	    'psycopg[binary]==$(PSYCOPG)' || stop 'pip could not install psycopg[binary]==$(PSYCOPG).'; \
+	  echo "$$python" > '$(CLIENTS)/python/stamp'; \
+	fi; \
+	if [ "$$(cat '$(CLIENTS)/node/stamp' 2>/dev/null || true)" != 'pg $(NODE_PG)' ]; then \
+	  echo 'clients: installing pg $(NODE_PG)'; \
+	  rm -rf '$(CLIENTS)/node'; mkdir -p '$(CLIENTS)/node'; \
+	  npm install --silent --no-audit --no-fund --ignore-scripts --prefix '$(CLIENTS)/node' pg@$(NODE_PG) \
+	    || stop 'npm could not install pg@$(NODE_PG).'; \
+	  echo 'pg $(NODE_PG)' > '$(CLIENTS)/node/stamp'; \
+	fi; \
+	echo 'clients: psql, psycopg, node-postgres and the JDBC driver are there'
 
 lint-tools: setup
 	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 \

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, SecretName};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::session::Gateway;
 use crate::domain::target::Address;
 
 /// The full commented reference, which `init` writes.
@@ -45,10 +46,8 @@ pub struct Settings {
 pub struct GatewaySsh {
     /// Where it listens.
     pub listen: SocketAddr,
-    /// What clients connect to.
-    pub address: Address,
-    /// The ranges from which it reaches its targets, as they see it.
-    pub source: Vec<Cidr>,
+    /// How others see it.
+    pub seen: Gateway,
 }
 
 /// Where a secret comes from, and where it may be sent.
@@ -348,7 +347,8 @@ impl SshLine {
             }
         };
         let range = |text: &String| text.parse::<Cidr>().map_err(|e| format!("source: {text}: {e}"));
-        Ok(GatewaySsh { listen, address, source: source.iter().map(range).collect::<Result<_, _>>()? })
+        let source = source.iter().map(range).collect::<Result<_, _>>()?;
+        Ok(GatewaySsh { listen, seen: Gateway { address, source } })
     }
 }
 

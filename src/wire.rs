@@ -13,6 +13,7 @@
 //! | `GET /v1/requests?scope=mine\|answer\|all` | session (`all`: auditors) | [`List`] of [`RequestDoc`] |
 //! | `GET /v1/requests/{id}?wait_s=` | requester, eligible approver, operator, auditor | [`RequestDoc`] |
 //! | `GET /v1/grants?scope=mine\|all` | session (`all`: operators, auditors) | [`List`] of [`GrantDoc`] |
+//! | `GET /v1/left` | session; only what concerns one, but operators and auditors all | [`LeftDoc`] |
 //! | `GET /v1/grants/{id}` | holder, operator, auditor, approver | [`GrantDoc`] |
 //! | `POST /v1/grants/{id}/credential` | holder: [`CredentialPost`] | [`CredentialDoc`] |
 //! | `POST /v1/targets/{target}/test` | operators | [`List`] of [`LinkDoc`] |
@@ -72,6 +73,9 @@ pub struct About {
     pub ssh_user: Key,
     /// The host CA.
     pub ssh_host: Key,
+    /// The authority over user certificates for the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_gateway: Option<Key>,
     /// The server CA's certificate, PEM.
     pub server_ca_pem: String,
     /// The client CA's certificate, PEM: what database servers trust.
@@ -178,6 +182,8 @@ pub struct TargetDoc {
     pub mode: String,
     /// What rules select by.
     pub labels: BTreeMap<String, String>,
+    /// The name that its host key is known by.
+    pub alias: String,
     /// The line that goes into known_hosts.
     pub known_hosts: String,
     /// What a database has besides.
@@ -360,7 +366,10 @@ pub struct GrantDoc {
     pub waits_for: Vec<TargetName>,
     /// While ending: from when no host accepts a certificate of it; RFC 3339.
     pub latest_end: Option<String>,
-    /// Recorded sessions; none for direct targets.
+    /// Its target is reached through the gateway.
+    #[serde(default)]
+    pub gateway: bool,
+    /// Sessions that were opened through the gateway; none for direct targets.
     pub sessions: u64,
     /// The account on a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -371,6 +380,55 @@ pub struct GrantDoc {
     /// What the account made and what is kept, under a role without rights; hostile text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<String>,
+}
+
+/// What is left on targets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftDoc {
+    /// `jit-broker/left/v1`.
+    pub schema: String,
+    /// Grants that are over and of which something is left.
+    pub residue: Vec<ResidueDoc>,
+    /// Accounts that no open grant explains, as the last look at each server found them.
+    pub strangers: Vec<StrangerDoc>,
+}
+
+impl LeftDoc {
+    /// Whether something of this installation is left that should be gone.
+    pub fn is_residue(&self) -> bool {
+        !self.residue.is_empty() || self.strangers.iter().any(|stranger| stranger.ours)
+    }
+}
+
+/// A grant of which something is left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResidueDoc {
+    /// The grant.
+    pub grant: GrantId,
+    /// Who had it.
+    pub person: PersonName,
+    /// The target.
+    pub target: TargetName,
+    /// The role on it.
+    pub role: RoleName,
+    /// The account on a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountName>,
+    /// What is left; hostile text.
+    pub left: Vec<String>,
+}
+
+/// An account that no open grant explains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrangerDoc {
+    /// The server's address.
+    pub server: String,
+    /// Its name there; hostile text.
+    pub account: String,
+    /// Whether it carries this installation's mark; others are never touched.
+    pub ours: bool,
+    /// What was done about it.
+    pub what: String,
 }
 
 /// What was read back when an access ended.

@@ -73,6 +73,8 @@ pub struct Probe {
     pub login: ProbeLogin,
     /// Every role that the target hands out.
     pub roles: Vec<String>,
+    /// What each role of the target gives at once; a login needs CONNECT by one of a set.
+    pub sets: Vec<Vec<String>>,
 }
 
 /// What opens the trial account.
@@ -85,7 +87,10 @@ pub enum ProbeLogin {
         key_pem: Zeroizing<String>,
     },
     /// Nothing, as the authority signs for grants alone: it must be refused because a certificate is missing, and for nothing else.
-    NoCert,
+    NoCert {
+        /// The authority whose certificates the server must ask for, PEM; empty where it is not known.
+        ca_pem: String,
+    },
     /// The password whose verifier the account has.
     Password(Zeroizing<String>),
 }
@@ -94,7 +99,7 @@ impl std::fmt::Debug for ProbeLogin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Cert { .. } => "Cert(***)",
-            Self::NoCert => "NoCert",
+            Self::NoCert { .. } => "NoCert",
             Self::Password(_) => "Password(***)",
         })
     }
@@ -103,7 +108,7 @@ impl std::fmt::Debug for ProbeLogin {
 /// One link of the chain that a target needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// `reach`, `tls`, `admin login`, `admin rights`, `role <name>`, `make`, `login`, `cut` or `drop`.
+    /// `reach`, `tls`, `admin login`, `admin rights`, `role <name>`, `connect`, `make`, `client ca`, `login`, `cut` or `drop`.
     pub what: String,
     /// Whether it holds; nothing for a warning.
     pub ok: Option<bool>,

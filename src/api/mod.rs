@@ -57,6 +57,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/requests", get(reads::requests))
         .route("/v1/requests/{id}", get(reads::request))
         .route("/v1/grants", get(reads::grants))
+        .route("/v1/left", get(reads::left))
         .route("/v1/grants/{id}", get(reads::grant))
         .route("/v1/grants/{id}/credential", post(acts::credential))
         .route("/v1/targets/{target}/test", post(acts::test_target))

@@ -14,7 +14,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::request::RequestState;
 use crate::signer::gate::origin_of;
 use crate::wire::{
-    About, BundleDoc, GrantDoc, HostCertificate, KrlDoc, List, Me, PersonDoc, RequestDoc, TargetDoc, WhyDoc,
+    About, BundleDoc, GrantDoc, HostCertificate, KrlDoc, LeftDoc, List, Me, PersonDoc, RequestDoc, TargetDoc, WhyDoc,
 };
 
 /// The target whose roles are changes of the bundle (config.md).
@@ -48,6 +48,7 @@ pub(super) async fn about(State(api): State<Api>) -> Result<Json<About>, Problem
         log_key: genesis.log_key.clone(),
         ssh_user: genesis.ssh_user.clone(),
         ssh_host: genesis.ssh_host.clone(),
+        ssh_gateway: genesis.ssh_gateway.clone(),
         server_ca_pem: api.server_ca_pem.to_string(),
         x509_client: genesis.x509_client.clone(),
         public_url: api.broker.public_url().to_owned(),
@@ -166,6 +167,10 @@ pub(super) async fn grants(
 ) -> Result<Json<List<GrantDoc>>, Problem> {
     let docs = api.broker.grant_docs(caller.name(), query.scope.as_deref().unwrap_or("mine")).await?;
     Ok(list("grant", docs))
+}
+
+pub(super) async fn left(State(api): State<Api>, caller: Caller) -> Json<LeftDoc> {
+    Json(api.broker.left(caller.name()).await)
 }
 
 pub(super) async fn grant(

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::Broker;
+use super::left::{LEFT, Strangers};
 use super::view::instant;
 use crate::accounts::postgres::{MAX_SESSIONS, Postgres, SecretSource, Server};
 use crate::accounts::scram::{self, Verifier};
@@ -34,6 +35,8 @@ const SOON: Duration = Duration::from_secs(4);
 const LATE: Duration = Duration::from_secs(300);
 /// How often a server that is down is tried.
 const PROBE: Duration = Duration::from_secs(1);
+/// How often a server is tried that refuses the admin; a secret that changed is tried at once. Servers count refused logins.
+const REFUSED: Duration = Duration::from_secs(5);
 /// How long a trial account could be used, in seconds.
 const PROBE_S: i64 = 60;
 /// The longest nap: a retry may fall due, or a wake-up may have been missed.
@@ -58,6 +61,7 @@ pub struct Accounts {
     locks: Mutex<HashMap<GrantId, Arc<tokio::sync::Mutex<()>>>>,
     tries: Mutex<HashMap<GrantId, Try>>,
     finished: Notify,
+    pub(super) strangers: Strangers,
 }
 
 /// One server as one target reaches it.
@@ -68,9 +72,33 @@ pub(super) struct Place {
     health: Mutex<Health>,
 }
 
+/// Whose fault a try was that did not do its work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// Something of the account itself.
+    Account,
+    /// The server is away, busy or read-only.
+    Away,
+    /// The server does not let the admin in, or there is no secret.
+    Refused,
+}
+
+impl Fault {
+    fn of(error: &AccountError) -> Self {
+        match error {
+            AccountError::RefusedLogin { .. } | AccountError::Secret(_) => Self::Refused,
+            other if other.passing() => Self::Away,
+            _ => Self::Account,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Health {
+    /// Away or closed to us: of all its removals one at a time is tried.
     down: bool,
+    /// Whether it is down because the admin is refused.
+    refused: bool,
     /// When it last answered after it had been down, or was first used.
     up_since: Instant,
     probed_at: Instant,
@@ -96,8 +124,8 @@ pub fn account_refusal(target: &str, error: &AccountError) -> Refusal {
 }
 
 impl Accounts {
-    /// Takes where admins come from, and the key of the marks.
-    pub fn new(admins: Admins, key: MarkerKey) -> Self {
+    /// Takes where admins come from, the key of the marks, and the folder of the file that says what is left.
+    pub fn new(admins: Admins, key: MarkerKey, state_dir: &std::path::Path) -> Self {
         Self {
             admins,
             key,
@@ -105,6 +133,7 @@ impl Accounts {
             locks: Mutex::default(),
             tries: Mutex::default(),
             finished: Notify::new(),
+            strangers: Strangers::new(state_dir.join(LEFT)),
         }
     }
 
@@ -148,7 +177,7 @@ impl Broker {
         let place = Arc::new(Place {
             postgres: Postgres::new(server, install, accounts.key.clone()),
             removals: Arc::new(Semaphore::new(MAX_SESSIONS)),
-            health: Mutex::new(Health { down: false, up_since: now, probed_at: now }),
+            health: Mutex::new(Health { down: false, refused: false, up_since: now, probed_at: now }),
         });
         Ok(hold(&accounts.places).entry(route.clone()).or_insert(place).clone())
     }
@@ -266,7 +295,7 @@ impl Broker {
     /// # Errors
     /// [`Code::NOT_OFFICE`] for everybody but operators, [`Code::MISSING`] for what is no database.
     pub async fn test_target(&self, viewer: &PersonName, name: &TargetName) -> Result<Vec<LinkDoc>, Refusal> {
-        let (route, auth, role, roles) = {
+        let (route, auth, gives, roles, ca_pem) = {
             let memory = self.memory().await;
             if !memory.state.is_operator(viewer) {
                 return Err(Refusal::new(Code::NOT_OFFICE, "Operators alone test targets."));
@@ -279,16 +308,18 @@ impl Broker {
             let gives: Vec<_> = target.roles.values().filter_map(|role| role.database.clone()).collect();
             let roles: BTreeSet<String> =
                 gives.iter().flat_map(|role| &role.member_of).map(ToString::to_string).collect();
-            (route, database.auth, gives.into_iter().next().ok_or_else(missing)?, roles)
+            let ca = memory.state.genesis.as_ref().and_then(|g| g.x509_client.clone()).unwrap_or_default();
+            (route, database.auth, gives, roles, ca)
         };
         let place = self.place(&route).await?;
-        let probe = probe(auth, &role, roles, self.now())?;
+        let probe = probe(auth, &gives, roles, ca_pem, self.now())?;
         let links = place.postgres.check(&probe).await;
         Ok(links.into_iter().map(|l| LinkDoc { what: l.what, ok: l.ok, detail: l.detail, todo: l.todo }).collect())
     }
 
     /// Begins every removal that is due.
     async fn begin_removals(&self) {
+        self.accounts().look_at_secrets();
         let due = {
             let memory = self.memory().await;
             let mut due: Vec<(i64, GrantId, Route)> = Vec::new();
@@ -313,17 +344,19 @@ impl Broker {
     }
 
     async fn remove(&self, grant: GrantId, route: Route) {
-        let (gone, passing) = self.remove_now(grant, &route).await;
-        self.accounts().end_try(grant, &route, gone, passing);
+        let (gone, fault) = self.remove_now(grant, &route).await;
+        self.accounts().end_try(grant, &route, gone, fault);
     }
 
-    /// Removes an account and writes down what its server showed; tells whether it is gone, and whether its server is to blame.
-    async fn remove_now(&self, id: GrantId, route: &Route) -> (bool, bool) {
+    /// Removes an account and writes down what its server showed; tells whether it is gone, and else whose fault that is.
+    async fn remove_now(&self, id: GrantId, route: &Route) -> (bool, Fault) {
         let place = match self.place(route).await {
             Ok(place) => place,
-            Err(refusal) => return (self.report(id, Vec::new(), Vec::new(), vec![refusal.message]).await, false),
+            Err(refusal) => {
+                return (self.report(id, Vec::new(), Vec::new(), vec![refusal.message]).await, Fault::Account);
+            }
         };
-        let Ok(_place) = place.removals.clone().acquire_owned().await else { return (false, true) };
+        let Ok(_place) = place.removals.clone().acquire_owned().await else { return (false, Fault::Away) };
         let _alone = self.accounts().alone(id).await;
         let name = self
             .memory()
@@ -333,15 +366,15 @@ impl Broker {
             .get(&id)
             .filter(|g| g.removing().is_some())
             .and_then(|g| g.account.as_ref().map(|account| account.name.clone()));
-        let Some(name) = name else { return (true, false) };
+        let Some(name) = name else { return (true, Fault::Account) };
         match place.postgres.end(&name, id).await {
             Ok(ending) => {
                 let (proofs, left) = told(&name, &ending, self.now());
-                (self.report(id, proofs, ending.kept, left).await, false)
+                (self.report(id, proofs, ending.kept, left).await, Fault::Account)
             }
             Err(error) => {
                 let left = vec![format!("{name} on {}: {error}", route.address)];
-                (self.report(id, Vec::new(), Vec::new(), left).await, error.passing())
+                (self.report(id, Vec::new(), Vec::new(), left).await, Fault::of(&error))
             }
         }
     }
@@ -362,7 +395,7 @@ impl Accounts {
     fn may_try(&self, grant: GrantId, route: &Route) -> bool {
         let now = Instant::now();
         let health = hold(&self.places).get(route).map(|place| *hold(&place.health));
-        if health.is_some_and(|h| h.down && now < h.probed_at + PROBE) {
+        if health.is_some_and(|h| h.down && now < h.probed_at + if h.refused { REFUSED } else { PROBE }) {
             return false;
         }
         hold(&self.tries).get(&grant).is_none_or(|tried| {
@@ -385,14 +418,24 @@ impl Accounts {
         true
     }
 
-    fn end_try(&self, grant: GrantId, route: &Route, gone: bool, passing: bool) {
-        let now = Instant::now();
+    /// Lets every removal of a server begin whose admin was refused and whose secret is another one now.
+    fn look_at_secrets(&self) {
+        for place in hold(&self.places).values() {
+            let mut health = hold(&place.health);
+            if health.down && health.refused && place.postgres.secret_changed() {
+                (health.down, health.up_since) = (false, Instant::now());
+            }
+        }
+    }
+
+    fn end_try(&self, grant: GrantId, route: &Route, gone: bool, fault: Fault) {
+        let (now, passing) = (Instant::now(), fault != Fault::Account);
         if let Some(place) = hold(&self.places).get(route) {
             let mut health = hold(&place.health);
             if health.down && !passing {
                 health.up_since = now;
             }
-            health.down = passing;
+            (health.down, health.refused) = (passing, fault == Fault::Refused);
         }
         if gone {
             self.forget(grant);
@@ -429,10 +472,18 @@ pub fn digest(verifier: &Verifier) -> Digest {
 }
 
 /// A trial account: in no grant, with the rights of a role, for a minute.
-fn probe(auth: Auth, role: &DatabaseRole, roles: BTreeSet<String>, now: i64) -> Result<Probe, Refusal> {
+fn probe(
+    auth: Auth,
+    gives: &[DatabaseRole],
+    roles: BTreeSet<String>,
+    ca_pem: String,
+    now: i64,
+) -> Result<Probe, Refusal> {
+    let role = gives.first().ok_or_else(missing)?;
+    let names = |role: &DatabaseRole| role.member_of.iter().map(ToString::to_string).collect();
     let broken = |e: crate::accounts::scram::VerifierError| Refusal::new(Code::BUG, e.to_string());
     let (proof, login) = match auth {
-        Auth::Cert => (AccountProof::Cert, ProbeLogin::NoCert),
+        Auth::Cert => (AccountProof::Cert, ProbeLogin::NoCert { ca_pem }),
         Auth::Password => {
             let password = Zeroizing::new(data_encoding::HEXLOWER.encode(&crate::clock::random16()));
             let verifier = scram::verifier(&password, &crate::clock::random16()).map_err(broken)?;
@@ -442,14 +493,14 @@ fn probe(auth: Auth, role: &DatabaseRole, roles: BTreeSet<String>, now: i64) -> 
     let account = Account {
         name: AccountName::of_random(&crate::clock::random16()),
         grant: GrantId::new(crate::clock::random16()),
-        member_of: role.member_of.iter().map(ToString::to_string).collect(),
+        member_of: names(role),
         read_only: role.read_only,
         statement_timeout_ms: role.statement_timeout_ms,
         connection_limit: Some(role.connection_limit),
         valid_until: now + PROBE_S,
         proof,
     };
-    Ok(Probe { account, login, roles: roles.into_iter().collect() })
+    Ok(Probe { account, login, roles: roles.into_iter().collect(), sets: gives.iter().map(names).collect() })
 }
 
 fn missing() -> Refusal {
@@ -461,6 +512,7 @@ pub async fn run(broker: Broker, mut stop: watch::Receiver<bool>) {
     let mut changed = broker.changed();
     loop {
         broker.begin_removals().await;
+        broker.write_left().await;
         tokio::select! {
             _ = changed.changed() => {}
             () = broker.accounts().finished.notified() => {}

@@ -10,9 +10,8 @@ use crate::domain::ids::{GrantId, SessionId};
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
-use crate::domain::session::{SessionCause, SessionEnd};
+use crate::domain::session::{Gateway, SessionCause, SessionEnd};
 use crate::domain::target::{Allow, Target};
-use crate::settings::GatewaySsh;
 use crate::signer::{Answer, Order};
 
 /// An open session, with what reaches its target.
@@ -42,7 +41,7 @@ pub struct Opened {
 
 impl Broker {
     /// The SSH gateway of this broker's configuration.
-    pub fn gateway(&self) -> Option<&GatewaySsh> {
+    pub fn gateway(&self) -> Option<&Gateway> {
         self.inner.gateway.as_ref()
     }
 

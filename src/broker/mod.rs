@@ -9,6 +9,7 @@ pub mod clerk;
 mod fold;
 pub mod gateway;
 pub mod lease;
+pub mod left;
 mod past;
 pub mod quota;
 pub mod reaper;
@@ -32,11 +33,11 @@ use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::session::Gateway;
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
 use crate::domain::text::Words;
 use crate::ledger::{Reader, Reserve};
-use crate::settings::GatewaySsh;
 use crate::signer::{Answer, Order};
 
 use clerk::{Done, Job, SignerHandle};
@@ -78,7 +79,7 @@ struct Inner {
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
     accounts: accounts::Accounts,
-    gateway: Option<GatewaySsh>,
+    gateway: Option<Gateway>,
     leases: lease::Leases,
 }
 
@@ -111,7 +112,7 @@ impl Broker {
         public_url: String,
         krl_path: PathBuf,
         accounts: accounts::Accounts,
-        gateway: Option<GatewaySsh>,
+        gateway: Option<Gateway>,
     ) -> Self {
         let inner = Inner {
             jobs: parts.jobs,

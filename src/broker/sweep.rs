@@ -11,10 +11,11 @@ use crate::domain::database::Route;
 use crate::domain::event::Command;
 use crate::domain::ids::GrantId;
 use crate::domain::names::AccountName;
+use crate::wire::StrangerDoc;
 
 /// How often servers are looked at.
 const EVERY: Duration = Duration::from_secs(600);
-/// How soon a server that could not be looked at is tried again.
+/// How soon a server is looked at again that could not be looked at, or had a stranger of ours: somebody may be clearing up.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// What was told already, so that it is told once in the life of a process.
@@ -25,7 +26,8 @@ pub struct Told(BTreeSet<(String, String)>);
 pub async fn run(broker: Broker, mut stop: watch::Receiver<bool>) {
     let mut told = Told::default();
     loop {
-        let pause = if broker.sweep(&mut told).await { EVERY } else { AGAIN };
+        let all = broker.sweep(&mut told).await;
+        let pause = if all && !broker.accounts().strangers.any_of_ours() { EVERY } else { AGAIN };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stop.changed() => return,
@@ -65,6 +67,10 @@ impl Broker {
                 return false;
             }
         };
+        let mut strangers = Vec::new();
+        let server = route.address.to_string();
+        let stranger =
+            |account: &str, ours, what| StrangerDoc { server: server.clone(), account: account.to_owned(), ours, what };
         for one in found {
             match one {
                 Found::Ours { name, marker, can_login } => {
@@ -78,20 +84,20 @@ impl Broker {
                         Ok(()) => format!("no open grant explains it (its mark says {}); it is locked", marker.grant),
                         Err(error) => format!("no open grant explains it, and it could not be locked: {error}"),
                     };
-                    self.tell(route, name.as_str(), what, told).await;
+                    strangers.push(stranger(name.as_str(), true, what));
                 }
                 Found::Stranger { role, why } => {
-                    self.tell(
-                        route,
-                        &role,
-                        format!("it looks like an account of a broker, but {why}; not touched"),
-                        told,
-                    )
-                    .await;
+                    let what = format!("it looks like an account of a broker, but {why}; not touched");
+                    strangers.push(stranger(&role, false, what));
                 }
                 Found::Kept { .. } => {}
             }
         }
+        for one in &strangers {
+            self.tell(one, told).await;
+        }
+        self.accounts().strangers.saw(server, strangers);
+        self.write_left().await;
         true
     }
 
@@ -101,13 +107,13 @@ impl Broker {
         account.is_some_and(|account| account.name == *name)
     }
 
-    async fn tell(&self, route: &Route, account: &str, what: String, told: &mut Told) {
-        let server = route.address.to_string();
-        if !told.0.insert((server.clone(), account.to_owned())) {
+    async fn tell(&self, stranger: &StrangerDoc, told: &mut Told) {
+        let StrangerDoc { server, account, what, .. } = stranger.clone();
+        if !told.0.insert((server.clone(), account.clone())) {
             return;
         }
         tracing::warn!(server, account, "{what}");
-        let command = Command::AccountFound { server, account: account.to_owned(), what };
+        let command = Command::AccountFound { server, account, what };
         if let Err(refusal) = self.command(command, Vec::new()).await {
             tracing::error!(code = %refusal.code, "a stranger was not recorded: {}", refusal.message);
         }

@@ -14,6 +14,7 @@ use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::person::Person;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::request::{Request, RequestState};
+use crate::domain::session::{GATEWAY_ALIAS, Gateway};
 use crate::domain::span::show_span;
 use crate::domain::state::{Beside, State};
 use crate::domain::target::{HostIdentity, Mode, Target, TargetKind};
@@ -267,7 +268,7 @@ impl Broker {
         let all = state.is_operator(viewer) || state.is_auditor(viewer);
         let targets = state.bundle.targets.values().filter(|t| t.kind != TargetKind::Broker);
         targets
-            .map(|target| shape_target(state, &person, target, now))
+            .map(|target| shape_target(state, self.gateway(), &person, target, now))
             .filter(|doc| all || doc.roles.iter().any(|role| role.verdict != "never"))
             .collect()
     }
@@ -360,7 +361,7 @@ fn shape_why(state: &State, person: &Person, target: &Target, role: &RoleName, f
     doc
 }
 
-fn shape_target(state: &State, person: &Person, target: &Target, now: i64) -> TargetDoc {
+fn shape_target(state: &State, gateway: Option<&Gateway>, person: &Person, target: &Target, now: i64) -> TargetDoc {
     let roles = target
         .roles
         .iter()
@@ -389,11 +390,14 @@ fn shape_target(state: &State, person: &Person, target: &Target, now: i64) -> Ta
             }
         })
         .collect();
+    let gateway = gateway.filter(|_| target.mode == Mode::Gateway);
+    let reached = gateway.map_or(&target.address, |gateway| &gateway.address);
     TargetDoc {
         name: target.name.clone(),
         kind: target.kind.word().to_owned(),
-        host: target.address.host.clone(),
-        port: target.address.port,
+        host: reached.host.clone(),
+        port: reached.port,
+        alias: gateway.map_or(target.name.as_str(), |_| GATEWAY_ALIAS).to_owned(),
         mode: match target.mode {
             Mode::Direct => "direct".to_owned(),
             Mode::Gateway => "gateway".to_owned(),
@@ -416,6 +420,10 @@ pub fn database_doc(database: &Database) -> DatabaseDoc {
 }
 
 fn known_hosts(state: &State, target: &Target) -> String {
+    if target.mode == Mode::Gateway {
+        let ca = state.genesis.as_ref().map(|genesis| genesis.ssh_host.to_string()).unwrap_or_default();
+        return format!("@cert-authority {GATEWAY_ALIAS} {ca}");
+    }
     match (&target.host, &state.genesis) {
         (HostIdentity::Key(key), _) => format!("{} {key}", target.name),
         (HostIdentity::BrokerCa, Some(genesis)) => format!("@cert-authority {} {}", target.name, genesis.ssh_host),
@@ -430,7 +438,7 @@ fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
         GrantState::Ending { cause: why, .. } => {
             cause = Some(*why);
             waits_for.push(grant.terms.target.clone());
-            latest_end = grant.account.is_none().then(|| instant(grant.latest_end()));
+            latest_end = (grant.account.is_none() && !grant.terms.gateway).then(|| instant(grant.latest_end()));
         }
         GrantState::Residue { cause: why, left: found, .. } => {
             cause = Some(*why);
@@ -464,7 +472,8 @@ fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
         proofs,
         waits_for,
         latest_end,
-        sessions: 0,
+        gateway: grant.terms.gateway,
+        sessions: grant.legs.len() as u64,
         account: grant.account.as_ref().map(|account| account.name.clone()),
         left,
         kept,

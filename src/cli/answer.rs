@@ -309,6 +309,11 @@ pub async fn revoke(which: &Which, reason: Option<&str>, globals: &Globals) -> R
     watch(&mut client, outcome.grants.iter().map(|g| g.id).collect(), globals).await
 }
 
+/// Over, and not proven to be: hosts have not confirmed, or something is left.
+pub fn unproven(grant: &GrantDoc) -> bool {
+    matches!(grant.state.as_str(), "ending" | "residue")
+}
+
 /// Watches proofs come in; exit status 10 while anything is left.
 pub async fn watch(client: &mut Client, ids: Vec<GrantId>, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut left = false;
@@ -316,12 +321,12 @@ pub async fn watch(client: &mut Client, ids: Vec<GrantId>, globals: &Globals) ->
     for id in ids {
         let doc = loop {
             let doc: GrantDoc = client.get(&format!("/v1/grants/{id}")).await?;
-            if doc.state != "ending" || began.elapsed() >= WATCH {
+            if !unproven(&doc) || began.elapsed() >= WATCH {
                 break doc;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         };
-        left |= doc.state == "ending";
+        left |= unproven(&doc);
         print_grant(&doc, globals)?;
     }
     if left {

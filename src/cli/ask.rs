@@ -11,12 +11,13 @@ use super::home::Home;
 use super::wait::{complete, outcome, wait_for, waits_for};
 use super::{Globals, database, output, prompt, ssh};
 use crate::domain::act::Deed;
+use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::parse_span;
-use crate::domain::text::Words;
-use crate::wire::{GrantDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
+use crate::domain::text::{Words, shown};
+use crate::wire::{GrantDoc, LeftDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
 
 /// How long people are waited for where nothing was said.
 pub const LONG: Duration = Duration::from_secs(8 * 3600);
@@ -397,9 +398,10 @@ pub async fn status(globals: &Globals) -> Result<ExitCode, Failure> {
     let grants: List<GrantDoc> = client.get("/v1/grants?scope=mine").await?;
     let requests: List<RequestDoc> = client.get("/v1/requests?scope=mine").await?;
     let pending: Vec<RequestDoc> = requests.items.into_iter().filter(|r| r.state == "pending").collect();
+    let left: LeftDoc = client.get("/v1/left").await?;
     let ids = || grants.items.iter().map(|g| g.id.to_string()).chain(pending.iter().map(|r| r.id.to_string()));
     if globals.json() {
-        let doc = serde_json::json!({ "grants": grants.items, "requests": pending });
+        let doc = serde_json::json!({ "grants": grants.items, "requests": pending, "residue": left.residue, "strangers": left.strangers });
         output::answer(globals.output, "status", doc, "", &[])?;
     } else if globals.output == output::Format::Name {
         ids().for_each(|id| println!("{id}"));
@@ -407,7 +409,7 @@ pub async fn status(globals: &Globals) -> Result<ExitCode, Failure> {
         if grants.items.is_empty() && pending.is_empty() {
             eprintln!("Nothing is open. jit-broker ls shows what you may ask for.");
         }
-        grants.items.iter().flat_map(show_grant).for_each(|line| println!("{line}"));
+        grants.items.iter().flat_map(show_grant).for_each(|line| println!("{}", shown(&line)));
         for request in &pending {
             println!(
                 "{}  {}  {} on {}  waits for {}",
@@ -419,7 +421,13 @@ pub async fn status(globals: &Globals) -> Result<ExitCode, Failure> {
             );
         }
     }
-    let residue = grants.items.iter().any(|g| g.state == "ending");
+    if !globals.json() && globals.output != output::Format::Name {
+        let mine = |id: &GrantId| grants.items.iter().any(|g| g.id == *id);
+        let others =
+            LeftDoc { residue: left.residue.iter().filter(|r| !mine(&r.grant)).cloned().collect(), ..left.clone() };
+        super::left::show_left(&others).iter().for_each(|line| println!("{line}"));
+    }
+    let residue = left.is_residue() || grants.items.iter().any(super::answer::unproven);
     Ok(if residue { ExitCode::from(10) } else { ExitCode::SUCCESS })
 }
 

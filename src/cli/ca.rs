@@ -32,7 +32,7 @@ enum CaVerb {
     /// One of them, as the programs that trust it read it
     Export {
         /// Which
-        #[arg(long, value_parser = ["ssh-user", "ssh-host", "x509-client", "x509-server", "log"])]
+        #[arg(long, value_parser = ["ssh-user", "ssh-gateway", "ssh-host", "x509-client", "x509-server", "log"])]
         kind: String,
     },
     /// The revocation list, for sshd's RevokedKeys
@@ -43,6 +43,7 @@ enum CaVerb {
 struct Authority {
     ssh_user: Key,
     ssh_host: Key,
+    ssh_gateway: Option<Key>,
     log: Key,
     x509_server: String,
     x509_client: Option<String>,
@@ -53,6 +54,11 @@ impl Authority {
         Ok(match kind {
             "ssh-user" => self.ssh_user.to_string(),
             "ssh-host" => self.ssh_host.to_string(),
+            "ssh-gateway" => {
+                let none =
+                    || Failure::new(Code::MISSING, "This installation has no authority over gateway certificates.");
+                self.ssh_gateway.as_ref().ok_or_else(none)?.to_string()
+            }
             "log" => self.log.to_string(),
             "x509-client" => {
                 let none =
@@ -91,6 +97,7 @@ impl CaArgs {
                 Authority {
                     ssh_user: about.ssh_user,
                     ssh_host: about.ssh_host,
+                    ssh_gateway: about.ssh_gateway,
                     log: about.log_key,
                     x509_server: about.server_ca_pem,
                     x509_client: about.x509_client,
@@ -141,6 +148,7 @@ fn local(settings: &Settings) -> Result<Authority, Failure> {
     Ok(Authority {
         ssh_user: Key(keys.ssh_user.public().clone()),
         ssh_host: Key(keys.ssh_host.public().clone()),
+        ssh_gateway: keys.ssh_gateway.as_ref().map(|key| Key(key.public().clone())),
         log: keys.log_public(),
         x509_server: keys.x509_cert.pem().to_owned(),
         x509_client: keys.x509_client.as_ref().map(|(_, cert)| cert.pem().to_owned()),

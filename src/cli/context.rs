@@ -139,7 +139,12 @@ pub fn consistent(about: &About) -> Result<(), Failure> {
     if about.origin != origin_of(&about.install.to_string()) {
         return Err(Failure::new(Code::UNTRUSTED_SERVER, "The broker's log is named after another installation."));
     }
-    if [&about.ssh_user, &about.ssh_host].contains(&&about.log_key) || about.ssh_user == about.ssh_host {
+    let mut keys = vec![&about.log_key, &about.ssh_user, &about.ssh_host];
+    keys.extend(&about.ssh_gateway);
+    let purposes = keys.len();
+    keys.sort();
+    keys.dedup();
+    if keys.len() < purposes {
         return Err(Failure::new(Code::UNTRUSTED_SERVER, "The broker uses one key for two purposes."));
     }
     Ok(())

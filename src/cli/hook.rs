@@ -187,7 +187,7 @@ pub(super) fn role_of<'a>(doc: &'a TargetDoc, login: &LoginName) -> Result<&'a R
     }
 }
 
-fn hinted(mut failure: Failure, hint: String) -> Failure {
+pub(super) fn hinted(mut failure: Failure, hint: String) -> Failure {
     failure.0.hint = Some(hint);
     failure
 }

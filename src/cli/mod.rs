@@ -18,6 +18,7 @@ mod home;
 mod hook;
 mod host;
 mod keys;
+mod left;
 mod output;
 mod prompt;
 mod serve;

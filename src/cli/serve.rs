@@ -116,7 +116,7 @@ impl ConfigArgs {
         }
     }
 
-    /// `check`
+    /// `check`: what `serve` would refuse, and what the running broker says is left on targets; exit status 10 for that.
     ///
     /// # Errors
     /// Every problem.
@@ -135,11 +135,22 @@ impl ConfigArgs {
         {
             problems.push(failure.0.message);
         }
-        if problems.is_empty() {
-            output::done(globals.output, "check", &format!("{}: good", self.config.display()))?;
-            return Ok(ExitCode::SUCCESS);
+        if !problems.is_empty() {
+            return Err(bad_config(&problems).into());
         }
-        Err(bad_config(&problems).into())
+        let left = super::left::written(&settings.state_dir)?;
+        let good = format!("{}: good", self.config.display());
+        let Some(left) = left else {
+            output::done(globals.output, "check", &good)?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        eprintln!("{good}");
+        if globals.json() {
+            let fields = serde_json::json!({ "done": "check", "residue": left.residue, "strangers": left.strangers });
+            output::answer(globals.output, "done", fields, "", &[])?;
+        }
+        super::left::show_left(&left).iter().for_each(|line| eprintln!("{line}"));
+        Ok(if left.is_residue() { ExitCode::from(10) } else { ExitCode::SUCCESS })
     }
 
     /// `signer`

@@ -91,7 +91,13 @@ pub async fn fetch(client: &mut Client, grant: &GrantDoc, key: &Key) -> Result<C
     let lint =
         |what: String| Failure::new(Code::LINT, format!("The broker's certificate is not what was granted: {what}."));
     let facts = jit_ca::ssh::read(&doc.certificate).map_err(|e| lint(e.to_string()))?;
-    match wrong(&facts, grant, key, &client.context()?.about.ssh_user) {
+    let about = &client.context()?.about;
+    let authority = if grant.gateway { about.ssh_gateway.as_ref() } else { Some(&about.ssh_user) };
+    let authority = authority.ok_or_else(|| {
+        let older = "The broker had no gateway when you signed in; sign in again.".to_owned();
+        hook::hinted(Failure::new(Code::NOT_SIGNED_IN, older), "jit-broker auth login".to_owned())
+    })?;
+    match wrong(&facts, grant, key, authority) {
         Some(what) => Err(lint(what.to_owned())),
         None => Ok(doc),
     }
@@ -331,7 +337,7 @@ fn command(
         format!("HostName={}", doc.host),
         format!("Port={}", doc.port),
         format!("User={login}"),
-        format!("HostKeyAlias={name}"),
+        format!("HostKeyAlias={}", doc.alias),
         format!("UserKnownHostsFile={}", ssh_config::quoted(&known)?),
         format!("IdentityFile={}", ssh_config::quoted(&folder(home, name).join("key"))?),
         format!("CertificateFile={}", ssh_config::quoted(&certificate(home, name, login.as_str()))?),

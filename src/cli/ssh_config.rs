@@ -17,6 +17,7 @@ use super::home::{Home, write_private};
 use super::{Globals, output};
 use crate::domain::names::LoginName;
 use crate::domain::refusal::Code;
+use crate::domain::session::GATEWAY_ALIAS;
 use crate::wire::{List, TargetDoc};
 
 /// What decides where the hook finds its folders: written into the file, so that ssh and hook agree wherever ssh is started from.
@@ -59,7 +60,7 @@ impl SshConfigArgs {
         }
         let mut client = Client::remembered(&home)?;
         let mut targets: List<TargetDoc> = client.get("/v1/targets").await?;
-        targets.items.retain(|t| t.kind == "ssh" && t.mode == "direct");
+        targets.items.retain(|t| t.kind == "ssh");
         let program = std::env::current_exe().map_err(|e| Failure::local("this program", e))?;
         let text = text(&home, &targets.items, &program, &folders())?;
         if !self.install {
@@ -71,7 +72,7 @@ impl SshConfigArgs {
         install(&home, &targets.items, &text, &user()?)?;
         let names: Vec<&str> = targets.items.iter().map(|t| t.name.as_str()).collect();
         let said = match names.as_slice() {
-            [] => "There is no target that ssh reaches directly. Run this again when there is one.".to_owned(),
+            [] => "There is no target for ssh. Run this again when there is one.".to_owned(),
             names => format!("Plain ssh works for {}. Run this again when targets were added.", names.join(", ")),
         };
         output::done(globals.output, "ssh-config.installed", &said)?;
@@ -94,7 +95,8 @@ fn folders() -> Vec<(&'static str, PathBuf)> {
 
 /// Writes our files, and then the line that includes them.
 pub(super) fn install(home: &Home, targets: &[TargetDoc], text: &str, user: &Path) -> Result<(), Failure> {
-    let known: String = targets.iter().map(|t| format!("{}\n", t.known_hosts)).collect();
+    let lines: std::collections::BTreeSet<String> = targets.iter().map(|t| format!("{}\n", t.known_hosts)).collect();
+    let known: String = lines.into_iter().collect();
     let ours = home.config.join("ssh_config");
     write_private(&home.config.join("known_hosts"), known.as_bytes())?;
     write_private(&ours, text.as_bytes())?;
@@ -113,7 +115,9 @@ pub fn check(doc: &TargetDoc) -> Result<(), Failure> {
         && !doc.host.starts_with('-')
         && doc.host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-' | b'_'));
     let line = doc.known_hosts.bytes().all(|b| (b' '..=b'~').contains(&b));
-    let known = doc.known_hosts.trim_start_matches("@cert-authority ").split(' ').next() == Some(doc.name.as_str());
+    // The alias of the gateway is ours, so that it cannot stand for another host.
+    let alias = doc.alias == doc.name.as_str() || doc.mode == "gateway" && doc.alias == GATEWAY_ALIAS;
+    let known = alias && doc.known_hosts.trim_start_matches("@cert-authority ").split(' ').next() == Some(&doc.alias);
     if address && line && known && doc.port != 0 {
         return Ok(());
     }
@@ -157,11 +161,12 @@ pub(super) fn text(
         check(target)?;
         let _ = write!(
             out,
-            "\nMatch originalhost {name}\n  HostName {}\n  Port {}\n  HostKeyAlias {name}\n  UserKnownHostsFile {known}\n  \
+            "\nMatch originalhost {name}\n  HostName {}\n  Port {}\n  HostKeyAlias {alias}\n  UserKnownHostsFile {known}\n  \
              StrictHostKeyChecking yes\n  ControlPersist no\n",
             target.host,
             target.port,
-            name = target.name
+            name = target.name,
+            alias = target.alias
         );
         let logins = logins(target);
         if let [login] = logins.as_slice() {

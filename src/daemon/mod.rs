@@ -63,7 +63,7 @@ pub fn found_gate(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Gate, Re
 
 /// What a configuration pins for its signer.
 pub fn pins(settings: &Settings) -> Pins {
-    let ssh = settings.gateway_ssh.as_ref();
+    let ssh = settings.gateway_ssh.as_ref().map(|ssh| &ssh.seen);
     Pins {
         server_names: tls::names_of(settings),
         admins: settings.admins.clone(),
@@ -112,7 +112,13 @@ impl Daemon {
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
         let accounts = secrets::accounts(settings)?;
-        let broker = Broker::new(parts, settings.public_url.clone(), krl_path, accounts, settings.gateway_ssh.clone());
+        let broker = Broker::new(
+            parts,
+            settings.public_url.clone(),
+            krl_path,
+            accounts,
+            settings.gateway_ssh.as_ref().map(|ssh| ssh.seen.clone()),
+        );
         broker.command(Command::Start, Vec::new()).await?;
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;

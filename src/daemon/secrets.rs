@@ -26,7 +26,7 @@ const MAX_BYTES: usize = 64 * 1024;
 pub fn accounts(settings: &Settings) -> Result<Accounts, Refusal> {
     let secrets = settings.secrets.clone();
     let admins = Arc::new(move |name: &SecretName, address: &Address| admin(&secrets, name, address));
-    Ok(Accounts::new(admins, marker_key(&settings.state_dir)?))
+    Ok(Accounts::new(admins, marker_key(&settings.state_dir)?, &settings.state_dir))
 }
 
 fn admin(secrets: &BTreeMap<SecretName, Secret>, name: &SecretName, address: &Address) -> Result<Admin, Refusal> {

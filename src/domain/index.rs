@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::code::{CODES, match_code};
+use super::concerns::Concerns;
 use super::digest::Digest;
-use super::event::{Concerns, Event};
+use super::event::Event;
 use super::grant::{Grant, GrantState, SKEW_S};
 use super::ids::{GrantId, RequestId};
 use super::names::{PersonName, TargetName};

@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod cel;
 pub mod code;
 pub mod codes;
+pub mod concerns;
 pub mod database;
 pub mod decide;
 pub mod digest;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::event::Concerns;
+use super::concerns::Concerns;
 use super::ids::{GrantId, RequestId};
 use super::request::RequestState;
 use super::state::State;

@@ -1,5 +1,6 @@
 //! A session: one connection of a person through a gateway, under one grant.
 
+use jit_ca::spec::Cidr;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
@@ -7,9 +8,19 @@ use super::event::Cause;
 use super::ids::{GrantId, SessionId};
 use super::key::Key;
 use super::names::{LoginName, PersonName, TargetName};
+use super::target::Address;
 
 /// The name that the SSH gateway has besides its address: what clients check its host certificate against, wherever it is.
 pub const GATEWAY_ALIAS: &str = "jit-gateway";
+
+/// A gateway as clients and targets see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// What clients connect to.
+    pub address: Address,
+    /// The ranges from which it reaches its targets, as they see it.
+    pub source: Vec<Cidr>,
+}
 
 /// The most open sessions under one grant.
 pub const MAX_SESSIONS: usize = 256;

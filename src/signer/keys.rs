@@ -128,9 +128,14 @@ impl Keys {
         for (name, purpose) in [("x509_server", "server"), ("x509_client", "client")] {
             let bug = |e: String| Refusal::new(Code::BUG, format!("The {purpose} CA could not be made: {e}."));
             let key = X509Key::generate().map_err(|e| bug(e.to_string()))?;
+            let serial = crate::clock::random16();
             let spec = CaSpec {
-                name: format!("jit-broker {purpose} CA"),
-                serial: crate::clock::random16(),
+                // Servers name whom they trust by subjects: two installations must not look alike.
+                name: format!(
+                    "jit-broker {purpose} CA {:08x}",
+                    u32::from_be_bytes([serial[4], serial[5], serial[6], serial[7]])
+                ),
+                serial,
                 not_before: now - 3600,
                 not_after: now + X509_CA_S,
             };

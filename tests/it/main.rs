@@ -6,6 +6,7 @@ mod apart;
 mod attacks;
 mod audit;
 mod bad_input;
+mod clients;
 mod database;
 mod databases;
 mod decisions;

@@ -1,8 +1,9 @@
 //! `target test`: the chain that a target needs, link by link, each with what is missing.
 
-use super::link::{Link as Session, Login, reach};
+use super::link::{Link as Session, Login, asks_for, reach};
 use super::server::Secret;
 use super::sql::{Row, ident, literal};
+use super::tls::subject;
 use super::{GROUP, Postgres};
 use crate::accounts::ending::{Link, Probe, ProbeLogin};
 use crate::accounts::error::{AccountError, one_line};
@@ -37,6 +38,9 @@ impl Postgres {
         let mut chain = Chain(Vec::new());
         if self.check_admin(&mut chain).await.is_ok() {
             self.check_roles(probe, &mut chain).await;
+            if !chain.broken() {
+                self.check_connect(probe, &mut chain).await;
+            }
             if !chain.broken() {
                 self.check_account(probe, &mut chain).await;
             }
@@ -79,7 +83,10 @@ impl Postgres {
                 ),
                 AccountError::RefusedLogin { message, .. } if message.contains("pg_hba.conf") => (
                     "admin login",
-                    format!("in pg_hba.conf, above other lines: hostssl  all  {}  all  scram-sha-256", server.admin),
+                    format!(
+                        "in pg_hba.conf, above other lines: hostssl  all  {}  all  scram-sha-256",
+                        hba_word(&server.admin)
+                    ),
                 ),
                 AccountError::RefusedLogin { .. } | AccountError::Secret(_) => {
                     ("admin login", format!("the secret of {admin} in [secrets] is the server's: \\password {admin}"))
@@ -205,6 +212,56 @@ impl Postgres {
         }
     }
 
+    /// Whether each role of the target lets an account into the database.
+    async fn check_connect(&self, probe: &Probe, chain: &mut Chain) {
+        let database = &self.pool.server.database;
+        for set in &probe.sets {
+            let names = set.iter().map(String::as_str).chain([GROUP]).map(literal).collect::<Vec<_>>().join(", ");
+            let text = format!(
+                "SELECT bool_or(has_database_privilege(r.oid, {}, 'CONNECT')) FROM pg_roles r WHERE r.rolname IN ({names})",
+                literal(database)
+            );
+            match self.ask(&text).await.map(|rows| rows.first().is_some_and(|row| row.yes(0))) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let role = set.first().map_or(GROUP, String::as_str);
+                    let detail = format!("no account with {} may connect to the database {database}", set.join(", "));
+                    let todo = format!("GRANT CONNECT ON DATABASE {} TO {};", ident(database), ident(role));
+                    return chain.push("connect", Some(false), detail, todo);
+                }
+                Err(error) => return chain.push("connect", Some(false), error.to_string(), ""),
+            }
+        }
+        chain.holds("connect", format!("the database {database}"));
+    }
+
+    /// The server must ask for certificates of our CA: clients send none that nobody asks for, and the server believes no other.
+    async fn check_client_ca(&self, probe: &Probe, ca_pem: &str, chain: &mut Chain) -> Result<(), ()> {
+        let Some((ours, name)) = subject(ca_pem) else { return Ok(()) };
+        let file = self.ask("SELECT current_setting('ssl_ca_file')").await;
+        let file = file.ok().and_then(|rows| rows.first().map(|row| one_line(row.text(0)))).unwrap_or_default();
+        let print = "jit-broker ca export --kind x509-client";
+        let (detail, todo) = match asks_for(&self.pool.server, probe.account.name.as_str()).await {
+            Ok(Some(subjects)) if subjects.contains(&ours) => {
+                chain.holds("client ca", format!("certificates of {name} are asked for"));
+                return Ok(());
+            }
+            Ok(Some(_)) => (
+                format!("certificates of {name} are not among those that the server asks for"),
+                format!("{print} >> {}  # ssl_ca_file, on the server; then SELECT pg_reload_conf();", sh_word(&file)),
+            ),
+            Ok(None) => (
+                "the server asks nobody for a certificate".to_owned(),
+                format!(
+                    "ssl_ca_file = 'clients.crt' in postgresql.conf, a file with what {print} prints; then SELECT pg_reload_conf();"
+                ),
+            ),
+            Err(error) => (error.to_string(), String::new()),
+        };
+        chain.push("client ca", Some(false), detail, todo);
+        Err(())
+    }
+
     async fn check_account(&self, probe: &Probe, chain: &mut Chain) {
         let account = &probe.account;
         match self.make(account).await {
@@ -228,11 +285,11 @@ impl Postgres {
         let login = Login { user, secret: &secret, database: &server.database, admin: false };
         match Session::open(server, login).await {
             Err(AccountError::RefusedLogin { message, .. }) if message.contains("valid client certificate") => {
-                chain.holds("login", "a certificate is demanded; one is signed for a grant alone");
+                chain.holds("login", "a certificate is demanded; one is signed for a grant alone, which the map in pg_ident.conf is for");
             }
             Err(error) => {
                 let none = ProbeLogin::Cert { cert_pem: String::new(), key_pem: zeroize::Zeroizing::default() };
-                chain.push("login", Some(false), error.to_string(), login_todo(&none, &error));
+                chain.push("login", Some(false), error.to_string(), self.login_todo(&none, &error));
             }
             Ok(_) => chain.push(
                 "login",
@@ -247,7 +304,12 @@ impl Postgres {
         let server = &self.pool.server;
         let secret = match &probe.login {
             ProbeLogin::Password(password) => Secret::Password(password.clone()),
-            ProbeLogin::NoCert => return self.check_demand(probe, chain).await,
+            ProbeLogin::NoCert { ca_pem } => {
+                if self.check_client_ca(probe, ca_pem, chain).await.is_ok() {
+                    self.check_demand(probe, chain).await;
+                }
+                return;
+            }
             ProbeLogin::Cert { cert_pem, key_pem } => {
                 Secret::Certificate { cert_pem: cert_pem.clone(), key_pem: key_pem.clone() }
             }
@@ -265,7 +327,7 @@ impl Postgres {
         let mut session = match opened {
             Ok(session) => session,
             Err(error) => {
-                chain.push("login", Some(false), error.to_string(), login_todo(&probe.login, &error));
+                chain.push("login", Some(false), error.to_string(), self.login_todo(&probe.login, &error));
                 return;
             }
         };
@@ -282,25 +344,37 @@ impl Postgres {
             Err(error) => chain.push("cut", Some(false), error.to_string(), ""),
         }
     }
-}
 
-fn login_todo(login: &ProbeLogin, error: &AccountError) -> String {
-    let above = "in pg_hba.conf, above lines for `all` users, then reload:";
-    match (login, error) {
-        (ProbeLogin::Cert { .. }, AccountError::Tls(_)) => {
-            "ssl_ca_file in postgresql.conf: the broker's CA for clients; then reload".to_owned()
-        }
-        (_, AccountError::Denied { sqlstate, .. }) if sqlstate == "42501" => {
-            format!("GRANT CONNECT ON DATABASE … TO {GROUP};")
-        }
-        (ProbeLogin::Cert { .. }, AccountError::RefusedLogin { message, .. })
-            if message.contains("certificate authentication failed") =>
-        {
-            "in pg_ident.conf, then reload: jit  /^([a-z][0-9a-z]{26}_jit)$  \\1".to_owned()
-        }
-        (ProbeLogin::Cert { .. }, _) => format!("{above} hostssl  all  +{GROUP}  all  cert  map=jit"),
-        (ProbeLogin::NoCert | ProbeLogin::Password(_), _) => {
-            format!("{above} hostssl  all  +{GROUP}  all  scram-sha-256")
+    fn login_todo(&self, login: &ProbeLogin, error: &AccountError) -> String {
+        let above = "in pg_hba.conf, above lines for `all` users, then reload:";
+        match (login, error) {
+            (ProbeLogin::Cert { .. }, AccountError::Tls(_)) => {
+                "ssl_ca_file in postgresql.conf: the broker's CA for clients; then reload".to_owned()
+            }
+            (_, AccountError::Denied { sqlstate, .. }) if sqlstate == "42501" => {
+                format!("GRANT CONNECT ON DATABASE {} TO {GROUP};", ident(&self.pool.server.database))
+            }
+            (ProbeLogin::Cert { .. }, AccountError::RefusedLogin { message, .. })
+                if message.contains("certificate authentication failed") =>
+            {
+                "in pg_ident.conf, then reload: jit  /^([a-z][0-9a-z]{26}_jit)$  \\1".to_owned()
+            }
+            (ProbeLogin::Cert { .. }, _) => format!("{above} hostssl  all  +{GROUP}  all  cert  map=jit"),
+            (ProbeLogin::NoCert { .. } | ProbeLogin::Password(_), _) => {
+                format!("{above} hostssl  all  +{GROUP}  all  scram-sha-256")
+            }
         }
     }
+}
+
+/// A user for pg_hba.conf, where a word that is not plain stands in quotes (chapter 21.1).
+fn hba_word(name: &str) -> String {
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') && name != "all";
+    if plain { name.to_owned() } else { ident(name) }
+}
+
+/// A path for sh.
+fn sh_word(path: &str) -> String {
+    let plain = !path.is_empty() && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
+    if plain { path.to_owned() } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }

@@ -64,6 +64,19 @@ impl Drop for Link {
     }
 }
 
+/// Whom a server would take a client certificate of: subjects, DER; nothing when it asks for none. The login comes to nothing.
+pub(super) async fn asks_for(server: &Server, user: &str) -> Result<Option<Vec<Vec<u8>>>, AccountError> {
+    let asked = Arc::new(tls::Asked::default());
+    let config = tls::asking(&server.ca_pem, asked.clone())?;
+    let name = ServerName::try_from(server.tls_name.clone()).map_err(|_| AccountError::Tls("no name".to_owned()))?;
+    let stream = reach(server).await?;
+    let mut login = tokio_postgres::Config::new();
+    login.user(user).dbname(&server.database).application_name("jit-broker").ssl_mode(SslMode::Require);
+    let refused = timeout(Duration::from_secs(CONNECT_S), login.connect_raw(stream, Handshake { config, name })).await;
+    drop(refused);
+    Ok(asked.subjects())
+}
+
 /// Opens the socket alone.
 pub(super) async fn reach(server: &Server) -> Result<TcpStream, AccountError> {
     let stream = TcpStream::connect((server.host.as_str(), server.port)).await;

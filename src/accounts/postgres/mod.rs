@@ -73,6 +73,11 @@ impl Postgres {
         Self { pool: Arc::new(Pool::new(server)), install, key }
     }
 
+    /// Whether the admin's last login was refused and its source gives another secret now.
+    pub fn secret_changed(&self) -> bool {
+        self.pool.secret_changed()
+    }
+
     /// Runs statements on a waiting or new session to the admin's database; once more when the session had died unseen.
     async fn ask(&self, sql: &str) -> Result<Vec<sql::Row>, AccountError> {
         let mut lease = self.pool.lease().await?;

@@ -89,6 +89,8 @@ impl fmt::Debug for Server {
 pub(super) struct Pool {
     pub(super) server: Server,
     secret: Mutex<Option<Secret>>,
+    /// What the source gave when the last login came to nothing for want of the right secret.
+    refused: Mutex<Option<Result<Secret, String>>>,
     idle: Mutex<Vec<(Link, Instant)>>,
     places: Arc<Semaphore>,
 }
@@ -104,13 +106,27 @@ pub(super) struct Lease {
 impl Pool {
     pub(super) fn new(server: Server) -> Self {
         let places = Arc::new(Semaphore::new(MAX_SESSIONS));
-        Self { server, secret: Mutex::new(None), idle: Mutex::new(Vec::new()), places }
+        Self { server, secret: Mutex::new(None), refused: Mutex::new(None), idle: Mutex::new(Vec::new()), places }
     }
 
     fn fresh_secret(&self) -> Result<Secret, AccountError> {
-        let secret = (self.server.secret)().map_err(AccountError::Secret)?;
+        let found = (self.server.secret)();
+        if found.is_err() {
+            self.remember_refused(found.clone());
+        }
+        let secret = found.map_err(AccountError::Secret)?;
         *self.secret.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret.clone());
         Ok(secret)
+    }
+
+    fn remember_refused(&self, secret: Result<Secret, String>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
+    }
+
+    /// Whether the last login was refused and the source gives another secret now.
+    pub(super) fn secret_changed(&self) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        refused.is_some_and(|refused| refused != (self.server.secret)())
     }
 
     /// Opens a session as the admin; a refused login is tried once more when the secret has changed.
@@ -121,13 +137,14 @@ impl Pool {
             None => self.fresh_secret()?,
         };
         let login = |secret| Login { user: &self.server.admin, secret, database, admin: true };
-        match Link::open(&self.server, login(&secret)).await {
-            Err(refused @ AccountError::RefusedLogin { .. }) => {
-                let fresh = self.fresh_secret()?;
-                if fresh == secret { Err(refused) } else { Link::open(&self.server, login(&fresh)).await }
-            }
-            other => other,
+        let first = Link::open(&self.server, login(&secret)).await;
+        let Err(AccountError::RefusedLogin { .. }) = first else { return first };
+        let fresh = self.fresh_secret()?;
+        let last = if fresh == secret { first } else { Link::open(&self.server, login(&fresh)).await };
+        if let Err(AccountError::RefusedLogin { .. }) = last {
+            self.remember_refused(Ok(fresh));
         }
+        last
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit, AccountError> {

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use aws_lc_rs::digest;
-use rustls::RootCertStore;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -48,6 +50,43 @@ pub(super) fn config(ca_pem: &str, client: Option<(&str, &str)>) -> Result<Arc<r
         }
     };
     Ok(Arc::new(config))
+}
+
+/// Notes whom a server would take a client certificate of, and has none.
+#[derive(Debug, Default)]
+pub(super) struct Asked(Mutex<Option<Vec<Vec<u8>>>>);
+
+impl Asked {
+    /// Subjects, DER; nothing when the server asked for no certificate.
+    pub(super) fn subjects(&self) -> Option<Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, subjects: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let subjects = subjects.iter().map(|subject| subject.to_vec()).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(subjects);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// As [`config`], with nothing but a note of what is asked for.
+pub(super) fn asking(ca_pem: &str, asked: Arc<Asked>) -> Result<Arc<rustls::ClientConfig>, AccountError> {
+    let mut config = rustls::ClientConfig::clone(&*config(ca_pem, None)?);
+    config.client_auth_cert_resolver = asked;
+    Ok(Arc::new(config))
+}
+
+/// The subject of a certificate: DER, and in words.
+pub(super) fn subject(pem: &str) -> Option<(Vec<u8>, String)> {
+    let certs = chain(pem, "no certificate").ok()?;
+    let (_, parsed) = X509Certificate::from_der(certs.first()?).ok()?;
+    Some((parsed.subject().as_raw().to_vec(), parsed.subject().to_string()))
 }
 
 /// Shakes hands once, for the name that the target was given.

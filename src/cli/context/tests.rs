@@ -43,6 +43,7 @@ fn about() -> About {
         log_key: public(1),
         ssh_user: public(2),
         ssh_host: public(3),
+        ssh_gateway: None,
         server_ca_pem: String::new(),
         x509_client: None,
         public_url: "https://broker.example".to_owned(),

@@ -46,6 +46,8 @@ pub(super) fn environment(home: &Home, access: &Access) -> Result<Vec<(String, S
     let mut all: Vec<(String, String)> =
         folder.role_settings(access).into_iter().map(|(key, value)| (name(key), value)).collect();
     all.push(("PGSERVICEFILE".to_owned(), service_file(home).display().to_string()));
+    // Drivers that are no libpq (node-postgres, most ORMs) take the files of TLS from a URI alone.
+    all.push(("DATABASE_URL".to_owned(), uri(&folder, access)));
     Ok(all)
 }
 

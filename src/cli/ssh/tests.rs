@@ -80,7 +80,7 @@ fn target_doc(name: &str, port: u16, roles: &[(&str, &[&str], &str)]) -> TargetD
         .collect();
     let known = format!("@cert-authority {name} {}", public(HOST_CA));
     serde_json::from_value(serde_json::json!({"name": name, "kind": "ssh", "host": "127.0.0.1", "port": port,
-        "mode": "direct", "labels": {}, "known_hosts": known, "roles": roles}))
+        "mode": "direct", "labels": {}, "alias": name, "known_hosts": known, "roles": roles}))
     .unwrap()
 }
 

@@ -8,6 +8,7 @@ use super::read::{At, Part, Problems, Roots, Table, meant, once};
 use super::{APPLY, BROKER, GATEWAYS, databases};
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, RoleName, TargetName};
+use crate::domain::session::GATEWAY_ALIAS;
 use crate::domain::target::{Address, Allow, HostIdentity, Mode, Role, Target, TargetKind, Targets};
 use crate::domain::text::check_text;
 
@@ -90,6 +91,10 @@ fn name_of(text: At<'_, &str>, seen: &mut BTreeSet<TargetName>, problems: &mut P
     let name = problems.take(text.at, TargetName::new(text.value))?;
     if name.as_str() == BROKER {
         problems.add(text.at, format!("{BROKER} is built in; rules may name it, targets.toml does not"));
+        return None;
+    }
+    if name.as_str() == GATEWAY_ALIAS {
+        problems.add(text.at, format!("{GATEWAY_ALIAS} is the gateway's own name; call the target something else"));
         return None;
     }
     once(seen, &name, text.at, "target", problems).then_some(name)

@@ -11,7 +11,8 @@ fn probe(db: &Db, roles: &[&str]) -> Probe {
     let (cert, key) = db.certify(account.name.as_str());
     let read = |path| std::fs::read_to_string(path).unwrap();
     let login = ProbeLogin::Cert { cert_pem: read(cert), key_pem: read(key).into() };
-    Probe { account, login, roles: roles.iter().map(|r| (*r).to_owned()).collect() }
+    let roles: Vec<String> = roles.iter().map(|r| (*r).to_owned()).collect();
+    Probe { account, login, sets: roles.iter().map(|r| vec![r.clone()]).collect(), roles }
 }
 
 #[track_caller]
@@ -36,6 +37,7 @@ async fn every_link_holds_with_the_shipped_files_and_each_missing_one_is_named()
         "group",
         "role ro",
         "role rw",
+        "connect",
         "make",
         "login",
         "cut",
@@ -49,6 +51,7 @@ async fn every_link_holds_with_the_shipped_files_and_each_missing_one_is_named()
         ("REVOKE pg_signal_backend FROM jit_admin", "cut rights"),
         ("DROP ROLE jit_accounts", "group"),
         ("ALTER TABLE app.orders OWNER TO app_owner; DROP OWNED BY ro; DROP ROLE ro", "role ro"),
+        ("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; GRANT CONNECT ON DATABASE postgres TO jit_admin", "connect"),
     ] {
         db.sql(breaks);
         let links = db.accounts.check(&probe(&db, &["ro"])).await;
@@ -94,6 +97,6 @@ async fn a_missing_line_of_pg_hba_is_printed() {
     let mut account = account(&["ro"]);
     account.proof = Proof::Password(scram::verifier("p", &random16()).unwrap());
     let login = ProbeLogin::Password("p".to_owned().into());
-    let links = db.accounts.check(&Probe { account, login, roles: vec!["ro".to_owned()] }).await;
+    let links = db.accounts.check(&Probe { account, login, roles: vec!["ro".to_owned()], sets: Vec::new() }).await;
     assert!(links.iter().all(|link| link.ok == Some(true)), "{links:#?}");
 }

@@ -1,9 +1,11 @@
 //! A server that is away, and an admin whose secret changed: shown as residue, tried again, and mended by itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jit_broker::domain::act::Deed;
 use jit_broker::domain::grant::GrantState;
+use jit_broker::domain::ids::GrantId;
+use jit_broker::domain::names::AccountName;
 use jit_broker::domain::refusal::Code;
 
 use super::world::{Db, until};
@@ -70,6 +72,42 @@ fn a_changed_admin_password_is_residue_until_the_secret_is_written_anew() {
     println!("mended {} ms after the secret was", db.ended(grant, Duration::from_secs(20)).as_millis());
     assert_eq!(db.traces(&account), "0|0");
     db.issue(asked).unwrap();
+}
+
+/// Alice's grant whose end the server refuses for so long that a pause which only grows would be of many seconds.
+#[track_caller]
+fn refused_for_long(db: &Db) -> (GrantId, AccountName) {
+    let (grant, account, _) = db.open("rw", 600);
+    db.sql("ALTER ROLE jit_admin PASSWORD 'quite another'");
+    db.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'jit_admin'");
+    db.revoke(grant);
+    until(Duration::from_secs(10), "residue", || db.doc(grant).state == "residue");
+    let begun = Instant::now();
+    let refusals = || db.server.log().matches("password authentication failed for user \"jit_admin\"").count();
+    until(Duration::from_secs(60), "many refusals", || begun.elapsed() > Duration::from_secs(9) && refusals() >= 2);
+    assert_eq!(db.doc(grant).state, "residue");
+    assert!(refusals() <= 8, "{} logins in {:?}: servers count them", refusals(), begun.elapsed());
+    (grant, account)
+}
+
+#[test]
+fn a_secret_that_was_mended_counts_at_once_however_long_it_was_wrong() {
+    let db = Db::cert();
+    let (grant, account) = refused_for_long(&db);
+    let path = db.folder.path().join("broker").join(jit_broker::daemon::dev::database::SECRET_FILE);
+    std::fs::write(path, "quite another\n").unwrap();
+    println!("gone {} ms after the secret was mended", db.ended(grant, Duration::from_secs(3)).as_millis());
+    assert_eq!(db.traces(&account), "0|0");
+}
+
+#[test]
+fn a_server_that_takes_the_old_secret_again_is_noticed_soon() {
+    let db = Db::cert();
+    let (grant, account) = refused_for_long(&db);
+    let path = db.folder.path().join("broker").join(jit_broker::daemon::dev::database::SECRET_FILE);
+    db.sql(&format!("ALTER ROLE jit_admin PASSWORD '{}'", std::fs::read_to_string(path).unwrap().trim()));
+    println!("gone {} ms after the server was mended", db.ended(grant, Duration::from_secs(7)).as_millis());
+    assert_eq!(db.traces(&account), "0|0");
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl Bench {
             self.settings.public_url.clone(),
             self.settings.state_dir.join("krl"),
             jit_broker::daemon::secrets::accounts(&self.settings)?,
-            self.settings.gateway_ssh.clone(),
+            self.settings.gateway_ssh.as_ref().map(|ssh| ssh.seen.clone()),
         );
         broker.command(Command::Start, Vec::new()).await.unwrap();
         reaper::round(&broker).await.unwrap();
