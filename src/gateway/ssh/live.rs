@@ -19,7 +19,7 @@ use crate::broker::gateway::Opened;
 use crate::broker::lease::Over;
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
-use crate::domain::names::{LoginName, PersonName, TargetName};
+use crate::domain::names::{LoginName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::{SessionCause, SessionEnd};
 use crate::domain::target::Allow;
@@ -78,8 +78,6 @@ pub struct Live {
     pub record_input: bool,
     /// Where spooled bytes may go.
     pub spool: PathBuf,
-    /// Whose.
-    pub person: PersonName,
     /// Whereto.
     pub target: TargetName,
     /// Bytes from the person.
@@ -286,7 +284,6 @@ impl Task {
             recorder,
             record_input: opened.record_input,
             spool: self.gate.spool.clone(),
-            person: opened.person.clone(),
             target: opened.target.name.clone(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -372,7 +369,9 @@ impl Task {
                 _ = closed.wait_for(|closed| *closed) => return by(SessionCause::Closed),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return by(SessionCause::Drained),
                 _ = stop.wait_for(|stop| *stop), if deadline.is_none() => {
-                    deadline = Some(Instant::now() + GRACE);
+                    // Nobody looks after leases any more from here on, so the end is kept by this deadline as well.
+                    let left = Duration::from_secs(u64::try_from(left_s).unwrap_or(0));
+                    deadline = Some(Instant::now() + GRACE.min(left));
                     ends.notice.send_replace(lines::STOPPING.to_owned());
                 }
                 () = sleep(nap) => {}

@@ -106,7 +106,8 @@ impl Gw {
         let runtime = Runtime::new().unwrap();
         let made = runtime.block_on(init(&plan, Arc::new(System::new()))).unwrap();
         let config = std::fs::read_to_string(&made.config).unwrap();
-        std::fs::write(&made.config, format!("{config}\n[gateway.ssh]\nlisten = \"127.0.0.1:{}\"\n", free_port())).unwrap();
+        std::fs::write(&made.config, format!("{config}\n[gateway.ssh]\nlisten = \"127.0.0.1:{}\"\n", free_port()))
+            .unwrap();
         let settings = Settings::read(&made.config).unwrap();
         let clock = Simulated::at(System::new().read().wall_s);
         let daemon = runtime.block_on(Daemon::start(&settings, clock.clone())).unwrap();
@@ -168,7 +169,10 @@ impl Gw {
         let roles: String = ROLES
             .iter()
             .map(|(role, allow)| {
-                format!("[target.roles.{role}]\nlogins = [\"{}\"]\nallow = [{allow}]\nrecord_input = true\n", self.login)
+                format!(
+                    "[target.roles.{role}]\nlogins = [\"{}\"]\nallow = [{allow}]\nrecord_input = true\n",
+                    self.login
+                )
             })
             .collect();
         let targets = format!(
@@ -283,7 +287,8 @@ impl Gw {
             seed
         });
         let key = Key(private.public().clone());
-        let path = self.dir.join(format!("pass-{}", jit_broker::clock::random16().map(|b| format!("{b:02x}")).concat()));
+        let path =
+            self.dir.join(format!("pass-{}", jit_broker::clock::random16().map(|b| format!("{b:02x}")).concat()));
         put(&path, &private.to_openssh("pass").unwrap());
         let deed = Deed::Request {
             by: self.alice.name(),
@@ -350,7 +355,11 @@ impl Gw {
     }
 
     /// Everything that a recording says, as text of its frames.
-    pub fn recorded(&self, session: jit_broker::domain::ids::SessionId, end: &SessionEnd) -> Vec<jit_broker::record::Stamped> {
+    pub fn recorded(
+        &self,
+        session: jit_broker::domain::ids::SessionId,
+        end: &SessionEnd,
+    ) -> Vec<jit_broker::record::Stamped> {
         self.store.verify(session, end.recording.as_ref().unwrap()).unwrap();
         self.store.reader(session).unwrap().map(|frame| frame.unwrap()).collect()
     }
@@ -367,5 +376,22 @@ impl Drop for Gw {
             let _ = sshd.kill();
             let _ = sshd.wait();
         }
+    }
+}
+
+impl Gw {
+    /// The length of all recordings together, open ones too.
+    pub fn recording_bytes(&self) -> u64 {
+        fn below(dir: &Path) -> u64 {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries
+                .map(|entry| match entry.metadata() {
+                    Ok(found) if found.is_dir() => below(&entry.path()),
+                    Ok(found) => found.len(),
+                    Err(_) => 0,
+                })
+                .sum()
+        }
+        below(&self.settings.recordings)
     }
 }
