@@ -14,6 +14,7 @@ mod doors;
 mod enroll;
 mod full;
 mod gate;
+mod gateway;
 mod help;
 mod hook;
 mod house;
