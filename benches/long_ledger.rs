@@ -127,6 +127,7 @@ impl Scribe {
             words: commitment,
             deed: None,
             key_fp: None,
+            attested: false,
         };
         self.put(at, Some(2 * n), submitted, Some(&words)).await;
         let step = StepName::new("peer").unwrap();

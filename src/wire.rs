@@ -349,6 +349,9 @@ pub struct RequestDoc {
     pub role: RoleName,
     /// Who asked.
     pub requester: PersonName,
+    /// They asked inside ssh: the gateway says so, and nobody signed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attested: bool,
     /// Why; hostile text.
     pub reason: Option<String>,
     /// The ticket; hostile text.

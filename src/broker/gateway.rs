@@ -1,18 +1,23 @@
 //! What the gateways ask of the broker: who may enter, the certificates of both sides, and the log of sessions.
 
+use std::sync::PoisonError;
+
 use super::Broker;
 use super::lease::Lease;
 use crate::clock::random16;
+use crate::domain::act::{ACT_SCHEMA, Act, Deed, SignedAct};
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Event};
 use crate::domain::grant::Grant;
-use crate::domain::ids::{GrantId, SessionId};
+use crate::domain::ids::{GrantId, RequestId, SessionId};
 use crate::domain::key::Key;
-use crate::domain::names::{LoginName, PersonName, TargetName};
+use crate::domain::names::{LoginName, PersonName, RoleName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::{Gateway, SessionCause, SessionEnd};
 use crate::domain::target::{Allow, Target};
+use crate::domain::text::Words;
 use crate::signer::{Answer, Order};
+use crate::wire::RequestDoc;
 
 /// An open session, with what reaches its target.
 #[derive(Debug)]
@@ -141,6 +146,64 @@ impl Broker {
                 && grant.live_at(now).is_ok()
         };
         memory.state.open_grants_of(person).filter(fits).max_by_key(|grant| grant.ends_at).map(|grant| grant.id)
+    }
+
+    /// Asks for somebody whose key was proved to the gateway and who has no client (decisions.md 29). Gives the request as they see it.
+    ///
+    /// # Errors
+    /// The refusal of policy, [`Code::NO_ROLE`] where no role opens the account.
+    pub async fn attested_request(
+        &self,
+        (person, key): (&PersonName, &Key),
+        target: &TargetName,
+        login: &LoginName,
+        for_s: Option<u64>,
+        reason: &str,
+    ) -> Result<RequestDoc, Refusal> {
+        let role = self.role_opening(person, target, login).await?;
+        let install = self.memory().await.state.genesis.as_ref().map(|g| g.install);
+        let install = install.ok_or_else(|| Refusal::new(Code::LEDGER_CORRUPT, "The log has no beginning."))?;
+        let hex = |bytes: [u8; 16]| data_encoding::HEXLOWER.encode(&bytes);
+        let words = Words { salt: hex(random16()), reason: Some(reason.to_owned()), ticket: None };
+        words.check()?;
+        let act = Act {
+            schema: ACT_SCHEMA.to_owned(),
+            install,
+            key_fp: key.0.fingerprint(),
+            at: self.now(),
+            nonce: hex(random16()),
+            words: Some(words.commitment()),
+            deed: Deed::Request { by: person.clone(), target: target.clone(), role, for_s, key: key.clone() },
+        };
+        let bug = |e: &dyn std::fmt::Display| Refusal::new(Code::BUG, format!("The request cannot be written: {e}."));
+        let act = String::from_utf8(act.bytes().map_err(|e| bug(&e))?).map_err(|e| bug(&e))?;
+        let said = SignedAct { act, signature: String::new() };
+        let id = RequestId::of_digest(&said.digest());
+        let now_ms = self.keeper().now().boot.ms;
+        self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(person, now_ms)?;
+        let done = self.command(Command::Attested(said), vec![words.bytes()]).await?;
+        match done.events.into_iter().find_map(|event| match event {
+            Event::RequestRefused { refusal, .. } => Some(refusal),
+            _ => None,
+        }) {
+            Some(refusal) => Err(refusal),
+            None => self.request_doc(person, id).await,
+        }
+    }
+
+    /// The role that a person may ask people for to enter as an account: the first by name.
+    async fn role_opening(
+        &self,
+        person: &PersonName,
+        target: &TargetName,
+        login: &LoginName,
+    ) -> Result<RoleName, Refusal> {
+        let docs = self.target_docs(person).await;
+        let doc = docs.iter().find(|doc| doc.name == *target && doc.mode == "gateway");
+        let roles = doc.into_iter().flat_map(|doc| &doc.roles);
+        let role = roles.filter(|role| role.logins.contains(login)).find(|role| role.verdict == "ask");
+        let none = || Refusal::new(Code::NO_ROLE, format!("No role that you may ask for opens {login} on {target}."));
+        role.map(|role| role.name.clone()).ok_or_else(none)
     }
 
     /// Closes in the log what a daemon that is gone left open. `sealed` gives what was recorded of a session.

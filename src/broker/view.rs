@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::Broker;
 use crate::domain::database::Database;
 use crate::domain::decide::{Now, progress};
-use crate::domain::event::Entry;
 use crate::domain::event::Proof;
+use crate::domain::event::{Command, Entry};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::judge::{Ask, Step, Touch, Verdict, nearest, preview};
@@ -104,7 +104,7 @@ impl Broker {
         let leaf = self.reader().search(&filter).await.ok()?.into_iter().next()?;
         let entry: crate::domain::event::Entry = serde_json::from_slice(&leaf.bytes).ok()?;
         match entry.cause {
-            Some(crate::domain::event::Command::Act(signed)) => Some(signed.act),
+            Some(Command::Act(signed) | Command::Attested(signed)) => Some(signed.act),
             _ => None,
         }
     }
@@ -143,6 +143,7 @@ impl Broker {
             target: terms.target.clone(),
             role: terms.role.clone(),
             requester: request.person.clone(),
+            attested: request.attested,
             reason: None,
             ticket: None,
             for_s: terms.for_s,

@@ -61,6 +61,9 @@ pub enum Command {
         /// What the wall clock shows, in Unix seconds.
         wall_s: i64,
     },
+    /// A request of somebody without a client, said to a gateway: an act that is not signed, of the person whose key was proved there
+    /// (decisions.md 29).
+    Attested(SignedAct),
     /// A credential for a key under a grant; the nonce goes into the certificate, or names the account.
     Issue {
         /// The grant.
@@ -226,7 +229,7 @@ impl Command {
     /// The signed act, and the wall clock that it may be measured by as well.
     pub fn act(&self) -> Option<(&SignedAct, Option<i64>)> {
         match self {
-            Self::Act(signed) => Some((signed, None)),
+            Self::Act(signed) | Self::Attested(signed) => Some((signed, None)),
             Self::ActByWall { signed, wall_s } => Some((signed, Some(*wall_s))),
             _ => None,
         }
@@ -392,6 +395,9 @@ pub enum Event {
         /// Fingerprint of the key that signed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key_fp: Option<String>,
+        /// A gateway says so, and nobody signed it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        attested: bool,
     },
     /// A request was refused at once.
     #[serde(rename = "request.refused")]

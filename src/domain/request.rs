@@ -38,6 +38,9 @@ pub struct Request {
     /// Fingerprint of the key that signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_fp: Option<String>,
+    /// A gateway said so, and nobody signed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attested: bool,
     /// Who agreed so far, in order.
     pub approvals: Vec<Approval>,
     /// How it stands.

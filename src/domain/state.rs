@@ -253,6 +253,7 @@ impl State {
                 words,
                 deed,
                 key_fp,
+                attested,
             } => {
                 self.open_requests.insert(*request);
                 self.requests.insert(
@@ -270,6 +271,7 @@ impl State {
                         words: *words,
                         deed: deed.clone(),
                         key_fp: key_fp.clone(),
+                        attested: *attested,
                         approvals: Vec::new(),
                         state: RequestState::Pending,
                     },

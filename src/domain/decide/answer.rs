@@ -49,6 +49,9 @@ pub fn progress(state: &State, request: &Request, now: Now<'_>) -> Result<(Allow
         Verdict::Automatic(allowed) => (allowed, Vec::new()),
         Verdict::Steps(allowed, steps) => (allowed, steps),
     };
+    if request.attested {
+        super::ask::attestable(target, &allowed, &steps)?;
+    }
     let mut counted = BTreeSet::new();
     let views = steps
         .into_iter()

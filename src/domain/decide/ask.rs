@@ -69,6 +69,11 @@ pub(super) fn request(
         Verdict::Automatic(allowed) => (allowed, Vec::new()),
         Verdict::Steps(allowed, steps) => (allowed, steps),
     };
+    if by.attested
+        && let Err(refusal) = attestable(found, &allowed, &steps)
+    {
+        return refused(refusal);
+    }
     if let Err(refusal) = approvable(&person, &steps) {
         return refused(refusal);
     }
@@ -78,6 +83,15 @@ pub(super) fn request(
         events.extend(open_window(&by.person, id, key, standing(&events), &allowed, now.at));
     }
     Ok(events)
+}
+
+/// Refuses what a gateway may not ask for somebody: where a rule does not let it, and where nobody would look at it (decisions.md 29).
+pub(super) fn attestable(target: &Target, allowed: &Allowed, steps: &[Step]) -> Result<(), Refusal> {
+    if target.mode == Mode::Gateway && allowed.attested && !steps.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::NO_RULE, format!("Access to {} is not given to requests that nobody signed.", target.name))
+        .hint(format!("jit-broker request {}", target.name)))
 }
 
 fn standing(events: &[Event]) -> Option<Terms> {
@@ -110,6 +124,7 @@ pub(super) fn submitted(
         words: by.act.words,
         deed: None,
         key_fp: Some(by.act.key_fp.clone()),
+        attested: by.attested,
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) fn issue(
     if state.revoked_keys.contains(key) {
         return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
     }
+    not_attested(state, &live)?;
     if live.terms.database.is_some() {
         return super::account::issue(state, &live, key, nonce, verifier, now);
     }
@@ -65,6 +66,15 @@ pub(super) fn issue(
     let spec = user_spec(&live, &credential)?;
     credential.tbs_sha256 = Digest::of(&jit_ca::ssh::tbs_user(&spec, &ca.0));
     Ok(vec![credential.issued(id)])
+}
+
+/// SECURITY: what a gateway asked for is used inside it; no certificate of it ever leaves (decisions.md 29).
+fn not_attested(state: &State, grant: &Grant) -> Result<(), Refusal> {
+    if state.requests.get(&grant.request).is_some_and(|request| request.attested) {
+        let message = format!("Grant {} was asked for inside ssh and is used there alone.", grant.id);
+        return Err(Refusal::new(Code::OTHER_KEY, message).hint(format!("jit-broker request {}", grant.terms.target)));
+    }
+    Ok(())
 }
 
 /// Which authority certifies the key of a grant, and its last serial. What is for the gateway opens no host (decisions.md 28).
@@ -192,6 +202,7 @@ pub(super) fn bind_key(
 ) -> Result<Vec<Event>, Refusal> {
     let grant = state.grants.get(&id).filter(|g| g.person == by.person).ok_or_else(|| missing("grant"))?;
     let live = grant.live_at(now.at)?;
+    not_attested(state, &live)?;
     if live.keys.contains(key) {
         return Ok(Vec::new());
     }

@@ -43,6 +43,8 @@ struct Verified<'a> {
     act: &'a Act,
     person: PersonName,
     touched: bool,
+    /// Nobody signed it: a gateway says so.
+    attested: bool,
 }
 
 /// Decides a command: the events that follow from it, in order. No events means that it changes nothing (it was done before).
@@ -57,6 +59,7 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         _ if state.genesis.is_none() => Err(Refusal::new(Code::LEDGER_CORRUPT, "The log has no beginning.")),
         Command::Act(signed) => decide_act(state, signed, None, now),
         Command::ActByWall { signed, wall_s } => decide_act(state, signed, Some(*wall_s), now),
+        Command::Attested(said) => decide_attested(state, said, now),
         Command::Issue { grant, key, nonce, verifier } => issue::issue(state, *grant, key, *nonce, *verifier, now),
         Command::AccountMade { grant } => account::made(state, *grant),
         Command::AccountRemoved { grant, proofs, kept, left } => account::removed(state, *grant, proofs, kept, left),
@@ -182,7 +185,33 @@ fn verify<'a>(
     if verified.user_present == Some(false) {
         return Err(Refusal::new(Code::BAD_SIGNATURE, "The security key was not touched."));
     }
-    Ok(Verified { signed, act, person, touched: verified.user_present == Some(true) })
+    Ok(Verified { signed, act, person, touched: verified.user_present == Some(true), attested: false })
+}
+
+/// A request that a gateway makes for somebody whose key was proved to it. All but the signature is asked of it as of an act.
+fn decide_attested(state: &State, said: &SignedAct, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    let act = said.read()?;
+    let install = state.genesis.as_ref().map(|g| g.install);
+    if install != Some(act.install) {
+        return Err(Refusal::new(Code::WRONG_INSTALL, "The request is for another installation."));
+    }
+    let Deed::Request { by, target, role, for_s, key } = &act.deed else {
+        return Err(Refusal::new(Code::BAD_ACT, "A gateway asks for access and for nothing else."));
+    };
+    if !said.signature.is_empty() || (now.at - act.at).abs() > ACT_SKEW_S || key.0.fingerprint() != act.key_fp {
+        return Err(Refusal::new(Code::BAD_ACT, "The gateway's request does not hold together."));
+    }
+    if state.owner_of(key).as_ref() != Some(by) || !key.0.signs_acts() {
+        return Err(Refusal::new(Code::UNKNOWN_KEY, format!("No active person has the key {}.", act.key_fp)));
+    }
+    if state.disabled.contains(by) {
+        return Err(Refusal::new(Code::DISABLED, format!("{by} is disabled.")));
+    }
+    if state.acts.contains(&said.id()) {
+        return state.refused_acts.get(&said.id()).map_or_else(|| Ok(Vec::new()), |refusal| Err(refusal.clone()));
+    }
+    let verified = Verified { signed: said, act: &act, person: by.clone(), touched: false, attested: true };
+    ask::request(state, &verified, target, role, *for_s, key, now)
 }
 
 impl Verified<'_> {

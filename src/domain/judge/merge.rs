@@ -7,7 +7,7 @@ use super::{Allowed, Ask, Conditions, Missing, Requirements, Step, Verdict};
 use crate::domain::bundle::Bundle;
 use crate::domain::names::{PersonName, StepName};
 use crate::domain::person::PersonKind;
-use crate::domain::policy::{Consent, Rule, StepRule, UNASKED_S};
+use crate::domain::policy::{Attested, Consent, Rule, StepRule, UNASKED_S};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::show_span;
 
@@ -140,6 +140,7 @@ fn allowed(ask: &Ask<'_>, rules: &[&Rule], for_s: u64) -> Result<Allowed, Refusa
         answer_within_s: least(|rule| rule.answer_within_s),
         claim_within_s: least(|rule| rule.claim_within_s),
         credential_s: rules.iter().filter_map(|rule| rule.credential_s).min(),
+        attested: rules.iter().all(|rule| rule.attested == Attested::Yes),
     })
 }
 

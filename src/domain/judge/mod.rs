@@ -73,6 +73,8 @@ pub struct Allowed {
     pub claim_within_s: u64,
     /// How long one credential lives, in seconds; `None` is as long as the window.
     pub credential_s: Option<u64>,
+    /// Every rule lets a gateway ask for somebody who has no client.
+    pub attested: bool,
 }
 
 /// People who must agree.
