@@ -10,6 +10,7 @@ pub mod story;
 pub mod tls;
 pub mod verify;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -42,6 +43,8 @@ pub struct Daemon {
     pub broker: Broker,
     /// Where HTTPS listens.
     pub address: std::net::SocketAddr,
+    /// The recordings, where a gateway makes them.
+    pub recordings: Option<Arc<Store>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     clerk: JoinHandle<Result<(), Refusal>>,
@@ -86,6 +89,18 @@ fn recordings(settings: &Settings) -> Result<Option<Arc<Store>>, Refusal> {
     Ok(Some(Arc::new(Store::open(&settings.recordings).map_err(broken)?)))
 }
 
+/// Seals the recordings that a killed daemon left, and closes their sessions in the log.
+async fn close_lost(broker: &Broker, recordings: Option<&Arc<Store>>) -> Result<(), Refusal> {
+    let Some(store) = recordings.cloned() else { return broker.close_lost(|_| None).await.map(drop) };
+    let seal = move || (store.recover().into_iter().collect::<BTreeMap<_, _>>(), store);
+    let sealed = tokio::task::spawn_blocking(seal).await;
+    let (recovered, store) =
+        sealed.map_err(|e| Refusal::new(Code::BUG, format!("Recordings were not sealed: {e}.")))?;
+    // One that was sealed, and whose end did not reach the log any more, is read again.
+    let of = |id| recovered.get(&id).cloned().or_else(|| store.sealed(id).ok());
+    broker.close_lost(of).await.map(drop)
+}
+
 /// Where the broker keeps its snapshot.
 fn cache_of(settings: &Settings) -> Cache {
     Cache::at(settings.state_dir.join("snapshot"))
@@ -126,6 +141,7 @@ impl Daemon {
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
         let accounts = secrets::accounts(settings)?;
+        let recordings = recordings(settings)?;
         let broker = Broker::new(
             parts,
             settings.public_url.clone(),
@@ -137,7 +153,7 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
-        let recordings = recordings(settings)?;
+        close_lost(&broker, recordings.as_ref()).await?;
         let served = recordings.clone().map(Recordings::of);
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into(), recordings: served };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
@@ -150,6 +166,7 @@ impl Daemon {
         Ok(Self {
             broker,
             address,
+            recordings,
             stop,
             tasks: vec![serving, reaping, removing, sweeping, leasing, picturing, renewing],
             clerk,
