@@ -89,6 +89,8 @@ async fn world(folder: &Path) -> (World, Daemon, Settings) {
         key: admin.key(),
         listen: "127.0.0.1:0".parse().unwrap(),
         public_url: "https://127.0.0.1:7443".to_owned(),
+        gateway_ssh: None,
+        gateway_source: Vec::new(),
     };
     let made = init(&plan, Arc::new(System::new())).await.unwrap();
     let ca_dir = Settings::read(&made.config).unwrap().ca_dir;

@@ -17,6 +17,7 @@
 //! | 1 | [`record`] | recordings of sessions: append, seal, verify, read back |
 //! | 2 | [`broker`] | every verb, once: clerk, reaper, sessions, documents |
 //! | 3 | [`api`] | HTTPS and JSON |
+//! | 3 | [`gateway`] | what people connect to instead of the target: SSH |
 //! | 3 | [`cli`] | the command line: a client of the API |
 //! | 4 | [`daemon`] | puts it together: start, stop, `init`, `dev`, `audit verify` |
 //!
@@ -35,6 +36,7 @@ pub mod cli;
 pub mod clock;
 pub mod daemon;
 pub mod domain;
+pub mod gateway;
 pub mod ledger;
 pub mod record;
 pub mod settings;

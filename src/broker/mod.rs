@@ -37,6 +37,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::Gateway;
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
+use crate::domain::target::Mode;
 use crate::domain::text::Words;
 use crate::ledger::{Reader, Reserve};
 use crate::signer::{Answer, Order};
@@ -239,7 +240,11 @@ impl Broker {
             blobs.push(words.bytes());
         }
         if let Deed::Apply { bundle: named, .. } = act.deed {
-            blobs.extend(bundle.filter(|bytes| Digest::of(bytes) == named));
+            let brought = bundle.filter(|bytes| Digest::of(bytes) == named);
+            if let Some(bytes) = &brought {
+                self.reachable(bytes)?;
+            }
+            blobs.extend(brought);
         }
         let (_, wall) = self.clocks(&self.memory().await.state);
         let command = match wall.filter(|_| act.deed.ends()) {
@@ -264,6 +269,21 @@ impl Broker {
                 Ok(done)
             }
         }
+    }
+
+    /// Refuses a bundle whose targets need a gateway that this configuration does not have (decisions.md 26).
+    fn reachable(&self, bundle: &[u8]) -> Result<(), Refusal> {
+        if self.gateway().is_some() {
+            return Ok(());
+        }
+        let mut shelf = Shelf::default();
+        shelf.put(bundle, &Default::default());
+        let parsed = shelf.bundle(&Digest::of(bundle));
+        let through = parsed.and_then(|b| b.targets.values().find(|t| t.mode == Mode::Gateway).map(|t| t.name.clone()));
+        through.map_or(Ok(()), |name| {
+            let message = format!("{name} is reached through the gateway, and jit-broker.toml has no [gateway.ssh].");
+            Err(Refusal::new(Code::BUNDLE_REFUSED, message).hint("Add it and restart, or say mode = \"direct\"."))
+        })
     }
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.

@@ -54,7 +54,7 @@ async fn revoke(world: &World, grant: jit_broker::domain::ids::GrantId) {
 }
 
 /// Shows everything that the gate has not seen; gives its last answer.
-fn show(gate: &mut impl Signer, leaves: &[Leaf]) -> Result<Answer, Refusal> {
+pub(crate) fn show(gate: &mut impl Signer, leaves: &[Leaf]) -> Result<Answer, Refusal> {
     let Answer::Head { size } = gate.order(Order::Head)? else { panic!("no head") };
     let rest = leaves.get(usize::try_from(size).unwrap()..).unwrap_or_default().to_vec();
     gate.order(Order::Checkpoint { from: size, leaves: rest })

@@ -1,0 +1,124 @@
+//! The port: who may stand before the door unknown, how many of them, and how loudly their noise is told.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::connection::{self, Connection};
+use super::gate::{Alive, Gate};
+
+/// Connections of one source that have not been let in.
+const PER_SOURCE: usize = 10;
+/// Connections in all that have not been let in.
+const IN_ALL: usize = 256;
+/// How often one source's noise is logged, at most.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+/// Sources whose noise is remembered.
+const SOURCES: usize = 4096;
+/// How long nothing is accepted after the system refused.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Who stands before the door.
+#[derive(Default)]
+struct Crowd {
+    unknown: Mutex<HashMap<IpAddr, usize>>,
+    told: Mutex<HashMap<IpAddr, Instant>>,
+}
+
+/// A place before the door, given back when it is dropped.
+struct Place {
+    crowd: Arc<Crowd>,
+    source: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut unknown = self.crowd.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = unknown.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                unknown.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// Who a flood comes from: an IPv4 address, or the /64 of an IPv6 one.
+fn source(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+    }
+}
+
+impl Crowd {
+    fn place(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
+        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = unknown.values().sum();
+        let held = unknown.get(&source).copied().unwrap_or(0);
+        if all >= IN_ALL || held >= PER_SOURCE {
+            return None;
+        }
+        unknown.insert(source, held + 1);
+        Some(Place { crowd: self.clone(), source })
+    }
+
+    /// Logs at most one line a minute for a source.
+    fn tell(&self, source: IpAddr, what: impl std::fmt::Display) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.get(&source).is_some_and(|at| at.elapsed() < LOG_EVERY) {
+            return;
+        }
+        if told.len() >= SOURCES {
+            told.retain(|_, at| at.elapsed() < LOG_EVERY);
+        }
+        if told.len() < SOURCES {
+            told.insert(source, Instant::now());
+            tracing::info!(%source, "a connection to the SSH gateway came to nothing: {what}");
+        }
+    }
+}
+
+/// Accepts until the daemon stops.
+pub async fn run(gate: Arc<Gate>, listener: TcpListener, mut stop: watch::Receiver<bool>, alive: Alive) {
+    let crowd = Arc::new(Crowd::default());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let source = source(peer.ip());
+                // No place: the socket is closed at once, which costs nothing.
+                let Some(place) = crowd.place(source) else {
+                    crowd.tell(source, "too many that nobody knows yet");
+                    continue;
+                };
+                tokio::spawn(serve(gate.clone(), crowd.clone(), stream, peer, place, alive.clone()));
+            }
+            Err(error) => {
+                tracing::warn!("the SSH gateway accepts nothing for a moment: {error}");
+                tokio::time::sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+async fn serve(gate: Arc<Gate>, crowd: Arc<Crowd>, stream: TcpStream, peer: SocketAddr, place: Place, alive: Alive) {
+    let source = place.source;
+    let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    let face = match gate.faces.face(None).await {
+        Ok(face) => face,
+        Err(refusal) => return crowd.tell(source, refusal.message),
+    };
+    let connection = Connection { gate, peer, inside: None, face, alive };
+    if let Err(error) = connection::run(connection, stream, Some(Box::new(place))).await {
+        crowd.tell(source, error);
+    }
+}

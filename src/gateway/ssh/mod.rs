@@ -1,0 +1,92 @@
+//! The SSH gateway.
+//!
+//! A person's own ssh connects here: with the certificate of a grant (a), through a hop to the target's name (b), or with an enrolled key
+//! and `login%target` (c). Each channel gets a connection of its own to the target, opened with a key that lives as long as the session.
+//!
+//! True here: who somebody is comes from what they proved, in [`admit`]; bytes are recorded, then forwarded, in [`relay`]; the lease ends
+//! everything within a second, in [`live`]. Never here: a target that was not proved to be the one, a byte after the end.
+//! Start with [`serve`], then [`door`].
+
+pub mod admit;
+mod ask;
+mod backlog;
+mod channel;
+mod connection;
+mod door;
+mod forward;
+mod gate;
+mod jump;
+mod keys;
+mod lines;
+mod listen;
+mod live;
+mod offer;
+mod packets;
+mod relay;
+mod screen;
+mod sftp;
+mod switch;
+mod tape;
+mod upstream;
+pub mod user;
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+
+use jit_ca::key::PrivateKey;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::broker::Broker;
+use crate::domain::refusal::{Code, Refusal};
+use crate::record::Store;
+use crate::settings::GatewaySsh;
+
+/// The running gateway.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Waits until it has stopped: nothing is accepted any more and every session is closed and sealed.
+    pub async fn stopped(self) {
+        let _ = self.task.await;
+    }
+}
+
+/// Starts the gateway; it stops when `stop` turns true.
+///
+/// # Errors
+/// When the port is taken, or the gateway has no certificate for its own name.
+pub async fn serve(
+    broker: Broker,
+    store: Arc<Store>,
+    config: &GatewaySsh,
+    host_key: &PrivateKey,
+    stop: watch::Receiver<bool>,
+) -> Result<Running, Refusal> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|e| Refusal::new(Code::PORT_TAKEN, format!("{} cannot be listened on: {e}.", config.listen)))?;
+    let address = listener.local_addr().map_err(|e| Refusal::new(Code::PORT_TAKEN, e.to_string()))?;
+    let spool = store.dir().join("spool");
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&spool);
+    made.map_err(|e| Refusal::new(Code::LOCAL_IO, format!("{}: {e}.", spool.display())))?;
+    let bad = |e: &dyn std::fmt::Display| Refusal::new(Code::BAD_KEY, format!("The gateway's host key: {e}."));
+    let text = host_key.to_openssh("jit-gateway").map_err(|e| bad(&e))?;
+    let key = russh::keys::PrivateKey::from_openssh(text.as_bytes()).map_err(|e| bad(&e))?;
+    let faces = offer::Faces::new(broker.clone(), key)?;
+    faces.face(None).await?;
+    let gate = Arc::new(gate::Gate { broker, store, spool, faces, stop: stop.clone() });
+    let (alive, mut all) = mpsc::channel(1);
+    let task = tokio::spawn(async move {
+        listen::run(gate, listener, stop, alive).await;
+        // Ends when the last connection and the last session have let go.
+        let _ = all.recv().await;
+    });
+    Ok(Running { address, task })
+}

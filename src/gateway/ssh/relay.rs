@@ -1,0 +1,302 @@
+//! The bytes of one channel, both ways, until one side ends or the session does.
+//!
+//! Down (target to person) waits for the person's window, so a client that stops reading stops only its own connection to the target. Up
+//! (person to target) always reads, because the SSH library holds up a whole connection for one channel that is not read: what the target
+//! has not taken waits in a [`Backlog`].
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use russh::server::Handle;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client, server};
+
+use super::backlog::Backlog;
+use super::lines;
+use super::live::Cut;
+use super::tape::{Kind, Tape};
+
+/// How long a packet of a client that is far ahead waits for the target, at most.
+const PACE: Duration = Duration::from_millis(5);
+/// The exit status of what was cut: not 255, which is ssh's own.
+pub const CUT_STATUS: u32 = 254;
+/// Resizes and signals that may wait for the target.
+const WORDS: usize = 64;
+
+/// The person's end of a channel.
+pub struct Down {
+    /// What comes from the person.
+    pub read: ChannelReadHalf,
+    /// What goes there.
+    pub write: ChannelWriteHalf<server::Msg>,
+    /// For what the write half cannot say.
+    pub handle: Handle,
+}
+
+/// The target's end.
+pub struct Up {
+    /// What comes from the target.
+    pub read: ChannelReadHalf,
+    /// What goes there.
+    pub write: ChannelWriteHalf<client::Msg>,
+}
+
+/// Which requests wait for the target's answer, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// A terminal.
+    Terminal,
+    /// The shell, command or subsystem itself.
+    Start,
+}
+
+/// Why the bytes stopped.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// The person's side closed.
+    Person,
+    /// The target's side closed.
+    Target,
+    /// It cannot be recorded.
+    Recording,
+    /// The session is over.
+    Over(Arc<Cut>),
+}
+
+/// Passes everything on until there is no more, then closes the person's side.
+pub async fn run(tape: Tape, mut down: Down, mut up: Up, asked: Vec<Asked>) {
+    let ended = {
+        let write = &down.write;
+        tokio::select! {
+            biased;
+            cut = tape.live.cut() => Ended::Over(cut),
+            ended = downloads(&tape, &mut up.read, write, &down.handle, asked) => ended,
+            ended = uploads(&tape, &mut down.read, &up.write) => ended,
+            never = notices(&tape, write) => never,
+        }
+    };
+    match ended {
+        Ended::Over(cut) => last_words(&tape, &down, &cut).await,
+        Ended::Recording => {
+            // The session's own task learns of it from the recorder; this channel stops here and now.
+            let cut = Cut {
+                cause: crate::domain::session::SessionCause::RecordingLost,
+                line: lines::RECORDING_LOST.to_owned(),
+            };
+            last_words(&tape, &down, &cut).await;
+        }
+        Ended::Person | Ended::Target => {}
+    }
+    let _ = down.write.close().await;
+    tape.end().await;
+}
+
+/// How long the last line may wait for the person's window.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
+/// The last line and the exit status that marks a cut. A person who does not read gets neither: the connection is cut anyway.
+async fn last_words(tape: &Tape, down: &Down, cut: &Cut) {
+    let _ = tokio::time::timeout(LAST_WORDS, say_last_words(tape, down, cut)).await;
+}
+
+async fn say_last_words(tape: &Tape, down: &Down, cut: &Cut) {
+    if tape.kind == Kind::Forward || cut.line.is_empty() {
+        return;
+    }
+    let line = Bytes::from(format!("\r\n{}\r\n", cut.line));
+    let _ = match tape.kind {
+        Kind::Terminal => down.write.data_bytes(line).await,
+        _ => down.write.extended_data_bytes(1, line).await,
+    };
+    let _ = tape.exit(Some(CUT_STATUS), None).await;
+    let _ = down.write.eof().await;
+    let _ = down.write.exit_status(CUT_STATUS).await;
+}
+
+/// Shows the session's notices on a terminal, but rings only a bell where a full-screen program has it.
+async fn notices(tape: &Tape, write: &ChannelWriteHalf<server::Msg>) -> Ended {
+    if tape.kind != Kind::Terminal {
+        return pending().await;
+    }
+    let mut notices = tape.live.notices.clone();
+    notices.mark_unchanged();
+    while notices.changed().await.is_ok() {
+        let line = notices.borrow_and_update().clone();
+        let bytes = if tape.is_full_screen() {
+            Bytes::from_static(lines::BELL)
+        } else {
+            Bytes::from(format!("\r\n{line}\r\n"))
+        };
+        if tape.note(&line).await.is_err() {
+            return Ended::Recording;
+        }
+        if write.data_bytes(bytes).await.is_err() {
+            return Ended::Person;
+        }
+    }
+    pending().await
+}
+
+async fn downloads(
+    tape: &Tape,
+    up: &mut ChannelReadHalf,
+    down: &ChannelWriteHalf<server::Msg>,
+    handle: &Handle,
+    asked: Vec<Asked>,
+) -> Ended {
+    let mut asked = asked.into_iter();
+    while let Some(message) = up.wait().await {
+        if tape.live.is_cut() {
+            return pending().await;
+        }
+        let recorded = match &message {
+            ChannelMsg::Data { data } => tape.output(data).await,
+            ChannelMsg::ExtendedData { data, ext: 1 } => tape.errors(data).await,
+            ChannelMsg::ExitStatus { exit_status } => tape.exit(Some(*exit_status), None).await,
+            ChannelMsg::ExitSignal { signal_name, .. } => tape.exit(None, Some(&name(signal_name))).await,
+            _ => Ok(()),
+        };
+        // INVARIANT (I9): recorded before it is forwarded, or not forwarded; and nothing once the session is over (I3).
+        if recorded.is_err() {
+            return Ended::Recording;
+        }
+        if tape.live.is_cut() {
+            return pending().await;
+        }
+        let passed = match message {
+            ChannelMsg::Data { data } => down.data_bytes(data).await.is_ok(),
+            ChannelMsg::ExtendedData { data, ext: 1 } => down.extended_data_bytes(1, data).await.is_ok(),
+            ChannelMsg::Eof => down.eof().await.is_ok(),
+            ChannelMsg::ExitStatus { exit_status } => down.exit_status(exit_status).await.is_ok(),
+            ChannelMsg::ExitSignal { signal_name, core_dumped, error_message, lang_tag } => {
+                handle.exit_signal_request(down.id(), signal_name, core_dumped, error_message, lang_tag).await.is_ok()
+            }
+            ChannelMsg::XonXoff { client_can_do } => handle.xon_xoff_request(down.id(), client_can_do).await.is_ok(),
+            ChannelMsg::Success => answered(asked.next(), true, down, handle).await,
+            ChannelMsg::Failure => answered(asked.next(), false, down, handle).await,
+            ChannelMsg::Close => return Ended::Target,
+            _ => true,
+        };
+        if !passed {
+            return Ended::Person;
+        }
+    }
+    tape.live.target_gone.store(true, Ordering::SeqCst);
+    Ended::Target
+}
+
+/// Passes the answer to the start on; that to the terminal was given when it was asked for.
+async fn answered(asked: Option<Asked>, good: bool, down: &ChannelWriteHalf<server::Msg>, handle: &Handle) -> bool {
+    match (asked, good) {
+        (Some(Asked::Start), true) => handle.channel_success(down.id()).await.is_ok(),
+        (Some(Asked::Start), false) => handle.channel_failure(down.id()).await.is_ok(),
+        (Some(Asked::Terminal), false) => {
+            let line = Bytes::from_static(b"jit-broker: the target gave no terminal\r\n");
+            down.extended_data_bytes(1, line).await.is_ok()
+        }
+        (Some(Asked::Terminal), true) | (None, _) => true,
+    }
+}
+
+fn name(signal: &Sig) -> String {
+    match signal {
+        Sig::Custom(name) => name.clone(),
+        other => format!("{other:?}"),
+    }
+}
+
+type Sending<'a> = Option<Pin<Box<dyn Future<Output = Result<(), russh::Error>> + Send + 'a>>>;
+
+/// Waits for what is being sent, if anything is.
+async fn sent(sending: &mut Sending<'_>) -> Result<(), russh::Error> {
+    match sending {
+        Some(future) => {
+            let done = future.as_mut().await;
+            *sending = None;
+            done
+        }
+        None => pending().await,
+    }
+}
+
+/// A word beside the bytes.
+enum Word {
+    Resize([u32; 4]),
+    Signal(Sig),
+}
+
+impl Word {
+    fn send(self, up: &ChannelWriteHalf<client::Msg>) -> Sending<'_> {
+        Some(match self {
+            Self::Resize([cols, rows, width, height]) => Box::pin(up.window_change(cols, rows, width, height)),
+            Self::Signal(signal) => Box::pin(up.signal(signal)),
+        })
+    }
+}
+
+async fn uploads(tape: &Tape, down: &mut ChannelReadHalf, up: &ChannelWriteHalf<client::Msg>) -> Ended {
+    let mut backlog = Backlog::new(tape.live.spool.clone());
+    let mut words = std::collections::VecDeque::new();
+    let (mut sending, mut telling): (Sending<'_>, Sending<'_>) = (None, None);
+    let (mut eof, mut gone) = (false, false);
+    loop {
+        if sending.is_none() && !gone {
+            match backlog.take().await {
+                Ok(Some(bytes)) => sending = Some(Box::pin(up.data_bytes(bytes))),
+                Ok(None) if std::mem::take(&mut eof) => sending = Some(Box::pin(up.eof())),
+                Ok(None) => {}
+                Err(error) => return spool_failed(&error),
+            }
+        }
+        if telling.is_none() && !gone {
+            telling = words.pop_front().and_then(|word: Word| word.send(up));
+        }
+        let message = tokio::select! {
+            biased;
+            // The target is gone: what it still said is on its way down, so this only stops sending.
+            done = sent(&mut sending) => { gone |= done.is_err(); continue }
+            done = sent(&mut telling) => { gone |= done.is_err(); continue }
+            message = down.wait(), if !backlog.is_full() => message,
+        };
+        if tape.live.is_cut() {
+            return pending().await;
+        }
+        match message {
+            Some(ChannelMsg::Data { data }) => {
+                if tape.input(&data).await.is_err() {
+                    return Ended::Recording;
+                }
+                if gone {
+                    continue;
+                }
+                if let Err(error) = backlog.put(data).await {
+                    return spool_failed(&error);
+                }
+                if backlog.is_long() && tape.live.is_alone() {
+                    gone |= tokio::time::timeout(PACE, sent(&mut sending)).await.is_ok_and(|done| done.is_err());
+                }
+            }
+            Some(ChannelMsg::Eof) => eof = true,
+            Some(ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height }) => {
+                if tape.resize(col_width, row_height).await.is_err() {
+                    return Ended::Recording;
+                }
+                if let Some(Word::Resize(_)) = words.back() {
+                    words.pop_back();
+                }
+                words.push_back(Word::Resize([col_width, row_height, pix_width, pix_height]));
+            }
+            Some(ChannelMsg::Signal { signal }) if words.len() < WORDS => words.push_back(Word::Signal(signal)),
+            Some(ChannelMsg::Close) | None => return Ended::Person,
+            Some(_) => {}
+        }
+    }
+}
+
+fn spool_failed(error: &std::io::Error) -> Ended {
+    tracing::error!("what a target has not taken yet cannot be kept: {error}");
+    Ended::Recording
+}

@@ -1,0 +1,79 @@
+//! Whoever stops reading holds up nobody else, and costs a bounded amount of memory.
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::world::{Gw, until};
+use crate::world::Done;
+
+/// Resident memory of this process, the gateway in it, in MiB.
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn a_target_that_takes_nothing_holds_up_no_other_channel() {
+    let world = Gw::start();
+    let pass = world.pass("all", 600);
+    let socket = format!("ControlPath={}", world.dir.join("cm").display());
+    let mut master = world.client("ssh", Some(&pass));
+    let mut master = master.args(["-M", "-N", "-o", &socket, "gateway"]).spawn().unwrap();
+    until(Duration::from_secs(10), "the master", || world.dir.join("cm").exists());
+    let mut stuck = world.client("ssh", None);
+    let mut stuck = stuck.args(["-o", &socket, "gateway", "sleep 3600"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = stuck.stdin.take().unwrap();
+    let before = resident_mib();
+    let (sent, seen) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let block = vec![7u8; 1 << 20];
+        for n in 1..=600 {
+            if stdin.write_all(&block).is_err() {
+                return;
+            }
+            let _ = sent.send(n);
+        }
+        // The end of the input is not sent while somebody still looks.
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    let begun = Instant::now();
+    let (mut reached, mut most, mut slowest) = (0, before, Duration::ZERO);
+    while reached < 600 && begun.elapsed() < Duration::from_secs(120) {
+        while let Ok(n) = seen.try_recv() {
+            reached = n;
+        }
+        most = most.max(resident_mib());
+        let asked = Instant::now();
+        let mut other = world.client("ssh", None);
+        let done: Done = other.args(["-o", &socket, "gateway", "echo quick"]).output().unwrap().into();
+        assert_eq!(done.ok(), "quick\n");
+        slowest = slowest.max(asked.elapsed());
+    }
+    assert_eq!(reached, 600, "what is sent is taken");
+    assert!(slowest < Duration::from_secs(5), "another channel took {slowest:?}");
+    assert!(most - before < 64, "{before} MiB before, {most} MiB at most");
+    eprintln!("600 MiB to a target that takes nothing: {} MiB more, other channels {slowest:?} at most", most - before);
+    let _ = (stuck.kill(), stuck.wait(), master.kill(), master.wait());
+}
+
+#[test]
+fn a_client_that_stops_reading_stops_only_its_own_target() {
+    let world = Gw::start();
+    let pass = world.pass("all", 600);
+    let before = resident_mib();
+    let mut stalled = world.client("ssh", Some(&pass));
+    let mut stalled = stalled.args(["gateway", "yes"]).spawn().unwrap();
+    let mut last = 0;
+    // Until nothing moves any more.
+    until(Duration::from_secs(20), "standstill", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = world.recording_bytes();
+        std::mem::replace(&mut last, now) == now && now > 0
+    });
+    assert_eq!(world.ssh(&pass, &["echo quick"]).ok(), "quick\n");
+    let more = resident_mib().saturating_sub(before);
+    assert!(more < 48, "{more} MiB more");
+    let _ = (stalled.kill(), stalled.wait());
+}
