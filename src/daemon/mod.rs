@@ -3,6 +3,7 @@
 //! Start with [`Daemon::start`].
 
 pub mod dev;
+mod gateways;
 pub mod init;
 pub mod postgres;
 pub mod secrets;
@@ -10,7 +11,6 @@ pub mod story;
 pub mod tls;
 pub mod verify;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -45,6 +45,9 @@ pub struct Daemon {
     pub address: std::net::SocketAddr,
     /// The recordings, where a gateway makes them.
     pub recordings: Option<Arc<Store>>,
+    /// Where the SSH gateway listens, where there is one.
+    pub gateway_ssh: Option<std::net::SocketAddr>,
+    gateways: gateways::Gateways,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     clerk: JoinHandle<Result<(), Refusal>>,
@@ -87,18 +90,6 @@ fn recordings(settings: &Settings) -> Result<Option<Arc<Store>>, Refusal> {
         Refusal::new(Code::BAD_CONFIG, format!("{e}{cause}."))
     };
     Ok(Some(Arc::new(Store::open(&settings.recordings).map_err(broken)?)))
-}
-
-/// Seals the recordings that a killed daemon left, and closes their sessions in the log.
-async fn close_lost(broker: &Broker, recordings: Option<&Arc<Store>>) -> Result<(), Refusal> {
-    let Some(store) = recordings.cloned() else { return broker.close_lost(|_| None).await.map(drop) };
-    let seal = move || (store.recover().into_iter().collect::<BTreeMap<_, _>>(), store);
-    let sealed = tokio::task::spawn_blocking(seal).await;
-    let (recovered, store) =
-        sealed.map_err(|e| Refusal::new(Code::BUG, format!("Recordings were not sealed: {e}.")))?;
-    // One that was sealed, and whose end did not reach the log any more, is read again.
-    let of = |id| recovered.get(&id).cloned().or_else(|| store.sealed(id).ok());
-    broker.close_lost(of).await.map(drop)
 }
 
 /// Where the broker keeps its snapshot.
@@ -153,7 +144,7 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
-        close_lost(&broker, recordings.as_ref()).await?;
+        let gateways = gateways::start(settings, &broker, recordings.clone()).await?;
         let served = recordings.clone().map(Recordings::of);
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into(), recordings: served };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
@@ -164,6 +155,8 @@ impl Daemon {
         let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped.clone()));
         let renewing = tokio::spawn(certificate.tend(stopped));
         Ok(Self {
+            gateway_ssh: gateways.ssh_address(),
+            gateways,
             broker,
             address,
             recordings,
@@ -184,6 +177,8 @@ impl Daemon {
 
     /// Stops in order: no new connections, the log closed with its last entry.
     pub async fn stop(self) {
+        // Leases are looked after for as long as a session drains.
+        self.gateways.stop().await;
         self.stop.send_replace(true);
         for task in self.tasks {
             let _ = task.await;

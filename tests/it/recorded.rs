@@ -58,11 +58,16 @@ impl Gateway {
         let url = format!("https://127.0.0.1:{port}");
         let clock: Arc<dyn Clock> = Arc::new(System::new());
         let listen = ([127, 0, 0, 1], port).into();
-        let plan =
-            Plan { dir: dir.join("broker"), admin: admin.name(), key: admin.key(), listen, public_url: url.clone() };
+        let plan = Plan {
+            dir: dir.join("broker"),
+            admin: admin.name(),
+            key: admin.key(),
+            listen,
+            public_url: url.clone(),
+            gateway_ssh: Some(([127, 0, 0, 1], ssh).into()),
+            gateway_source: Vec::new(),
+        };
         let made = init(&plan, clock.clone()).await.unwrap();
-        let config = std::fs::read_to_string(&made.config).unwrap();
-        std::fs::write(&made.config, format!("{config}\n[gateway.ssh]\nlisten = \"127.0.0.1:{ssh}\"\n")).unwrap();
         let settings = Settings::read(&made.config).unwrap();
         let daemon = Daemon::start(&settings, clock).await.unwrap();
         let install = made.genesis.install;
