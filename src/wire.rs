@@ -31,14 +31,18 @@
 //! A request with the header `jit-seen: SIZE` is answered with `jit-checkpoint` (base64 of the newest signed note) and
 //! `jit-proof` (base64 of the consistency proof from SIZE, hashes back to back); the session travels as `authorization: Bearer …`.
 
+mod recorded;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use recorded::{FoundDoc, RecordedDoc};
+
 use crate::domain::act::Terms;
 use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
-use crate::domain::ids::{GrantId, InstallId, RequestId, SessionId};
+use crate::domain::ids::{GrantId, InstallId, RequestId};
 use crate::domain::key::Key;
 use crate::domain::names::{AccountName, DatabaseName, GroupName, LoginName, PersonName, RoleName, RuleId, TargetName};
 use crate::domain::refusal::Code;
@@ -143,56 +147,6 @@ pub struct SessionDoc {
     pub person: PersonName,
     /// Until when.
     pub expires_at: i64,
-}
-
-/// A session through a gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordedDoc {
-    /// `jit-broker/session/v1`.
-    pub schema: String,
-    /// The session.
-    pub id: SessionId,
-    /// The grant that it is under.
-    pub grant_id: GrantId,
-    /// Whose it is.
-    pub person: PersonName,
-    /// Where it leads.
-    pub target: TargetName,
-    /// The account there.
-    pub login: LoginName,
-    /// `ssh`.
-    pub kind: String,
-    /// RFC 3339.
-    pub opened_at: String,
-    /// RFC 3339; none while it is open.
-    pub closed_at: Option<String>,
-    /// Why it is closed.
-    pub cause: Option<String>,
-    /// How long after the word that ended it the last byte could pass, in milliseconds.
-    pub late_ms: Option<u64>,
-    /// Bytes from the person, when it is closed.
-    pub bytes_in: Option<u64>,
-    /// Bytes to the person, when it is closed.
-    pub bytes_out: Option<u64>,
-    /// `live`, `sealed`, or nothing when there is none.
-    pub recording: Option<String>,
-    /// The length of the sealed recording, in bytes.
-    pub recorded_bytes: Option<u64>,
-    /// The last link of the sealed recording.
-    pub sha256: Option<Digest>,
-}
-
-/// A line that was found in a recording.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FoundDoc {
-    /// `jit-broker/found/v1`.
-    pub schema: String,
-    /// In which session.
-    pub session_id: SessionId,
-    /// How long after its beginning, in milliseconds.
-    pub at_ms: u64,
-    /// The line, escaped.
-    pub line: String,
 }
 
 /// Who one is.

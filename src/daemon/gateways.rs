@@ -34,7 +34,9 @@ pub(super) async fn start(
     let recovered = store.clone();
     let sealed = tokio::task::spawn_blocking(move || recovered.map(|store| store.recover()).unwrap_or_default()).await;
     let mut sealed: HashMap<SessionId, Sealed> = sealed.unwrap_or_default().into_iter().collect();
-    let lost = broker.close_lost(|id| sealed.remove(&id)).await?;
+    // One that was sealed, and whose end did not reach the log any more, is read again.
+    let again = |id| store.as_ref().and_then(|store| store.sealed(id).ok());
+    let lost = broker.close_lost(|id| sealed.remove(&id).or_else(|| again(id))).await?;
     if lost > 0 {
         tracing::warn!("{lost} sessions of a daemon that is gone were closed; their recordings end at the last chunk");
     }

@@ -43,6 +43,8 @@ pub struct Daemon {
     pub broker: Broker,
     /// Where HTTPS listens.
     pub address: std::net::SocketAddr,
+    /// The recordings, where a gateway makes them.
+    pub recordings: Option<Arc<Store>>,
     /// Where the SSH gateway listens, where there is one.
     pub gateway_ssh: Option<std::net::SocketAddr>,
     gateways: gateways::Gateways,
@@ -130,6 +132,7 @@ impl Daemon {
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
         let accounts = secrets::accounts(settings)?;
+        let recordings = recordings(settings)?;
         let broker = Broker::new(
             parts,
             settings.public_url.clone(),
@@ -141,9 +144,8 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
-        let recordings = recordings(settings)?;
         let gateways = gateways::start(settings, &broker, recordings.clone()).await?;
-        let served = recordings.map(Recordings::of);
+        let served = recordings.clone().map(Recordings::of);
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into(), recordings: served };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
         let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
@@ -157,6 +159,7 @@ impl Daemon {
             gateways,
             broker,
             address,
+            recordings,
             stop,
             tasks: vec![serving, reaping, removing, sweeping, leasing, picturing, renewing],
             clerk,

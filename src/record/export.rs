@@ -95,7 +95,7 @@ pub fn cast<R: Read>(mut from: Reader<R>, channel: Option<u32>, out: &mut dyn Wr
             "version": 2, "width": width, "height": height, "timestamp": header.opened_at_ms / 1000,
             "title": title(&header), "env": { "TERM": "xterm-256color" },
         });
-        (!std::mem::replace(&mut begun, true)).then(|| writeln!(out, "{line}")).unwrap_or(Ok(()))
+        if std::mem::replace(&mut begun, true) { Ok(()) } else { writeln!(out, "{line}") }
     };
     for frame in from {
         let frame = frame?;

@@ -25,7 +25,8 @@ pub enum Release {
 enum Escape {
     #[default]
     None,
-    Escape,
+    /// After ESC.
+    Begun,
     /// `ESC [`, until a final byte.
     Control,
     /// `ESC O`, `ESC (` and the like: one more byte.
@@ -38,12 +39,12 @@ impl Escape {
     /// Takes a byte; true when it belongs to a sequence.
     fn take(&mut self, byte: u8) -> bool {
         let (next, inside) = match (*self, byte) {
-            (_, 0x1b) => (Self::Escape, true),
+            (_, 0x1b) => (Self::Begun, true),
             (Self::None, _) => (Self::None, false),
-            (Self::Escape, b'[') => (Self::Control, true),
-            (Self::Escape, b']' | b'P' | b'_' | b'^' | b'X') => (Self::Text, true),
-            (Self::Escape, b'O' | b'N' | 0x20..=0x2f) => (Self::One, true),
-            (Self::Control, 0x40..=0x7e) | (Self::Escape | Self::One, _) | (Self::Text, 0x07) => (Self::None, true),
+            (Self::Begun, b'[') => (Self::Control, true),
+            (Self::Begun, b']' | b'P' | b'_' | b'^' | b'X') => (Self::Text, true),
+            (Self::Begun, b'O' | b'N' | 0x20..=0x2f) => (Self::One, true),
+            (Self::Control, 0x40..=0x7e) | (Self::Begun | Self::One, _) | (Self::Text, 0x07) => (Self::None, true),
             (same, _) => (same, true),
         };
         *self = next;
@@ -86,7 +87,7 @@ impl Typed {
         let mut out = Vec::new();
         for &byte in bytes {
             let key = self.typed.take(byte);
-            if self.hidden && !(ends_line(byte) && !key) {
+            if self.hidden && (key || !ends_line(byte)) {
                 continue;
             }
             if self.hidden {

@@ -3,13 +3,14 @@
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use jit_broker::api::{Api, router};
+use jit_broker::domain::ids::SessionId;
 use jit_broker::domain::names::PersonName;
 use tower::ServiceExt;
 
 use crate::trust::World;
 
 /// Method, path, body, and the status for nobody, alice (no office), bob (operator, auditor) and the administrator.
-const DOORS: [(&str, &str, &str, [u16; 4]); 24] = [
+const DOORS: [(&str, &str, &str, [u16; 4]); 28] = [
     ("GET", "/livez", "", [200, 200, 200, 200]),
     ("GET", "/readyz", "", [200, 200, 200, 200]),
     ("GET", "/v1/about", "", [200, 200, 200, 200]),
@@ -29,6 +30,10 @@ const DOORS: [(&str, &str, &str, [u16; 4]); 24] = [
     ("GET", "/v1/left", "", [401, 200, 200, 200]),
     ("GET", "/v1/grants/{id}", "", [401, 200, 200, 200]),
     ("POST", "/v1/grants/{id}/credential", "{key}", [401, 200, 404, 404]),
+    ("GET", "/v1/sessions", "", [401, 200, 200, 200]),
+    ("GET", "/v1/sessions/search?text=x", "", [401, 200, 200, 200]),
+    ("GET", "/v1/sessions/{id}", "", [401, 404, 404, 404]),
+    ("GET", "/v1/sessions/{id}/recording", "", [401, 404, 404, 404]),
     ("GET", "/v1/bundle", "", [401, 403, 200, 200]),
     ("GET", "/v1/people", "", [401, 200, 200, 200]),
     ("GET", "/v1/audit/events", "", [401, 200, 200, 200]),
@@ -57,7 +62,11 @@ async fn every_door_for_every_caller() {
         world.broker().sessions().open(name, String::new(), world.broker().now()).0
     };
     for (method, path, body, wanted) in DOORS {
-        let id = if path.contains("grants") { grant.to_string() } else { request.to_string() };
+        let id = match path {
+            _ if path.contains("grants") => grant.to_string(),
+            _ if path.contains("sessions") => SessionId::new([7; 16]).to_string(),
+            _ => request.to_string(),
+        };
         let path = path.replace("{id}", &id).replace("{target}", "web-07");
         let body = body.replace("{key}", &format!("{{\"key\":\"{}\"}}", world.alice.key()));
         for (who, wanted) in [None, Some("alice"), Some("bob"), Some("root-admin")].into_iter().zip(wanted) {

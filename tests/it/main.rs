@@ -20,6 +20,7 @@ mod hook;
 mod house;
 mod kill;
 mod model;
+mod recorded;
 mod served;
 mod sessions;
 mod slow;
