@@ -1,6 +1,11 @@
-//! Accounts on PostgreSQL: made and ended, a pair each, at 1, 8 and 32 at once, beside pgbench sending the same statements.
+//! Accounts on PostgreSQL: made and ended, a pair each, at 1, 8 and 32 at once, beside pgbench sending the same statements; and how late
+//! they end ([`endings`]).
 //!
 //! `cargo bench --bench accounts [-- seconds]`. Alternates the two, three rounds, and prints the medians with their ratio.
+#![allow(clippy::unwrap_used)]
+
+mod endings;
+mod table;
 
 use std::process::Command;
 use std::sync::Arc;
@@ -13,6 +18,7 @@ use jit_broker::clock::{Clock as _, System, random16};
 use jit_broker::daemon::postgres::{HBA_CERT, Plan, Server};
 use jit_broker::domain::ids::{GrantId, InstallId};
 use jit_broker::domain::names::AccountName;
+use table::{Row, row};
 
 fn account(now: i64) -> Account {
     Account {
@@ -97,56 +103,49 @@ fn main() {
     };
     let accounts = Postgres::new(target, InstallId::new([7; 16]), MarkerKey::new([9; 32]));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    println!("at once   ours (pairs/s)   pgbench (pairs/s)   ratio");
     for at_once in [1, 8, 32] {
-        let (mut us, mut them) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            us.push(ours(&runtime, &accounts, at_once, seconds));
-            them.push(pgbench(&server, &password, at_once, seconds));
+        let (mut us, mut them) = ([Vec::new(), Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for round in 1..=3 {
+            println!("{at_once} at once, round {round} of 3");
+            let (server_s, own_s) = (cpu_of_server(&server), cpu_s("self"));
+            let rate = ours(&runtime, &accounts, at_once, seconds);
+            let pairs = rate * seconds as f64;
+            us[0].push(rate);
+            us[1].push((cpu_of_server(&server) - server_s) * 1e3 / pairs);
+            us[2].push((cpu_s("self") - own_s) * 1e3 / pairs);
+            let server_s = cpu_of_server(&server);
+            let rate = pgbench(&server, &password, at_once, seconds);
+            them[0].push(rate);
+            them[1].push((cpu_of_server(&server) - server_s) * 1e3 / (rate * seconds as f64));
         }
-        let (us, them) = (median(us), median(them));
-        println!("{at_once:>7}   {us:>14.0}   {them:>17.0}   {:>5.2}", us / them);
+        let [ours, server_ms, own_ms] = us.map(median);
+        let [theirs, their_ms] = them.map(median);
+        let seen = format!(
+            "{ours:.0}/s beside {theirs:.0}/s of pgbench: {:.2}; CPU each: broker {own_ms:.2} ms, PostgreSQL {server_ms:.1} ms \
+             (for pgbench {their_ms:.1} ms)",
+            ours / theirs
+        );
+        let what = format!("accounts made and ended, pairs a second, {at_once} at once (8 sessions at most)");
+        row(&Row { what: &what, seen, aim: "≥ 0.8 of pgbench", met: Some(ours / theirs >= 0.8) });
     }
-    ending_at_once(&runtime, &accounts);
+    drop((accounts, server));
+    endings::run(&runtime);
 }
 
-/// 2,000 accounts that end in the same moment: how late the lock and the drop of each is.
-fn ending_at_once(runtime: &tokio::runtime::Runtime, accounts: &Postgres) {
-    let now = System::new().read().wall_s;
-    let list: Vec<Account> = (0..2000).map(|_| account(now)).collect();
-    runtime.block_on(async {
-        for chunk in list.chunks(100) {
-            let made: Vec<_> = chunk
-                .iter()
-                .cloned()
-                .map(|one| {
-                    let accounts = accounts.clone();
-                    tokio::spawn(async move { accounts.make(&one).await })
-                })
-                .collect();
-            for task in made {
-                task.await.expect("no panic").expect("made");
-            }
-        }
-        let places = Arc::new(tokio::sync::Semaphore::new(8));
-        let begun = Instant::now();
-        let ended: Vec<_> = list
-            .into_iter()
-            .map(|one| {
-                let (accounts, places) = (accounts.clone(), places.clone());
-                tokio::spawn(async move {
-                    let _place = places.acquire().await;
-                    assert!(accounts.end(&one.name, one.grant).await.expect("ended").gone);
-                    begun.elapsed().as_secs_f64()
-                })
-            })
-            .collect();
-        let mut late = Vec::new();
-        for task in ended {
-            late.push(task.await.expect("no panic"));
-        }
-        late.sort_by(f64::total_cmp);
-        let at = |share: usize| late.get(late.len() * share / 100).or(late.last()).copied().unwrap_or_default();
-        println!("2000 ending at once: gone after p50 {:.1} s, p99 {:.1} s, last {:.1} s", at(50), at(99), at(100));
-    });
+/// User and system time of a process and of those children that it waited for, in seconds.
+fn cpu_s(pid: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = text.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<f64> = after.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // The state is no number, so the first field here is the parent; the kernel counts in hundredths.
+    let children = if pid == "self" { 2 } else { 4 };
+    fields.iter().skip(10).take(children).sum::<f64>() / 100.0
+}
+
+/// As [`cpu_s`], of the postmaster with all its processes.
+fn cpu_of_server(server: &Server) -> f64 {
+    let master = server.pid().unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
+    let own = |pid: &str| cpu_s(pid);
+    own(&master.to_string()) + children.split_whitespace().map(own).sum::<f64>()
 }

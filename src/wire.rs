@@ -20,6 +20,10 @@
 //! | `GET /v1/hosts/{target}/certificate` | administrator | [`HostCertificate`] |
 //! | `GET /v1/bundle` | session | [`BundleDoc`] |
 //! | `GET /v1/people` | session | [`List`] of [`PersonDoc`] |
+//! | `GET /v1/sessions?live=&person=&target=&before_seq=&limit=` | session; only one's own, but operators and auditors all | [`List`] of [`RecordedDoc`] |
+//! | `GET /v1/sessions/{id}` | whose it is, operators, auditors | [`RecordedDoc`] |
+//! | `GET /v1/sessions/{id}/recording?from=&wait_s=` | whose it is, auditors; an event | bytes of the file from that offset, and in `jit-recording` whether it is `live` or `sealed` |
+//! | `GET /v1/sessions/search?text=` | session; only one's own, but auditors all; an event for each that is found | [`List`] of [`FoundDoc`] |
 //! | `GET /v1/audit/events?…` | session; only what concerns one, but auditors all | [`List`] of [`EventDoc`] |
 //! | `GET /v1/audit/export` | auditors, operators | lines of JSON |
 //! | `GET /livez`, `GET /readyz` | – (public) | text |
@@ -34,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::act::Terms;
 use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
-use crate::domain::ids::{GrantId, InstallId, RequestId};
+use crate::domain::ids::{GrantId, InstallId, RequestId, SessionId};
 use crate::domain::key::Key;
 use crate::domain::names::{AccountName, DatabaseName, GroupName, LoginName, PersonName, RoleName, RuleId, TargetName};
 use crate::domain::refusal::Code;
@@ -139,6 +143,56 @@ pub struct SessionDoc {
     pub person: PersonName,
     /// Until when.
     pub expires_at: i64,
+}
+
+/// A session through a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedDoc {
+    /// `jit-broker/session/v1`.
+    pub schema: String,
+    /// The session.
+    pub id: SessionId,
+    /// The grant that it is under.
+    pub grant_id: GrantId,
+    /// Whose it is.
+    pub person: PersonName,
+    /// Where it leads.
+    pub target: TargetName,
+    /// The account there.
+    pub login: LoginName,
+    /// `ssh`.
+    pub kind: String,
+    /// RFC 3339.
+    pub opened_at: String,
+    /// RFC 3339; none while it is open.
+    pub closed_at: Option<String>,
+    /// Why it is closed.
+    pub cause: Option<String>,
+    /// How long after the word that ended it the last byte could pass, in milliseconds.
+    pub late_ms: Option<u64>,
+    /// Bytes from the person, when it is closed.
+    pub bytes_in: Option<u64>,
+    /// Bytes to the person, when it is closed.
+    pub bytes_out: Option<u64>,
+    /// `live`, `sealed`, or nothing when there is none.
+    pub recording: Option<String>,
+    /// The length of the sealed recording, in bytes.
+    pub recorded_bytes: Option<u64>,
+    /// The last link of the sealed recording.
+    pub sha256: Option<Digest>,
+}
+
+/// A line that was found in a recording.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundDoc {
+    /// `jit-broker/found/v1`.
+    pub schema: String,
+    /// In which session.
+    pub session_id: SessionId,
+    /// How long after its beginning, in milliseconds.
+    pub at_ms: u64,
+    /// The line, escaped.
+    pub line: String,
 }
 
 /// Who one is.

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 /// One step of an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// `lock`, `terminate`, `rollback prepared`, `clear <database>`, `drop` or `read back`.
+    /// `lock`, `terminate`, `rollback prepared`, `dropped` (one object that was the account's), `clear <database>`, `drop` or `read back`.
     pub what: String,
     /// Whether it did its work; nothing where there was nothing to do.
     pub ok: Option<bool>,

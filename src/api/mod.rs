@@ -8,6 +8,7 @@ mod acts;
 mod audit;
 mod reads;
 pub mod serve;
+pub mod sessions;
 
 use axum::Json;
 use axum::Router;
@@ -37,6 +38,8 @@ pub struct Api {
     pub broker: Broker,
     /// The server CA's certificate, for those who pin it.
     pub server_ca_pem: std::sync::Arc<str>,
+    /// What was recorded, where a gateway records.
+    pub recordings: Option<sessions::Recordings>,
 }
 
 /// All routes.
@@ -61,6 +64,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/grants/{id}", get(reads::grant))
         .route("/v1/grants/{id}/credential", post(acts::credential))
         .route("/v1/targets/{target}/test", post(acts::test_target))
+        .route("/v1/sessions", get(sessions::sessions))
+        .route("/v1/sessions/search", get(sessions::search))
+        .route("/v1/sessions/{id}", get(sessions::session))
+        .route("/v1/sessions/{id}/recording", get(sessions::recording))
         .route("/v1/bundle", get(reads::bundle))
         .route("/v1/people", get(reads::people))
         .route("/v1/audit/events", get(audit::events))

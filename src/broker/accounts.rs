@@ -2,7 +2,7 @@
 //!
 //! True here: the log names an account before its server hears of it; one thing at a time happens to an account; what could not be
 //! removed is tried again for ever, and a server that is down holds up no other.
-//! Start with [`run`] and [`Broker::make_account`].
+//! Start with [`run`] and [`Broker::plan_and_make`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +12,9 @@ use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, watch};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::Broker;
 use super::left::{LEFT, Strangers};
 use super::view::instant;
+use super::{Broker, granted};
 use crate::accounts::postgres::{MAX_SESSIONS, Postgres, SecretSource, Server};
 use crate::accounts::scram::{self, Verifier};
 use crate::accounts::{Account, AccountError, Ending, MarkerKey, Probe, ProbeLogin, Proof as AccountProof};
@@ -199,15 +199,23 @@ impl Broker {
         }
     }
 
-    /// Makes the account that the log plans for a grant, unless its server has it already.
+    /// Has the clerk plan the account of a grant, and makes it, unless its server has it already.
     ///
     /// # Errors
-    /// [`Code::TARGET_AWAY`], [`Code::TARGET_REFUSED`]; that the grant is over. Asking again goes on where it stopped.
-    pub(super) async fn make_account(&self, grant: GrantId, verifier: Option<Verifier>) -> Result<(), Refusal> {
-        // A client that hangs up does not stop it half way.
+    /// As decided; [`Code::TARGET_AWAY`], [`Code::TARGET_REFUSED`]; that the grant is over. Asking again goes on where it stopped.
+    pub(super) async fn plan_and_make(
+        &self,
+        grant: GrantId,
+        plan: Command,
+        verifier: Option<Verifier>,
+    ) -> Result<(), Refusal> {
+        // A client that hangs up does not stop it half way: what is planned is made.
         let broker = self.clone();
-        let made = tokio::spawn(async move { broker.make_now(grant, verifier).await }).await;
-        made.map_err(|_| Refusal::new(Code::BUG, "Making the account failed."))?
+        let made = tokio::spawn(async move {
+            granted(&broker.command(plan, Vec::new()).await?)?;
+            broker.make_now(grant, verifier).await
+        });
+        made.await.map_err(|_| Refusal::new(Code::BUG, "Making the account failed."))?
     }
 
     async fn make_now(&self, id: GrantId, verifier: Option<Verifier>) -> Result<(), Refusal> {
@@ -325,6 +333,7 @@ impl Broker {
             let mut due: Vec<(i64, GrantId, Route)> = Vec::new();
             for grant in memory.state.removing() {
                 if let (Some((_, since)), Some(account)) = (grant.removing(), &grant.account)
+                    && !self.accounts().is_running(grant.id)
                     && self.accounts().may_try(grant.id, &account.route)
                 {
                     due.push((since, grant.id, account.route.clone()));
@@ -356,7 +365,7 @@ impl Broker {
                 return (self.report(id, Vec::new(), Vec::new(), vec![refusal.message]).await, Fault::Account);
             }
         };
-        let Ok(_place) = place.removals.clone().acquire_owned().await else { return (false, Fault::Away) };
+        let Ok(slot) = place.removals.clone().acquire_owned().await else { return (false, Fault::Away) };
         let _alone = self.accounts().alone(id).await;
         let name = self
             .memory()
@@ -367,7 +376,10 @@ impl Broker {
             .filter(|g| g.removing().is_some())
             .and_then(|g| g.account.as_ref().map(|account| account.name.clone()));
         let Some(name) = name else { return (true, Fault::Account) };
-        match place.postgres.end(&name, id).await {
+        let ended = place.postgres.end(&name, id).await;
+        // The next one need not wait until the log has this one; many reports share one durable append.
+        drop(slot);
+        match ended {
             Ok(ending) => {
                 let (proofs, left) = told(&name, &ending, self.now());
                 (self.report(id, proofs, ending.kept, left).await, Fault::Account)
@@ -392,6 +404,10 @@ impl Broker {
 }
 
 impl Accounts {
+    fn is_running(&self, grant: GrantId) -> bool {
+        hold(&self.tries).get(&grant).is_some_and(|tried| tried.running)
+    }
+
     fn may_try(&self, grant: GrantId, route: &Route) -> bool {
         let now = Instant::now();
         let health = hold(&self.places).get(route).map(|place| *hold(&place.health));
@@ -511,8 +527,11 @@ fn missing() -> Refusal {
 pub async fn run(broker: Broker, mut stop: watch::Receiver<bool>) {
     let mut changed = broker.changed();
     loop {
+        let begun = Instant::now();
         broker.begin_removals().await;
         broker.write_left().await;
+        // While thousands end, each end wakes this up, and each look goes through all of them: it may take a fifth of the time.
+        tokio::time::sleep((begun.elapsed() * 4).min(NAP)).await;
         tokio::select! {
             _ = changed.changed() => {}
             () = broker.accounts().finished.notified() => {}

@@ -13,6 +13,7 @@ pub mod left;
 mod past;
 pub mod quota;
 pub mod reaper;
+pub mod recorded;
 pub mod session;
 pub mod snapshot;
 pub mod sweep;
@@ -36,6 +37,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::Gateway;
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
+use crate::domain::target::Mode;
 use crate::domain::text::Words;
 use crate::ledger::{Reader, Reserve};
 use crate::signer::{Answer, Order};
@@ -238,7 +240,11 @@ impl Broker {
             blobs.push(words.bytes());
         }
         if let Deed::Apply { bundle: named, .. } = act.deed {
-            blobs.extend(bundle.filter(|bytes| Digest::of(bytes) == named));
+            let brought = bundle.filter(|bytes| Digest::of(bytes) == named);
+            if let Some(bytes) = &brought {
+                self.reachable(bytes)?;
+            }
+            blobs.extend(brought);
         }
         let (_, wall) = self.clocks(&self.memory().await.state);
         let command = match wall.filter(|_| act.deed.ends()) {
@@ -263,6 +269,21 @@ impl Broker {
                 Ok(done)
             }
         }
+    }
+
+    /// Refuses a bundle whose targets need a gateway that this configuration does not have (decisions.md 26).
+    fn reachable(&self, bundle: &[u8]) -> Result<(), Refusal> {
+        if self.gateway().is_some() {
+            return Ok(());
+        }
+        let mut shelf = Shelf::default();
+        shelf.put(bundle, &Default::default());
+        let parsed = shelf.bundle(&Digest::of(bundle));
+        let through = parsed.and_then(|b| b.targets.values().find(|t| t.mode == Mode::Gateway).map(|t| t.name.clone()));
+        through.map_or(Ok(()), |name| {
+            let message = format!("{name} is reached through the gateway, and jit-broker.toml has no [gateway.ssh].");
+            Err(Refusal::new(Code::BUNDLE_REFUSED, message).hint("Add it and restart, or say mode = \"direct\"."))
+        })
     }
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
@@ -303,18 +324,14 @@ impl Broker {
         self.inner.keeper.clock().fill(&mut nonce);
         let named = verifier.as_ref().map(accounts::digest);
         let command = Command::Issue { grant, key: key.clone(), nonce: Digest::new(nonce), verifier: named };
-        let done = self.command(command, Vec::new()).await?;
-        for event in &done.events {
-            if let Event::GrantCancelled { refusal, .. } = event {
-                return Err(refusal.clone());
-            }
-        }
         if database {
             let password = verifier.is_some();
-            self.make_account(grant, verifier).await?;
+            self.plan_and_make(grant, command, verifier).await?;
             if password {
                 return Ok(Issued::Password);
             }
+        } else {
+            granted(&self.command(command, Vec::new()).await?)?;
         }
         let signed = match self.order(Order::Credential { grant, key: key.clone() }).await {
             // It ended between the entry and the signature: that is told, not that the signer saw it.
@@ -397,6 +414,15 @@ impl Broker {
         let bytes = self.reader().blob(commitment.as_bytes()).await.ok()??;
         crate::domain::digest::read_canonical(&bytes).ok()
     }
+}
+
+/// A grant that is judged again at its first use may be cancelled by that.
+fn granted(done: &Done) -> Result<(), Refusal> {
+    let cancelled = |event: &Event| match event {
+        Event::GrantCancelled { refusal, .. } => Some(refusal.clone()),
+        _ => None,
+    };
+    done.events.iter().find_map(cancelled).map_or(Ok(()), Err)
 }
 
 fn refusal_in(event: &Event) -> Option<&Refusal> {

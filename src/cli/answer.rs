@@ -60,7 +60,7 @@ pub async fn find_grant(client: &mut Client, text: &str) -> Result<GrantDoc, Fai
 }
 
 /// The one thing that a text fits.
-fn only<T>(mut fitting: impl Iterator<Item = T>, what: &str, text: &str) -> Result<T, Failure> {
+pub(super) fn only<T>(mut fitting: impl Iterator<Item = T>, what: &str, text: &str) -> Result<T, Failure> {
     let text = shown(text);
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one),

@@ -15,6 +15,7 @@ use super::{Globals, keys, output};
 use crate::daemon::verify::{audit, first_origin};
 use crate::domain::refusal::Code;
 use crate::ledger::verify::{OutsideNote, Report};
+use crate::record::Store;
 use crate::wire::{EventDoc, List};
 
 /// So many events come in one answer of the broker.
@@ -48,6 +49,9 @@ pub enum AuditVerb {
         /// A checkpoint that was kept outside
         #[arg(long, value_name = "NOTE")]
         witness: Vec<PathBuf>,
+        /// Recordings to check against the log; default: those beside the ledger
+        #[arg(long, value_name = "DIR")]
+        recordings: Option<PathBuf>,
     },
 }
 
@@ -95,8 +99,8 @@ impl AuditVerb {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Self::Verify { offline, key, witness } => {
-                verify(offline.as_deref(), key.as_deref(), witness, globals).await
+            Self::Verify { offline, key, witness, recordings } => {
+                verify(offline.as_deref(), key.as_deref(), witness, recordings.as_deref(), globals).await
             }
         }
     }
@@ -120,7 +124,7 @@ async fn fetch(client: &mut Client, path: &Path) -> Result<(), Failure> {
 }
 
 /// Escapes a text for a query (RFC 3986 section 2.1).
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.bytes()
         .map(|b| {
             if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
@@ -172,6 +176,7 @@ async fn verify(
     offline: Option<&Path>,
     key: Option<&Path>,
     witness: &[PathBuf],
+    recordings: Option<&Path>,
     globals: &Globals,
 ) -> Result<ExitCode, Failure> {
     let home = Home::find()?;
@@ -214,7 +219,10 @@ async fn verify(
             (fetched.clone(), about.origin.clone(), about.log_key.clone())
         }
     };
-    let report = audit(&path, origin, &log_key, &outside).await?;
+    let beside = path.with_file_name("recordings");
+    let folder = recordings.or((offline.is_some() && beside.is_dir()).then_some(beside.as_path()));
+    let store = folder.map(Store::to_read).transpose().map_err(|e| Failure::local("the recordings", e))?;
+    let report = audit(&path, origin, &log_key, &outside, store.as_ref()).await?;
     if offline.is_none() {
         let _ = std::fs::remove_file(&path);
     }

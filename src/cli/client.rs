@@ -207,6 +207,16 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|e| Failure::local("the broker's answer", e))
     }
 
+    /// Reads bytes, and what a header that comes with them says.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn bytes(&mut self, path: &str, header: &str) -> Result<(Vec<u8>, Option<String>), Failure> {
+        let response = self.answered(&Asked { method: "GET", path, body: None }).await?;
+        let said = response.headers().get(header).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok((read_all(&self.server, response).await?, said))
+    }
+
     /// Passes an answer on while it arrives, however large it is; each piece must arrive in time.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod left;
 mod output;
 mod prompt;
 mod serve;
+mod session;
 mod ssh;
 mod ssh_config;
 mod terms;
@@ -167,6 +168,9 @@ enum Verb {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Recorded sessions
+    #[command(subcommand)]
+    Session(session::SessionVerb),
     /// Reads and verifies the log
     #[command(subcommand)]
     Audit(audit::AuditVerb),
@@ -311,6 +315,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Approve(args) => answer::approve(args, globals).await,
         Verb::Deny { id, reason } => answer::deny(id, reason.as_deref(), globals).await,
         Verb::Revoke { which, reason } => answer::revoke(which, reason.as_deref(), globals).await,
+        Verb::Session(verb) => verb.run(globals).await,
         Verb::Audit(verb) => verb.run(globals).await,
         Verb::Apply { dir, dry_run, yes } => admin::apply(dir, *dry_run, *yes, globals).await,
         Verb::Person(verb) => verb.run(globals).await,

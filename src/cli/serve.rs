@@ -34,6 +34,12 @@ pub struct InitArgs {
     /// The address that clients use; default https://LISTEN
     #[arg(long)]
     public_url: Option<String>,
+    /// Where the SSH gateway listens, as in 0.0.0.0:7022
+    #[arg(long, value_name = "ADDR")]
+    gateway_ssh: Option<std::net::SocketAddr>,
+    /// The address range from which targets see the gateway, as in 10.0.0.5/32; default: where it listens
+    #[arg(long, value_name = "CIDR", requires = "gateway_ssh")]
+    gateway_source: Vec<String>,
 }
 
 impl InitArgs {
@@ -48,6 +54,8 @@ impl InitArgs {
             key: keys::public(&self.key)?,
             listen: self.listen,
             public_url: self.public_url.clone().unwrap_or_else(|| format!("https://{}", self.listen)),
+            gateway_ssh: self.gateway_ssh,
+            gateway_source: self.gateway_source.clone(),
         };
         let made = init(&plan, Arc::new(System::new())).await?;
         let (genesis, config) = (&made.genesis, made.config.display().to_string());

@@ -141,6 +141,17 @@ pub fn bundle(alice: &Key, bob: &Key, login: &str, port: u16) -> BundleText {
     BundleText { files: files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect() }
 }
 
+/// The same with every target for ssh reached through the gateway, and recorded.
+pub fn through_gateway(mut text: BundleText) -> BundleText {
+    for file in text.files.values_mut() {
+        *file = file.replace("mode = \"direct\"\nhost_ca", "mode = \"gateway\"\nhost_ca");
+    }
+    if let Some(policy) = text.files.get_mut("policy.toml") {
+        *policy = policy.replacen("max = \"1h\"\nrecord = \"off\"", "max = \"1h\"\nrecord = \"strict\"", 1);
+    }
+    text
+}
+
 /// Starts the world in a folder that is empty or not there.
 ///
 /// # Errors
@@ -159,6 +170,8 @@ pub async fn start(dir: &Path) -> Result<World, Refusal> {
         key: admin.key(),
         listen: std::net::SocketAddr::from(([127, 0, 0, 1], port)),
         public_url: format!("https://127.0.0.1:{port}"),
+        gateway_ssh: Some(std::net::SocketAddr::from(([127, 0, 0, 1], free_port()?))),
+        gateway_source: Vec::new(),
     };
     let made = init(&plan, clock.clone()).await?;
     let settings = Settings::read(&made.config).map_err(|problems| bad_config(&problems))?;

@@ -30,6 +30,10 @@ pub struct Plan {
     pub listen: std::net::SocketAddr,
     /// The address that clients will use.
     pub public_url: String,
+    /// Where the SSH gateway will listen, where there is to be one.
+    pub gateway_ssh: Option<std::net::SocketAddr>,
+    /// The addresses from which targets see it, as ranges; its own address where there are none.
+    pub gateway_source: Vec<String>,
 }
 
 /// What `init` made.
@@ -108,8 +112,25 @@ fn configuration(plan: &Plan) -> String {
         };
         out.push_str(filled.as_deref().unwrap_or(line));
         out.push('\n');
+        if line == GATEWAY_SECTION
+            && let Some(listen) = plan.gateway_ssh
+        {
+            out.push_str(&gateway(listen, &plan.gateway_source));
+        }
     }
     out
+}
+
+/// The line of the reference after which the gateway's own settings stand.
+const GATEWAY_SECTION: &str = "# [gateway.ssh]";
+
+fn gateway(listen: std::net::SocketAddr, source: &[String]) -> String {
+    let mut source = source.to_vec();
+    if source.is_empty() && !listen.ip().is_loopback() && !listen.ip().is_unspecified() {
+        source = crate::domain::decide::only(&[listen.ip()]);
+    }
+    let said = if source.is_empty() { String::new() } else { format!("source = {source:?}\n") };
+    format!("[gateway.ssh]\nlisten = \"{listen}\"\n{said}")
 }
 
 async fn begin(settings: &Settings, clock: Arc<dyn Clock>, genesis: &Genesis) -> Result<(), Refusal> {

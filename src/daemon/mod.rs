@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::api::sessions::Recordings;
 use crate::api::{Api, router};
 use crate::broker::clerk::{self, SignerHandle, ledger_refusal};
 use crate::broker::{Broker, accounts, lease, reaper, snapshot, sweep};
@@ -24,6 +25,7 @@ use crate::domain::event::Command;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::GATEWAY_ALIAS;
 use crate::ledger::{Ledger, OpenMode};
+use crate::record::{RecordError, Store};
 use crate::settings::{Settings, SignerAt};
 use crate::signer::Signer;
 use crate::signer::cache::Cache;
@@ -70,6 +72,18 @@ pub fn pins(settings: &Settings) -> Pins {
         gateway_names: ssh.map(|ssh| vec![GATEWAY_ALIAS.to_owned(), ssh.address.host.clone()]).unwrap_or_default(),
         gateway_source: ssh.map(|ssh| ssh.source.iter().map(ToString::to_string).collect()).unwrap_or_default(),
     }
+}
+
+/// The recordings: where a gateway makes them, and where one made them once.
+fn recordings(settings: &Settings) -> Result<Option<Arc<Store>>, Refusal> {
+    if settings.gateway_ssh.is_none() && !settings.recordings.exists() {
+        return Ok(None);
+    }
+    let broken = |e: RecordError| {
+        let cause = std::error::Error::source(&e).map(|source| format!(": {source}")).unwrap_or_default();
+        Refusal::new(Code::BAD_CONFIG, format!("{e}{cause}."))
+    };
+    Ok(Some(Arc::new(Store::open(&settings.recordings).map_err(broken)?)))
 }
 
 /// Where the broker keeps its snapshot.
@@ -120,10 +134,13 @@ impl Daemon {
             settings.gateway_ssh.as_ref().map(|ssh| ssh.seen.clone()),
         );
         broker.command(Command::Start, Vec::new()).await?;
+        broker.close_lost(|_| None).await?;
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
-        let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into() };
+        let recordings = recordings(settings)?;
+        let served = recordings.clone().map(Recordings::of);
+        let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into(), recordings: served };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
         let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
         let removing = tokio::spawn(accounts::run(broker.clone(), stopped.clone()));

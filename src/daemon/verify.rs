@@ -7,13 +7,16 @@ use crate::broker::clerk::ledger_refusal;
 use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Command, Entry, Event, Listed, Named};
+use crate::domain::ids::SessionId;
 use crate::domain::key::Key;
 use crate::domain::refusal::Refusal;
+use crate::domain::session::{Sealed, SessionEnd};
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
 use crate::ledger::export::first_leaf;
 use crate::ledger::verify::{LeafCheck, LeafFacts, OutsideNote, Pinned, Problem, Report, Source, verify};
 use crate::ledger::{Hash, Reader};
+use crate::record::Store;
 use crate::signer::gate::origin_of;
 
 /// How many bytes of blobs are kept to decide with; beyond that decisions that need more are not judged again.
@@ -36,6 +39,8 @@ pub struct Entries {
     expected: VecDeque<Event>,
     /// True until the next command, after one whose events were not those that follow.
     astray: bool,
+    /// The recordings that the log seals.
+    sealed: Vec<(u64, SessionId, Sealed)>,
 }
 
 impl Entries {
@@ -52,6 +57,7 @@ impl Entries {
             gone: BTreeSet::new(),
             expected: VecDeque::new(),
             astray: false,
+            sealed: Vec::new(),
         }
     }
 
@@ -155,6 +161,9 @@ impl Entries {
                     }
                 }
             }
+            Event::SessionClosed { session, end: SessionEnd { recording: Some(sealed), .. }, .. } => {
+                self.sealed.push((seq, *session, sealed.clone()));
+            }
             _ => {}
         }
         found
@@ -199,11 +208,17 @@ impl LeafCheck for Entries {
     }
 }
 
-/// Verifies a ledger or an export against the pinned key of its log.
+/// Verifies a ledger or an export against the pinned key of its log, and where there are recordings, that each is what the log sealed.
 ///
 /// # Errors
 /// When it cannot be read at all; everything else is in the report.
-pub async fn audit(path: &Path, origin: String, log_key: &Key, outside: &[OutsideNote]) -> Result<Report, Refusal> {
+pub async fn audit(
+    path: &Path,
+    origin: String,
+    log_key: &Key,
+    outside: &[OutsideNote],
+    recordings: Option<&Store>,
+) -> Result<Report, Refusal> {
     let public = log_key.0.ed25519_bytes().unwrap_or_default();
     let mut entries = Entries::new(origin.clone(), log_key.clone());
     // What leaf 0 must say is compared where it is read; clients keep its key and installation, not its hash.
@@ -219,6 +234,13 @@ pub async fn audit(path: &Path, origin: String, log_key: &Key, outside: &[Outsid
         let detail = "the log ends in the middle of a command".to_owned();
         report.problems.push(Problem { seq: Some(report.size), kind: "decision".to_owned(), detail });
         report.ok = false;
+    }
+    for (seq, session, sealed) in recordings.iter().flat_map(|_| &entries.sealed) {
+        if let Some(Err(broken)) = recordings.map(|store| store.verify(*session, sealed)) {
+            let detail = format!("the recording of {session} is not what was sealed: {broken}");
+            report.problems.push(Problem { seq: Some(*seq), kind: "recording".to_owned(), detail });
+            report.ok = false;
+        }
     }
     Ok(report)
 }

@@ -148,6 +148,8 @@ pub struct Filter {
     pub request_id: Option<String>,
     /// The grant, exactly.
     pub grant_id: Option<String>,
+    /// The session, exactly.
+    pub session_id: Option<String>,
     /// The target, exactly.
     pub target: Option<String>,
     /// Text anywhere in the leaf; the case of ASCII letters does not matter.

@@ -350,6 +350,7 @@ pub(super) async fn search(pool: &SqlitePool, filter: &Filter) -> Result<Vec<Sto
         (" AND actor = ", &filter.actor),
         (" AND request_id = ", &filter.request_id),
         (" AND grant_id = ", &filter.grant_id),
+        (" AND session_id = ", &filter.session_id),
         (" AND target = ", &filter.target),
     ];
     for (clause, value) in equal {

@@ -24,14 +24,22 @@ impl Folder {
         if !path.exists() {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(path, flags, Mode::empty())?;
-        let found = rustix::fs::fstat(&folder)?;
+        let folder = Self::foreign(path)?;
+        let found = rustix::fs::fstat(&folder.0)?;
         if found.st_mode & 0o077 != 0 {
             let why = format!("others may enter it (mode {:o}); chmod 700", found.st_mode & 0o777);
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
-        Ok(Self(folder))
+        Ok(folder)
+    }
+
+    /// Opens the folder at the top as it is, to read in it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn foreign(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
     }
 
     /// A folder in this one.

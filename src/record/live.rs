@@ -125,6 +125,11 @@ impl Live {
         self.room.notify_waiters();
     }
 
+    /// It is sealed: nobody waits for more of it.
+    pub fn over(&self) {
+        self.written.send_replace(u64::MAX);
+    }
+
     /// What is due at `now_us`: the chunk to be written, and when to look again. Without either it is idle.
     pub fn due(&self, now_us: u64, age_us: u64) -> (Option<Vec<u8>>, Option<u64>) {
         let mut state = self.state();
@@ -308,7 +313,7 @@ impl Recorder {
         self.live.failed.subscribe()
     }
 
-    /// The live view: how many bytes the file has. A viewer reads the file and disturbs nobody, however slow.
+    /// The live view: how many bytes the file has, [`u64::MAX`] once it is sealed. A viewer reads the file and disturbs nobody, however slow.
     pub fn tail(&self) -> watch::Receiver<u64> {
         self.live.written.subscribe()
     }

@@ -6,18 +6,23 @@
 //! Start at [`Store::begin`] and [`Recorder::put`]; [`format`] has the bytes of a file.
 
 mod error;
+pub mod export;
 mod folder;
 pub mod format;
 mod frame;
+mod index;
 mod live;
 mod reader;
+pub mod screen;
 mod store;
 mod typed;
+mod utf8;
 mod writer;
 
 pub use error::RecordError;
 pub use format::{Broken, Decoder};
 pub use frame::{Frame, Header, Stamped, Stored};
+pub use index::Found;
 pub use live::Recorder;
 pub use reader::Reader;
 pub use store::Store;

@@ -60,8 +60,21 @@ impl Store {
         let top = Arc::new(Folder::top(&dir).map_err(io())?);
         let live = Registry::default();
         let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WRITERS);
-        let writers = start(count, top.clone(), &live, |_| {}).map_err(io())?;
+        let finished = indexer(top.clone()).map_err(io())?;
+        let sealed = move |id, month| drop(finished.send((id, month)));
+        let writers = start(count, top.clone(), &live, sealed).map_err(io())?;
         Ok(Self { dir, top, writers, live })
+    }
+
+    /// Opens a folder only to read and to verify what is in it; whose it is does not matter.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`] when it cannot be opened.
+    pub fn to_read(dir: impl Into<PathBuf>) -> Result<Self, RecordError> {
+        let dir = dir.into();
+        let top =
+            Folder::foreign(&dir).map_err(RecordError::io(format!("the folder of recordings {}", dir.display())))?;
+        Ok(Self { dir, top: Arc::new(top), writers: Vec::new(), live: Registry::default() })
     }
 
     fn live(&self) -> MutexGuard<'_, BTreeMap<SessionId, Weak<Live>>> {
@@ -81,6 +94,9 @@ impl Store {
     pub fn begin(&self, header: Header) -> Result<Recorder, RecordError> {
         let id = header.session;
         let io = |what: &str| RecordError::io(format!("{what} of {id}"));
+        if self.writers.is_empty() {
+            return Err(RecordError::Lost { why: "this folder is only read".into() });
+        }
         let permille_free = self.top.free_permille().map_err(io("the disk"))?;
         if permille_free < LEAST_PERMILLE {
             return Err(RecordError::Room { permille_free });
@@ -128,18 +144,16 @@ impl Store {
     }
 
     /// The folders of sealed recordings, newest first.
-    pub(super) fn months(&self) -> impl Iterator<Item = (String, String, Folder)> + '_ {
+    pub(super) fn months(&self) -> Vec<(String, String, Folder)> {
         let digits = |name: &String, n: usize| name.len() == n && name.bytes().all(|b| b.is_ascii_digit());
-        let years = self.top.names().unwrap_or_default().into_iter().rev().filter(move |name| digits(name, 4));
-        years.flat_map(move |year| {
-            let folder = self.top.folder(&year).ok();
-            let months = folder.as_ref().and_then(|folder| folder.names().ok()).unwrap_or_default();
-            let months = months.into_iter().rev().filter(move |name| digits(name, 2));
-            months.filter_map(move |month| {
-                let inside = folder.as_ref()?.folder(&month).ok()?;
-                Some((year.clone(), month, inside))
-            })
-        })
+        let mut out = Vec::new();
+        for year in self.top.names().unwrap_or_default().into_iter().rev().filter(|name| digits(name, 4)) {
+            let Ok(folder) = self.top.folder(&year) else { continue };
+            for month in folder.names().unwrap_or_default().into_iter().rev().filter(|name| digits(name, 2)) {
+                out.extend(folder.folder(&month).map(|inside| (year.clone(), month, inside)));
+            }
+        }
+        out
     }
 
     /// Where a recording lies.
@@ -257,6 +271,21 @@ impl Store {
         shelve(&self.top, id, &month).map_err(io("the place"))?;
         Ok(Sealed { bytes, chunks, sha256 })
     }
+}
+
+/// Starts the thread that makes sealed recordings searchable; it ends with the sender.
+fn indexer(top: Arc<Folder>) -> std::io::Result<Sender<(SessionId, (String, String))>> {
+    let (sender, sealed) = std::sync::mpsc::channel::<(SessionId, (String, String))>();
+    std::thread::Builder::new().name("record-index".to_owned()).spawn(move || {
+        for (id, (year, month)) in sealed {
+            let made =
+                top.folder(&year).and_then(|y| y.folder(&month)).and_then(|folder| super::index::make(&folder, id));
+            if let Err(error) = made {
+                tracing::warn!(session = %id, %error, "a recording cannot be searched yet");
+            }
+        }
+    })?;
+    Ok(sender)
 }
 
 /// Reads a file to its end or to the first chunk that is broken.

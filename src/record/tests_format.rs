@@ -17,7 +17,7 @@ pub fn header(n: u8) -> Header {
 }
 
 /// A whole file of these frames, one µs apart.
-fn file(frames: &[Frame<'_>]) -> Vec<u8> {
+pub fn file(frames: &[Frame<'_>]) -> Vec<u8> {
     let (mut out, mut last) = begin(&header(1));
     let mut chunk = vec![0; PREFIX];
     let mut close = |chunk: &mut Vec<u8>| {

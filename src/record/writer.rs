@@ -55,13 +55,12 @@ pub fn start(
     writers: usize,
     top: Arc<Folder>,
     all: &Registry,
-    sealed: impl Fn(SessionId) + Send + 'static,
+    sealed: impl Fn(SessionId, (String, String)) + Send + 'static,
 ) -> std::io::Result<Vec<Sender<Order>>> {
     let (closer, slow) = channel();
     let doom = Doom(all.clone());
     std::thread::Builder::new().name("record-close".to_owned()).spawn(move || {
-        let _doom = doom;
-        close(&slow, &top, sealed);
+        close(&slow, &top, &doom.0, sealed);
     })?;
     (0..writers)
         .map(|n| {
@@ -181,7 +180,7 @@ fn still_there(file: &std::fs::File) -> Result<(), String> {
     if found.st_nlink == 0 { Err("its file was removed".to_owned()) } else { Ok(()) }
 }
 
-fn close(slow: &Receiver<Slow>, top: &Folder, sealed: impl Fn(SessionId)) {
+fn close(slow: &Receiver<Slow>, top: &Folder, all: &Registry, sealed: impl Fn(SessionId, (String, String))) {
     while let Ok(order) = slow.recv() {
         match order {
             Slow::Sync(live) => {
@@ -194,9 +193,11 @@ fn close(slow: &Receiver<Slow>, top: &Folder, sealed: impl Fn(SessionId)) {
             Slow::Seal(live, reply) => {
                 let done = seal(&live, top);
                 let well = done.is_ok();
+                all.lock().unwrap_or_else(PoisonError::into_inner).remove(&live.id);
+                live.over();
                 let _ = reply.send(done);
                 if well {
-                    sealed(live.id);
+                    sealed(live.id, live.month.clone());
                 }
             }
         }

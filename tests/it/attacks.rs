@@ -52,7 +52,7 @@ async fn asked(
 }
 
 fn api(world: &Inner) -> Api {
-    Api { broker: world.broker().clone(), server_ca_pem: "".into() }
+    Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None }
 }
 
 fn token(world: &Inner, name: &str) -> String {

@@ -57,7 +57,7 @@ impl Root {
         let note = Checkpoint { origin: self.origin.clone(), size: appended.size, root: appended.root }.sign(self);
         ledger.put_checkpoint(&note, appended.size).await.unwrap();
         ledger.close().await.unwrap();
-        audit(&path, self.origin.clone(), &self.keys.log_public(), &[]).await.unwrap()
+        audit(&path, self.origin.clone(), &self.keys.log_public(), &[], None).await.unwrap()
     }
 }
 
@@ -198,7 +198,7 @@ async fn the_exit_status_says_who_attests_the_tail() {
     assert!(code == Some(1) && out.contains("FAIL"), "{code:?}\n{out}");
     let outside = OutsideNote { from: "old".to_owned(), text: std::fs::read_to_string(&old).unwrap() };
     let root = Root::of(&world);
-    let report = audit(ledger, root.origin.clone(), &root.keys.log_public(), &[outside]).await.unwrap();
+    let report = audit(ledger, root.origin.clone(), &root.keys.log_public(), &[outside], None).await.unwrap();
     assert!(report.attested.unwrap().0 < report.size);
     world.stop().await;
 }

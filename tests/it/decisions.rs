@@ -29,7 +29,7 @@ fn apply(world: &World, text: &BundleText, base: jit_broker::domain::digest::Dig
 
 /// What the API says to an act.
 async fn post(world: &World, signed: &SignedAct, text: &BundleText) -> Option<Refusal> {
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let act = ActPost {
         act: signed.act.clone(),
         signature: signed.signature.clone(),
@@ -302,7 +302,7 @@ async fn what_a_revoked_key_approved_counts_no_more() {
 }
 
 async fn me(world: &World, token: &str) -> u16 {
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let request = Request::get("/v1/me").header("authorization", format!("Bearer {token}"));
     router(api).oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
 }
@@ -405,7 +405,7 @@ async fn an_export_comes_in_pieces_and_is_the_whole_log() {
     let mut whole = Vec::new();
     jit_broker::ledger::export_jsonl(world.broker().reader(), &mut whole).await.unwrap();
     assert!(whole.len() > 100_000, "more than one piece");
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let request = Request::get("/v1/audit/export").header("authorization", format!("Bearer {token}"));
     let response = router(api).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let got = axum::body::to_bytes(response.into_body(), 1 << 30).await.unwrap();
@@ -431,7 +431,7 @@ impl hyper::body::Body for Never {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_waited_for_ten_seconds() {
     let world = World::start().await;
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let request = Request::post("/v1/acts").body(Body::new(Never)).unwrap();
     let begun = std::time::Instant::now();
     let response = router(api).oneshot(request).await.unwrap();

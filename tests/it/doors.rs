@@ -9,7 +9,7 @@ use tower::ServiceExt;
 use crate::trust::World;
 
 /// Method, path, body, and the status for nobody, alice (no office), bob (operator, auditor) and the administrator.
-const DOORS: [(&str, &str, &str, [u16; 4]); 23] = [
+const DOORS: [(&str, &str, &str, [u16; 4]); 24] = [
     ("GET", "/livez", "", [200, 200, 200, 200]),
     ("GET", "/readyz", "", [200, 200, 200, 200]),
     ("GET", "/v1/about", "", [200, 200, 200, 200]),
@@ -26,6 +26,7 @@ const DOORS: [(&str, &str, &str, [u16; 4]); 23] = [
     ("GET", "/v1/requests?scope=all", "", [401, 403, 200, 200]),
     ("GET", "/v1/requests/{id}", "", [401, 200, 200, 200]),
     ("GET", "/v1/grants", "", [401, 200, 200, 200]),
+    ("GET", "/v1/left", "", [401, 200, 200, 200]),
     ("GET", "/v1/grants/{id}", "", [401, 200, 200, 200]),
     ("POST", "/v1/grants/{id}/credential", "{key}", [401, 200, 404, 404]),
     ("GET", "/v1/bundle", "", [401, 403, 200, 200]),
@@ -50,7 +51,7 @@ async fn every_door_for_every_caller() {
     let request = world.ask(600).await.unwrap();
     world.approve(&world.bob, request, |_| {}).await.unwrap();
     let grant = world.grant(request).await;
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let token = |name: &str| {
         let name = PersonName::new(name).unwrap();
         world.broker().sessions().open(name, String::new(), world.broker().now()).0
@@ -90,7 +91,7 @@ fn no_route_is_without_a_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_bodies_are_refused_before_they_are_kept() {
     let world = World::start().await;
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let deep = "[".repeat(100_000);
     let wide = format!("{{\"act\":\"{}\",\"signature\":\"\"}}", "x".repeat(2 << 20));
     let cases = [

@@ -54,7 +54,7 @@ async fn revoke(world: &World, grant: jit_broker::domain::ids::GrantId) {
 }
 
 /// Shows everything that the gate has not seen; gives its last answer.
-fn show(gate: &mut impl Signer, leaves: &[Leaf]) -> Result<Answer, Refusal> {
+pub(crate) fn show(gate: &mut impl Signer, leaves: &[Leaf]) -> Result<Answer, Refusal> {
     let Answer::Head { size } = gate.order(Order::Head)? else { panic!("no head") };
     let rest = leaves.get(usize::try_from(size).unwrap()..).unwrap_or_default().to_vec();
     gate.order(Order::Checkpoint { from: size, leaves: rest })
@@ -348,7 +348,7 @@ async fn recovered(world: &World) {
 }
 
 async fn ready(world: &World) -> StatusCode {
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let request = Request::builder().uri("/readyz").body(Body::empty()).unwrap();
     router(api).oneshot(request).await.unwrap().status()
 }
@@ -373,7 +373,7 @@ async fn without_its_signer_the_broker_grants_nothing_and_says_what_is_not_publi
     let why = words("enough of that");
     let deed = Deed::Revoke { by: world.bob.name(), of: Selector::Grant(grant) };
     let signed = world.sign(&world.bob, Some(&why), deed);
-    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into() };
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let post = serde_json::json!({ "act": signed.act, "signature": signed.signature, "words": why });
     let request = Request::builder().method("POST").uri("/v1/acts").body(Body::from(post.to_string())).unwrap();
     let answer = router(api).oneshot(request).await.unwrap();

@@ -21,6 +21,7 @@ mod house;
 mod kill;
 mod model;
 mod served;
+mod sessions;
 mod slow;
 mod snapshot;
 mod story;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use jit_broker::daemon::dev::Somebody;
 use jit_broker::domain::act::{Deed, Selector};
 use jit_broker::domain::ids::{GrantId, InstallId};
+use jit_broker::domain::key::Key;
 use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::Code;
 use jit_broker::domain::text::Words;
@@ -207,10 +208,7 @@ impl Served {
         let mut client = Client { who, tls, port: self.port, token: None, install: InstallId::new([0; 16]) };
         let about = client.call("GET", "/v1/about", None)?;
         client.install = about["install"].as_str().unwrap().parse().unwrap();
-        let challenge =
-            client.call("POST", "/v1/challenge", Some(json!({})))?["challenge"].as_str().unwrap().to_owned();
-        let deed = Deed::Login { public_url: format!("https://127.0.0.1:{}", self.port), challenge };
-        let outcome = client.act(deed, None)?;
+        let outcome = client.act(client.challenge()?, None)?;
         client.token = outcome["session"]["token"].as_str().map(str::to_owned);
         Ok(client)
     }
@@ -273,20 +271,38 @@ impl Client<'_> {
         }
     }
 
-    fn exchange(&self, method: &str, path: &str, body: Option<Value>) -> std::io::Result<Vec<u8>> {
+    fn connect(&self) -> std::io::Result<rustls::StreamOwned<rustls::ClientConnection, TcpStream>> {
         let stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(40)))?;
         let name = "127.0.0.1".try_into().unwrap();
         let connection = rustls::ClientConnection::new(self.tls.clone(), name).map_err(std::io::Error::other)?;
-        let mut tls = rustls::StreamOwned::new(connection, stream);
+        Ok(rustls::StreamOwned::new(connection, stream))
+    }
+
+    fn text(&self, method: &str, path: &str, body: Option<Value>) -> String {
         let body = body.map(|b| b.to_string()).unwrap_or_default();
         let token = self.token.as_ref().map(|t| format!("authorization: Bearer {t}\r\n")).unwrap_or_default();
-        write!(
-            tls,
+        format!(
             "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{token}content-type: application/json\r\n\
              content-length: {}\r\n\r\n{body}",
             body.len()
-        )?;
+        )
+    }
+
+    /// Sends a share of a request in 1/256, waits, and drops the connection whatever the broker is doing.
+    pub fn hang_up(&self, path: &str, body: Value, share: u8, after: Duration) -> std::io::Result<()> {
+        let (mut tls, text) = (self.connect()?, self.text("POST", path, Some(body)));
+        let length = text.len() * (usize::from(share) + 1) / 256;
+        tls.write_all(&text.as_bytes()[..length])?;
+        tls.flush()?;
+        // The moment is the point; nothing waits for anything here.
+        std::thread::sleep(after);
+        tls.sock.shutdown(std::net::Shutdown::Both)
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: Option<Value>) -> std::io::Result<Vec<u8>> {
+        let mut tls = self.connect()?;
+        tls.write_all(self.text(method, path, body).as_bytes())?;
         let mut answer = Vec::new();
         match tls.read_to_end(&mut answer) {
             // A broker that is killed sends no closing alert; what came is judged by its length.
@@ -296,6 +312,11 @@ impl Client<'_> {
     }
 
     pub fn act(&self, deed: Deed, reason: Option<&str>) -> Result<Value, Failed> {
+        self.call("POST", "/v1/acts", Some(self.signed(deed, reason)))
+    }
+
+    /// The body of an act.
+    pub fn signed(&self, deed: Deed, reason: Option<&str>) -> Value {
         let salt = data_encoding::HEXLOWER.encode(&jit_broker::clock::random16());
         let words = reason.map(|text| Words { salt, reason: Some(text.to_owned()), ticket: None });
         let commitment = words.as_ref().map(Words::commitment);
@@ -304,26 +325,40 @@ impl Client<'_> {
         if let Some(words) = words {
             post["words"] = serde_json::to_value(words).unwrap();
         }
-        self.call("POST", "/v1/acts", Some(post))
+        post
+    }
+
+    pub fn challenge(&self) -> Result<Deed, Failed> {
+        let challenge = self.call("POST", "/v1/challenge", Some(json!({})))?["challenge"].as_str().unwrap().to_owned();
+        Ok(Deed::Login { public_url: format!("https://127.0.0.1:{}", self.port), challenge })
     }
 
     /// Asks for `ops`, which nobody has to agree to.
     pub fn ask(&self, for_s: u64) -> Result<GrantId, Failed> {
-        let deed = Deed::Request {
-            by: self.who.name(),
-            target: TargetName::new("web-07").unwrap(),
-            role: RoleName::new("ops").unwrap(),
-            for_s: Some(for_s),
-            key: self.who.key(),
-        };
-        let outcome = self.act(deed, None)?;
+        self.ask_for("web-07", "ops", for_s, self.who.key())
+    }
+
+    /// What asks for a role that nobody has to agree to.
+    pub fn asking(&self, target: &str, role: &str, for_s: u64, key: Key) -> Deed {
+        let (target, role) = (TargetName::new(target).unwrap(), RoleName::new(role).unwrap());
+        Deed::Request { by: self.who.name(), target, role, for_s: Some(for_s), key }
+    }
+
+    pub fn ask_for(&self, target: &str, role: &str, for_s: u64, key: Key) -> Result<GrantId, Failed> {
+        let outcome = self.act(self.asking(target, role, for_s, key), None)?;
         Ok(outcome["grants"][0]["id"].as_str().unwrap().parse().unwrap())
     }
 
     pub fn certificate(&self, grant: GrantId) -> Result<String, Failed> {
-        let path = format!("/v1/grants/{grant}/credential");
-        let doc = self.call("POST", &path, Some(json!({ "key": self.who.key() })))?;
-        Ok(doc["certificate"].as_str().unwrap().to_owned())
+        Ok(self.credential(grant, &self.who.key())?["certificate"].as_str().unwrap().to_owned())
+    }
+
+    pub fn credential(&self, grant: GrantId, key: &Key) -> Result<Value, Failed> {
+        self.call("POST", &format!("/v1/grants/{grant}/credential"), Some(json!({ "key": key })))
+    }
+
+    pub fn release(&self, grant: GrantId) -> Result<Value, Failed> {
+        self.act(Deed::Release { by: self.who.name(), grant }, None)
     }
 
     pub fn revoke(&self, grant: GrantId) -> Result<Value, Failed> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jit_broker::broker::Broker;
 use jit_broker::broker::reaper::round;
 use jit_broker::clock::{Simulated, Timekeeper};
-use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle};
+use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle, through_gateway};
 use jit_broker::daemon::init::{Plan, init};
 use jit_broker::daemon::{Daemon, open_gate};
 use jit_broker::domain::act::{Deed, SignedAct, Terms};
@@ -38,6 +38,15 @@ pub(crate) fn words(text: &str) -> Words {
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// A world whose one target is reached through the gateway.
+    pub(crate) async fn with_gateway() -> Self {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(gateway: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("trust").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let clock = Simulated::at(1_800_000_000);
         let [admin, alice, bob] = ["root-admin", "alice", "bob"].map(|n| Somebody::make(dir.path(), n).unwrap());
@@ -47,11 +56,14 @@ impl World {
             key: admin.key(),
             listen: "127.0.0.1:0".parse().unwrap(),
             public_url: "https://127.0.0.1:7443".to_owned(),
+            gateway_ssh: gateway.then(|| "127.0.0.1:0".parse().unwrap()),
+            gateway_source: Vec::new(),
         };
         let made = init(&plan, clock.clone()).await.unwrap();
         let settings = Settings::read(&made.config).unwrap();
         let daemon = Daemon::start(&settings, clock.clone()).await.unwrap();
         let text = bundle(&alice.key(), &bob.key(), "deploy", 22);
+        let text = if gateway { through_gateway(text) } else { text };
         let install = made.genesis.install;
         adopt(&daemon.broker, &admin, install, &text).await.unwrap();
         Self { _dir: dir, settings, clock, daemon: Some(daemon), install, admin, alice, bob }

@@ -25,6 +25,8 @@ use crate::domain::names::AccountName;
 const BATCH: usize = 50;
 /// After so many blocked objects the rest of a database waits for the next try.
 const MAX_BLOCKED: usize = 3;
+/// The most dropped objects of one database that are named; the rest is counted.
+const MAX_NAMED: usize = 30;
 
 /// Work in one database, as the account.
 struct Walk<'a> {
@@ -36,6 +38,8 @@ struct Walk<'a> {
     done: usize,
     blocked: usize,
     dropped: usize,
+    /// The first of them.
+    named: Vec<String>,
     /// What was done beside plain drops.
     notes: Vec<String>,
     residue: Vec<String>,
@@ -79,6 +83,9 @@ impl Postgres {
             }
             match self.walk(name, facts.oid, &roles, &database).await {
                 Ok(walk) => {
+                    for named in walk.named {
+                        ending.step("dropped", Some(true), one_line(&format!("{}: {named}", one_line(&database))));
+                    }
                     let mut told = vec![format!("{} dropped", walk.dropped)];
                     told.extend(walk.notes);
                     ending.step(what, Some(walk.residue.is_empty()), one_line(&told.join("; ")));
@@ -176,7 +183,8 @@ impl Postgres {
         let lease = self.pool.lease_to(database).await?;
         let kept = name.kept();
         let (notes, residue) = (Vec::new(), Vec::new());
-        let mut walk = Walk { lease, name, kept, oid, roles, done: 0, blocked: 0, dropped: 0, notes, residue };
+        let mut walk =
+            Walk { lease, name, kept, oid, roles, done: 0, blocked: 0, dropped: 0, named: Vec::new(), notes, residue };
         walk.begin().await?;
         for row in walk.rows(&attached(oid)).await? {
             if walk.gives_up() {
@@ -250,10 +258,17 @@ impl Walk<'_> {
         })
     }
 
+    fn dropped(&mut self, shown: &str) {
+        self.dropped += 1;
+        if self.named.len() < MAX_NAMED {
+            self.named.push(one_line(shown));
+        }
+    }
+
     /// Counts a statement's outcome under a name.
     fn note(&mut self, shown: &str, outcome: Outcome) {
         match outcome {
-            Outcome::Done => self.dropped += 1,
+            Outcome::Done => self.dropped(shown),
             Outcome::Absent => {}
             Outcome::Needed => self.residue.push(one_line(&format!("{shown}: something needs it"))),
             Outcome::Failed(error, detail) => {
@@ -301,7 +316,7 @@ impl Walk<'_> {
         match sent {
             Ok(rows) if rows.first() == rows.last() && rows.len() == 2 => {
                 self.rows("RELEASE one").await?;
-                self.dropped += 1;
+                self.dropped(&object.shown);
                 let taken: Vec<_> = notices.into_iter().filter(|n| n.sqlstate == "00000").map(|n| n.text).collect();
                 self.notes.push(one_line(&format!("{}: {}", object.shown, taken.join("; "))));
                 Ok(())

@@ -137,6 +137,11 @@ impl ConnectArgs {
         };
         let doc =
             serde_json::json!({ "schema": "jit-broker/connect/v1", "target": access.target, "text": lines.join("\n") });
+        if access.auth == Auth::Password && self.for_ == For::Jdbc {
+            // On stderr: what is pasted never has a password in it.
+            let file = folder.of_role(&access.role, "pgpass").display().to_string();
+            eprintln!("The driver reads the password where the environment has PGPASSFILE={}.", quoted(&file));
+        }
         output::one(globals.output, &doc, &lines.join("\n"), |_| lines.clone())?;
         Ok(ExitCode::SUCCESS)
     }

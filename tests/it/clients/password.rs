@@ -64,6 +64,8 @@ fn a_password_is_left_opens_the_account_and_stands_in_no_log() {
     for what in ["psql", "uri", "jdbc", "dbeaver", "datagrip"] {
         assert!(!desk.told(&format!("jit-broker connect db-prod --role rw --for {what}")).contains(&secret), "{what}");
     }
+    let hint = desk.run("alice", "jit-broker connect db-prod --role rw --for jdbc").err;
+    assert!(hint.contains("PGPASSFILE=") && hint.contains("roles/rw/pgpass"), "{hint}");
     for shell in ["sh", "fish", "json"] {
         assert!(!desk.told(&format!("jit-broker env db-prod --role rw --shell {shell}")).contains(&secret), "{shell}");
     }

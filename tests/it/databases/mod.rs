@@ -5,6 +5,7 @@ mod crash;
 mod ends;
 mod faults;
 mod links;
+mod owned;
 mod password;
 mod secrets;
 mod sweep;

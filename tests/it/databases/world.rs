@@ -74,6 +74,8 @@ impl Db {
             key: admin.key(),
             listen: "127.0.0.1:0".parse().unwrap(),
             public_url: "https://127.0.0.1:7443".to_owned(),
+            gateway_ssh: None,
+            gateway_source: Vec::new(),
         };
         let runtime = Runtime::new().unwrap();
         let made = runtime.block_on(init(&plan, Arc::new(System::new()))).unwrap();

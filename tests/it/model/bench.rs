@@ -74,6 +74,8 @@ impl Bench {
             key: admin.key(),
             listen: "127.0.0.1:0".parse().unwrap(),
             public_url: "https://127.0.0.1:7443".to_owned(),
+            gateway_ssh: None,
+            gateway_source: Vec::new(),
         };
         let made = init(&plan, clock.clone()).await.unwrap();
         let (laptop, host) = (PrivateKey::from_seed(dice.bytes()), PrivateKey::from_seed(dice.bytes()));

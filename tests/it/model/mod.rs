@@ -221,7 +221,7 @@ impl Walk {
         self.bench.clock.advance(2 * 86_400);
         let (settings, _folder) = self.bench.stop().await;
         let (key, head) = (self.keys.log_public(), settings.ca_dir.join("fresh.json"));
-        let report = jit_broker::daemon::verify::audit(&settings.ledger, origin, &key, &[]).await.unwrap();
+        let report = jit_broker::daemon::verify::audit(&settings.ledger, origin, &key, &[], None).await.unwrap();
         assert!(report.ok, "{:#?}", report.problems);
         let leaves = crate::trust::leaves(&settings.ledger).await;
         let last: Entry = serde_json::from_str(&leaves.last().unwrap().entry).unwrap();

@@ -2,6 +2,10 @@
 //!
 //! `JIT_KILL_ROUNDS` makes it longer.
 
+mod aborted;
+mod accounts;
+mod oracle;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,0 +1,181 @@
+//! Sessions through a gateway as the log and the signer see them: who may open one, what its certificate says, and what ends it.
+
+use std::time::Duration;
+
+use jit_broker::broker::gateway::Opened;
+use jit_broker::broker::{lease, reaper::round};
+use jit_broker::daemon::open_gate;
+use jit_broker::domain::act::{Deed, Selector};
+use jit_broker::domain::event::Event;
+use jit_broker::domain::grant::GrantState;
+use jit_broker::domain::ids::GrantId;
+use jit_broker::domain::key::Key;
+use jit_broker::domain::refusal::{Code, Refusal};
+use jit_broker::domain::session::{SessionCause, SessionEnd};
+use jit_broker::signer::{Order, Signer};
+
+use crate::trust::{World, leaves, words};
+
+fn leg() -> Key {
+    Key(jit_ca::key::PrivateKey::from_seed([77; 32]).public().clone())
+}
+
+async fn enter(world: &World, grant: GrantId) -> Result<Opened, Refusal> {
+    world.broker().open_session(grant, &"deploy".parse().unwrap(), &world.alice.key(), &leg()).await
+}
+
+/// Looks at the leases until this one is over, for ten seconds at most.
+async fn over(world: &World, opened: &mut Opened) -> SessionCause {
+    lease::look(world.broker()).await;
+    tokio::time::timeout(Duration::from_secs(10), opened.lease.over()).await.unwrap().cause
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateways_own_certificate_is_bound_to_it_and_the_persons_opens_no_host() {
+    let world = World::with_gateway().await;
+    let grant = world.open(600).await;
+    let certificate = jit_ca::ssh::read(&world.issue(grant).await.unwrap()).unwrap();
+    let genesis = world.broker().memory().await.state.genesis.clone().unwrap();
+    assert_eq!(Some(Key(certificate.ca.clone())), genesis.ssh_gateway);
+    assert_ne!(Key(certificate.ca), genesis.ssh_user, "a host trusts this one");
+    let opened = enter(&world, grant).await.unwrap();
+    let facts = jit_ca::ssh::read(&opened.leg).unwrap();
+    assert_eq!((Key(facts.ca), Key(facts.key)), (genesis.ssh_user.clone(), leg()));
+    assert_eq!(facts.critical.get("source-address").map(String::as_str), Some("127.0.0.1/32,::1/128"));
+    assert_eq!(facts.principals.iter().map(ToString::to_string).collect::<Vec<_>>(), ["web-07/deploy"]);
+    assert_eq!(i64::try_from(facts.valid_before).unwrap(), opened.ends_at, "no longer than the grant");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_enters_with_anothers_key_another_account_or_without_a_window() {
+    let world = World::with_gateway().await;
+    let grant = world.open(600).await;
+    let login = "deploy".parse().unwrap();
+    let broker = world.broker();
+    let other = broker.open_session(grant, &login, &world.bob.key(), &leg()).await.unwrap_err();
+    assert_eq!(other.code, Code::OTHER_KEY);
+    let root = broker.open_session(grant, &"root".parse().unwrap(), &world.alice.key(), &leg()).await.unwrap_err();
+    assert_eq!(root.code, Code::MISSING);
+    world.clock.advance(600);
+    assert_eq!(enter(&world, grant).await.unwrap_err().code, Code::WINDOW_CLOSED);
+    world.stop().await;
+    // A grant that is not for the gateway opens none.
+    let world = World::start().await;
+    let grant = world.open(600).await;
+    assert!(enter(&world, grant).await.is_err());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_ended_when_its_last_session_is_closed_and_not_before() {
+    let world = World::with_gateway().await;
+    let grant = world.open(600).await;
+    let (mut one, two) = (enter(&world, grant).await.unwrap(), enter(&world, grant).await.unwrap());
+    world.clock.advance(600);
+    assert_eq!(over(&world, &mut one).await, SessionCause::WindowEnd);
+    round(world.broker()).await.unwrap();
+    world.clock.advance(3000);
+    round(world.broker()).await.unwrap();
+    assert!(matches!(world.state(grant).await, GrantState::Ending { .. }), "no time proves that a session is closed");
+    let end = |late_ms| SessionEnd { late_ms: Some(late_ms), ..SessionEnd::nothing(SessionCause::WindowEnd) };
+    world.broker().close_session(one.session, end(12)).await.unwrap();
+    assert!(matches!(world.state(grant).await, GrantState::Ending { .. }));
+    world.broker().close_session(two.session, end(17)).await.unwrap();
+    world.broker().close_session(two.session, end(99)).await.unwrap();
+    let GrantState::Ended { proofs, .. } = world.state(grant).await else { panic!("it is over") };
+    let session = proofs.iter().find(|p| p.what == "session").unwrap();
+    assert_eq!(session.ok, Some(true));
+    assert!(session.detail.contains("17 ms"), "{}", session.detail);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_a_lost_key_and_an_operator_each_end_a_session() {
+    let world = World::with_gateway().await;
+    let why = words("enough of that");
+    let grant = world.open(600).await;
+    let (mut one, mut two) = (enter(&world, grant).await.unwrap(), enter(&world, grant).await.unwrap());
+    assert!(one.lease.is_over().is_none());
+    // One session alone, by its holder, and not by somebody it does not concern.
+    let end = |who: &jit_broker::daemon::dev::Somebody| {
+        world.sign(who, Some(&why), Deed::EndSession { by: who.name(), session: one.session })
+    };
+    let stranger = world.broker().act(end(&world.admin), Some(&why), None).await;
+    assert!(stranger.is_ok(), "administrators are operators");
+    assert_eq!(over(&world, &mut one).await, SessionCause::EndedBy);
+    world.broker().close_session(one.session, SessionEnd::nothing(SessionCause::EndedBy)).await.unwrap();
+    assert!(two.lease.is_over().is_none());
+    assert!(matches!(world.state(grant).await, GrantState::Active));
+    // Revoked: the certificates of both legs go on the list until the window's end.
+    let revoke = Deed::Revoke { by: world.bob.name(), of: Selector::Grant(grant) };
+    world.broker().act(world.sign(&world.bob, Some(&why), revoke), Some(&why), None).await.unwrap();
+    assert_eq!(over(&world, &mut two).await, SessionCause::Revoked);
+    assert_eq!(world.broker().memory().await.state.krl.serials.len(), 2);
+    assert!(enter(&world, grant).await.is_err());
+    // A key that is revoked takes its sessions along, though the grant stays.
+    let again = world.open(600).await;
+    let mut three = enter(&world, again).await.unwrap();
+    let lost = Deed::RevokeKey { by: world.bob.name(), key: world.alice.key() };
+    world.broker().act(world.sign(&world.bob, Some(&why), lost), Some(&why), None).await.unwrap();
+    assert_eq!(over(&world, &mut three).await, SessionCause::Revoked);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signer_judges_sessions_by_itself() {
+    let mut world = World::with_gateway().await;
+    let grant = world.open(600).await;
+    let opened = enter(&world, grant).await.unwrap();
+    world.daemon.take().unwrap().stop().await;
+    let shown = leaves(&world.settings.ledger).await;
+    let mut settings = world.settings.clone();
+    let leg = Order::SessionLeg { session: opened.session };
+    let mut gate = open_gate(&settings, world.clock.clone()).unwrap();
+    crate::gate::show(&mut gate, &shown).unwrap();
+    assert!(gate.order(leg.clone()).is_ok());
+    // The daemon says another address than the signer's own configuration.
+    settings.gateway_ssh.as_mut().unwrap().seen.source = vec!["10.0.0.5/32".parse().unwrap()];
+    let mut gate = open_gate(&settings, world.clock.clone()).unwrap();
+    crate::gate::show(&mut gate, &shown).unwrap();
+    assert_eq!(gate.order(leg.clone()).unwrap_err().code, Code::SIGNER_REFUSED);
+    // A certificate in the name of a host that is not reached through the gateway.
+    let cert = |target: Option<&str>| Order::GatewayCert {
+        key: self::leg(),
+        target: target.map(|name| name.parse().unwrap()),
+    };
+    assert!(gate.order(cert(Some("web-07"))).is_ok());
+    assert!(gate.order(cert(None)).is_ok());
+    assert_eq!(gate.order(cert(Some("web-08"))).unwrap_err().code, Code::SIGNER_REFUSED);
+    world.clock.advance(600);
+    assert_eq!(gate.order(leg).unwrap_err().code, Code::SIGNER_REFUSED, "the window is over by the signer's own clock");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_daemon_left_open_is_closed_at_the_next_start() {
+    let mut world = World::with_gateway().await;
+    let grant = world.open(600).await;
+    let opened = enter(&world, grant).await.unwrap();
+    world.daemon.take().unwrap().stop().await;
+    world.daemon = Some(jit_broker::daemon::Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    assert!(world.broker().memory().await.state.sessions.is_empty());
+    let closed = leaves(&world.settings.ledger).await.into_iter().rev().find_map(|leaf| {
+        let entry: jit_broker::domain::event::Entry = serde_json::from_str(&leaf.entry).unwrap();
+        match entry.event {
+            Event::SessionClosed { session, end, .. } if session == opened.session => Some(end.cause),
+            _ => None,
+        }
+    });
+    assert_eq!(closed, Some(SessionCause::Lost));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_target_needs_a_gateway() {
+    let world = World::start().await;
+    let text = jit_broker::daemon::dev::bundle(&world.alice.key(), &world.bob.key(), "deploy", 22);
+    let text = jit_broker::daemon::dev::through_gateway(text);
+    let refused = jit_broker::daemon::dev::adopt(world.broker(), &world.admin, world.install, &text).await;
+    assert_eq!(refused.unwrap_err().code, Code::BUNDLE_REFUSED);
+    world.stop().await;
+}
