@@ -102,12 +102,11 @@ impl Gw {
             key: admin.key(),
             listen: "127.0.0.1:0".parse().unwrap(),
             public_url: "https://127.0.0.1:7443".to_owned(),
+            gateway_ssh: Some(std::net::SocketAddr::from(([127, 0, 0, 1], free_port()))),
+            gateway_source: Vec::new(),
         };
         let runtime = Runtime::new().unwrap();
         let made = runtime.block_on(init(&plan, Arc::new(System::new()))).unwrap();
-        let config = std::fs::read_to_string(&made.config).unwrap();
-        std::fs::write(&made.config, format!("{config}\n[gateway.ssh]\nlisten = \"127.0.0.1:{}\"\n", free_port()))
-            .unwrap();
         let settings = Settings::read(&made.config).unwrap();
         let clock = Simulated::at(System::new().read().wall_s);
         let daemon = runtime.block_on(Daemon::start(&settings, clock.clone())).unwrap();
@@ -142,7 +141,8 @@ impl Gw {
 
     /// Opens the gateway, as the daemon does.
     pub fn open(&mut self) {
-        let config = self.settings.gateway_ssh.clone().unwrap();
+        let mut config = self.settings.gateway_ssh.clone().unwrap();
+        config.listen.set_port(0);
         let host_key = PrivateKey::from_seed([7; 32]);
         let serving = ssh::serve(self.broker().clone(), self.store.clone(), &config, &host_key, self.stop.subscribe());
         let running = self.run(serving).unwrap();
