@@ -267,10 +267,30 @@ fn name(signal: &Sig) -> String {
     }
 }
 
-type Sending<'a> = Option<Pin<Box<dyn Future<Output = Result<(), russh::Error>> + Send + 'a>>>;
+/// Why something was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsent {
+    /// It cannot be recorded.
+    Recording,
+    /// The target is gone.
+    Gone,
+}
+
+type Sending<'a> = Option<Pin<Box<dyn Future<Output = Result<(), Unsent>> + Send + 'a>>>;
+
+/// Records bytes of the person, then sends them.
+///
+/// INVARIANT (I9): in this order. What the target never takes is neither sent nor recorded.
+async fn forward(tape: &Tape, up: &ChannelWriteHalf<client::Msg>, bytes: Bytes) -> Result<(), Unsent> {
+    tape.input(&bytes).await.map_err(|_| Unsent::Recording)?;
+    if tape.live.is_cut() {
+        return pending().await;
+    }
+    up.data_bytes(bytes).await.map_err(|_| Unsent::Gone)
+}
 
 /// Waits for what is being sent, if anything is.
-async fn sent(sending: &mut Sending<'_>) -> Result<(), russh::Error> {
+async fn sent(sending: &mut Sending<'_>) -> Result<(), Unsent> {
     match sending {
         Some(future) => {
             let done = future.as_mut().await;
@@ -289,10 +309,13 @@ enum Word {
 
 impl Word {
     fn send(self, up: &ChannelWriteHalf<client::Msg>) -> Sending<'_> {
-        Some(match self {
-            Self::Resize([cols, rows, width, height]) => Box::pin(up.window_change(cols, rows, width, height)),
-            Self::Signal(signal) => Box::pin(up.signal(signal)),
-        })
+        Some(Box::pin(async move {
+            let sent = match self {
+                Self::Resize([cols, rows, width, height]) => up.window_change(cols, rows, width, height).await,
+                Self::Signal(signal) => up.signal(signal).await,
+            };
+            sent.map_err(|_| Unsent::Gone)
+        }))
     }
 }
 
@@ -309,8 +332,10 @@ async fn uploads(
     loop {
         if sending.is_none() && !gone {
             match backlog.take().await {
-                Ok(Some(bytes)) => sending = Some(Box::pin(up.data_bytes(bytes))),
-                Ok(None) if std::mem::take(&mut eof) => sending = Some(Box::pin(up.eof())),
+                Ok(Some(bytes)) => sending = Some(Box::pin(forward(tape, up, bytes))),
+                Ok(None) if std::mem::take(&mut eof) => {
+                    sending = Some(Box::pin(async { up.eof().await.map_err(|_| Unsent::Gone) }));
+                }
                 Ok(None) => {}
                 Err(error) => return spool_failed(&error),
             }
@@ -321,7 +346,10 @@ async fn uploads(
         let message = tokio::select! {
             biased;
             // The target is gone: what it still said is on its way down, so this only stops sending.
-            done = sent(&mut sending) => { gone |= done.is_err(); continue }
+            done = sent(&mut sending) => match done {
+                Err(Unsent::Recording) => return Ended::Recording,
+                done => { gone |= done.is_err(); continue }
+            },
             done = sent(&mut telling) => { gone |= done.is_err(); continue }
             message = down.wait(), if !backlog.is_full() => message,
         };
@@ -330,9 +358,6 @@ async fn uploads(
         }
         match message {
             Some(ChannelMsg::Data { data }) => {
-                if tape.input(&data).await.is_err() {
-                    return Ended::Recording;
-                }
                 if gone {
                     continue;
                 }
@@ -340,7 +365,11 @@ async fn uploads(
                     return spool_failed(&error);
                 }
                 if backlog.is_long() && tape.live.is_alone() {
-                    gone |= tokio::time::timeout(PACE, sent(&mut sending)).await.is_ok_and(|done| done.is_err());
+                    match tokio::time::timeout(PACE, sent(&mut sending)).await {
+                        Ok(Err(Unsent::Recording)) => return Ended::Recording,
+                        Ok(Err(Unsent::Gone)) => gone = true,
+                        Ok(Ok(())) | Err(_) => {}
+                    }
                 }
             }
             Some(ChannelMsg::Eof) => {
