@@ -10,6 +10,7 @@ use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use super::admit::{Admitted, Denied, Knock, Proof, Way, admit, known};
 use super::gate::{Alive, Gate};
@@ -304,9 +305,12 @@ impl Handler for Door {
         port: &mut u32,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let Some(live) = self.live().filter(|live| live.allows(Allow::Forward) && !live.is_cut()) else {
+        let Some(mut entry) = self.entry.clone() else { return Ok(false) };
+        // The request comes right behind the login; the session does not wait for this connection, so this ends.
+        let Ok(Ok(live)) = timeout(forward::LISTEN, channel::standing(&mut entry)).await else { return Ok(false) };
+        if !live.allows(Allow::Forward) || live.is_cut() {
             return Ok(false);
-        };
+        }
         let (cancel, cancelled) = oneshot::channel();
         let Some(bound) = forward::listen(live, address, *port, session.handle(), cancelled).await else {
             return Ok(false);
