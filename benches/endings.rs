@@ -306,7 +306,7 @@ async fn cut(world: &Arc<World>) {
 async fn verify(settings: &Settings, install: InstallId, log_key: &Key) {
     let begun = Instant::now();
     let origin = jit_broker::signer::gate::origin_of(&install.to_string());
-    let report = audit(&settings.ledger, origin, log_key, &[]).await.unwrap();
+    let report = audit(&settings.ledger, origin, log_key, &[], None).await.unwrap();
     let took = begun.elapsed().as_secs_f64();
     assert!(report.ok, "{:?}", report.problems.first());
     let each = took / report.size as f64;

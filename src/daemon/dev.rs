@@ -183,6 +183,7 @@ pub async fn start(dir: &Path) -> Result<World, Refusal> {
     let login = own_name()?;
     let ssh_port = free_port()?;
     let text = bundle(&alice.key(), &bob.key(), &login, ssh_port);
+    let text = through_gateway(text);
     let text = database::with_database(text, Auth::Cert, postgres.port, &postgres.ca_pem);
     adopt(&daemon.broker, &admin, made.genesis.install, &text).await?;
     let ca = fs::read_to_string(settings.ca_dir.join("x509_server.crt")).map_err(|e| broken("the server CA", e))?;

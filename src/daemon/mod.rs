@@ -3,6 +3,7 @@
 //! Start with [`Daemon::start`].
 
 pub mod dev;
+mod gateways;
 pub mod init;
 pub mod postgres;
 pub mod secrets;
@@ -42,6 +43,9 @@ pub struct Daemon {
     pub broker: Broker,
     /// Where HTTPS listens.
     pub address: std::net::SocketAddr,
+    /// Where the SSH gateway listens, where there is one.
+    pub gateway_ssh: Option<std::net::SocketAddr>,
+    gateways: gateways::Gateways,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     clerk: JoinHandle<Result<(), Refusal>>,
@@ -134,12 +138,12 @@ impl Daemon {
             settings.gateway_ssh.as_ref().map(|ssh| ssh.seen.clone()),
         );
         broker.command(Command::Start, Vec::new()).await?;
-        broker.close_lost(|_| None).await?;
         let (stop, stopped) = watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
         let recordings = recordings(settings)?;
-        let served = recordings.clone().map(Recordings::of);
+        let gateways = gateways::start(settings, &broker, recordings.clone()).await?;
+        let served = recordings.map(Recordings::of);
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into(), recordings: served };
         let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
         let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
@@ -149,6 +153,8 @@ impl Daemon {
         let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped.clone()));
         let renewing = tokio::spawn(certificate.tend(stopped));
         Ok(Self {
+            gateway_ssh: gateways.ssh_address(),
+            gateways,
             broker,
             address,
             stop,
@@ -168,6 +174,8 @@ impl Daemon {
 
     /// Stops in order: no new connections, the log closed with its last entry.
     pub async fn stop(self) {
+        // Leases are looked after for as long as a session drains.
+        self.gateways.stop().await;
         self.stop.send_replace(true);
         for task in self.tasks {
             let _ = task.await;

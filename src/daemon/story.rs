@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::dev::database::DB_TARGET as DATABASE;
 use super::dev::{TARGET, World};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::session::GATEWAY_ALIAS;
 
 fn failed(what: impl std::fmt::Display) -> Refusal {
     Refusal::new(Code::LOCAL_IO, format!("The story stopped: {what}."))
@@ -84,7 +85,10 @@ pub async fn play(world: &World) -> Result<(), Refusal> {
     let code = must(world, "bob", "jit-broker pending").await?;
     let code = code.split('\t').nth(4).unwrap_or_default().to_owned();
     must(world, "bob", &format!("jit-broker approve {code}")).await?;
-    must(world, "alice", &format!("{ssh} {TARGET} 'id -un; echo on $SSH_CONNECTION'")).await?;
+    println!(
+        "\nPlain ssh. The gateway checks her certificate and the grant, opens {TARGET} with a key of its own, and records:"
+    );
+    must(world, "alice", &format!("{ssh} -tt {TARGET} 'id -un; echo on $SSH_CONNECTION' 2>/dev/null")).await?;
     must(
         world,
         "alice",
@@ -103,19 +107,37 @@ pub async fn play(world: &World) -> Result<(), Refusal> {
         &format!("cp \"$HOME/{certificate}\" \"$HOME/kept-cert.pub\"; ssh-keygen -L -f \"$HOME/kept-cert.pub\""),
     )
     .await?;
-    let ended = show(world, "bob", "jit-broker revoke --person alice --reason 'the demo is over'").await?;
-    if !ended.status.success() {
+    println!("\nAlice starts something long, and bob revokes:");
+    let long = format!("{ssh} {TARGET} 'while sleep 1; do date; done'");
+    println!("\nalice$ {long} &");
+    let (cut, ended) = tokio::join!(typed(world, "alice", &long), async {
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        show(world, "bob", "jit-broker revoke --person alice --reason 'the demo is over'").await
+    });
+    let cut = cut?;
+    print!("\nalice's session: {}{}", String::from_utf8_lossy(&cut.stdout), String::from_utf8_lossy(&cut.stderr));
+    if !ended?.status.success() {
         return Err(failed("the end was not proven"));
+    }
+    if cut.status.success() {
+        return Err(failed("a session went on after its grant was revoked"));
     }
     println!("\nAlice kept a copy of her certificate, which would have been valid for half an hour more:");
     let kept = format!(
         "ssh -F none -i \"$HOME/jit/run/ssh/{TARGET}/key\" -o CertificateFile=\"$HOME/kept-cert.pub\" -o IdentitiesOnly=yes -o BatchMode=yes \
-         -o HostKeyAlias={TARGET} -o UserKnownHostsFile=\"$HOME/jit/config/known_hosts\" -p {} {}@127.0.0.1 id -un",
-        world.ssh_port, world.login
+         -o HostKeyAlias={GATEWAY_ALIAS} -o UserKnownHostsFile=\"$HOME/jit/config/known_hosts\" -p {} {}@127.0.0.1 id -un",
+        world.daemon.gateway_ssh.map_or(0, |address| address.port()),
+        world.login
     );
     if show(world, "alice", &kept).await?.status.success() {
         return Err(failed("a revoked certificate opened the host"));
     }
+    println!("\nWhat was done is there to be looked at, by auditors, and every look is an entry:");
+    let sessions = must(world, "bob", "jit-broker session ls").await?;
+    let first = sessions.lines().find(|line| line.starts_with("ses_")).and_then(|line| line.split('\t').next());
+    let oldest = sessions.lines().filter_map(|line| line.split('\t').next()).filter(|id| id.starts_with("ses_")).last();
+    let id = oldest.or(first).ok_or_else(|| failed("no session was recorded"))?.to_owned();
+    must(world, "bob", &format!("jit-broker session replay {id} --text")).await?;
     must(world, "bob", "jit-broker audit tail -n 12").await?;
     must(world, "bob", "jit-broker audit verify").await?;
     println!("\nBy hand: jit-broker dev starts the same world and keeps it.");

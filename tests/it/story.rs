@@ -15,7 +15,15 @@ fn ask_approve_ssh_revoke_prove_verify() {
         .unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
-    for seen in ["Permission denied (publickey)", "confirmed list", "grant.ended", "attested outside", "copied"] {
+    for seen in [
+        "Permission denied (publickey)",
+        "every session through the gateway is closed",
+        "grant.ended",
+        "session.read",
+        "[exec: id -un",
+        "attested outside",
+        "copied",
+    ] {
         assert!(text.contains(seen), "{seen} is missing in\n{text}");
     }
 }

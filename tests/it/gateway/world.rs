@@ -142,6 +142,7 @@ impl Gw {
     /// Opens the gateway, as the daemon does.
     pub fn open(&mut self) {
         let mut config = self.settings.gateway_ssh.clone().unwrap();
+        // Beside the daemon's own, so that a test stops this one alone.
         config.listen.set_port(0);
         let host_key = PrivateKey::from_seed([7; 32]);
         let serving = ssh::serve(self.broker().clone(), self.store.clone(), &config, &host_key, self.stop.subscribe());
