@@ -296,7 +296,8 @@ impl Task {
             connecting: Semaphore::new(CONNECTING),
             stopped: AtomicBool::new(false),
             cut: cutting,
-            numbers: AtomicU32::new(0),
+            // 0 is for the notes of the recording.
+            numbers: AtomicU32::new(1),
             open: Arc::default(),
             channels: channels.downgrade(),
         };
