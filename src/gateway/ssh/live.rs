@@ -57,6 +57,8 @@ pub enum Standing {
     Opening,
     /// Open.
     Open(Arc<Live>),
+    /// There is no grant, and they may ask for one in a terminal.
+    Ask(Arc<super::ask::Asking>),
     /// Not opened, or over: this is told.
     Shut(Arc<str>),
 }
