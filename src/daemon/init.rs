@@ -60,6 +60,9 @@ pub async fn init(plan: &Plan, clock: Arc<dyn Clock>) -> Result<Made, Refusal> {
     if !plan.key.0.signs_acts() {
         return Err(Refusal::new(Code::BAD_KEY, "RSA keys do not sign acts; take Ed25519, ECDSA or a security key."));
     }
+    if let Some(listen) = plan.gateway_ssh {
+        source_of(listen, &plan.gateway_source)?;
+    }
     let occupied = fs::read_dir(&plan.dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied || plan.dir.is_file() {
         return Err(Refusal::new(
@@ -125,12 +128,22 @@ fn configuration(plan: &Plan) -> String {
 const GATEWAY_SECTION: &str = "# [gateway.ssh]";
 
 fn gateway(listen: std::net::SocketAddr, source: &[String]) -> String {
-    let mut source = source.to_vec();
-    if source.is_empty() && !listen.ip().is_loopback() && !listen.ip().is_unspecified() {
-        source = crate::domain::decide::only(&[listen.ip()]);
-    }
+    let source = source_of(listen, source).unwrap_or_default();
     let said = if source.is_empty() { String::new() } else { format!("source = {source:?}\n") };
     format!("[gateway.ssh]\nlisten = \"{listen}\"\n{said}")
+}
+
+/// The ranges from which targets see the gateway: what was said, or where it listens; loopback needs no word.
+fn source_of(listen: std::net::SocketAddr, said: &[String]) -> Result<Vec<String>, Refusal> {
+    if let Some(wrong) = said.iter().find(|range| range.parse::<jit_ca::spec::Cidr>().is_err()) {
+        return Err(Refusal::new(Code::USAGE, format!("{wrong} is no address range: as in 10.0.0.5/32.")));
+    }
+    match listen.ip() {
+        ip if !said.is_empty() || ip.is_loopback() => Ok(said.to_vec()),
+        ip if !ip.is_unspecified() => Ok(crate::domain::decide::only(&[ip])),
+        _ => Err(Refusal::new(Code::USAGE, "The gateway listens everywhere; say from which address targets see it.")
+            .hint("jit-broker init … --gateway-source 10.0.0.5/32")),
+    }
 }
 
 async fn begin(settings: &Settings, clock: Arc<dyn Clock>, genesis: &Genesis) -> Result<(), Refusal> {
