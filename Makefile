@@ -17,7 +17,7 @@ help:
 	@echo 'make demo    builds, starts a throw-away broker with an sshd of its own, and plays the story'
 	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen, openssl and PostgreSQL'
 	@echo 'make lint    formatting, and clippy without a warning'
-	@echo 'make bench   measures a release build'
+	@echo 'make bench   measures a release build, and writes benches/RESULTS.md'
 
 demo: setup
 	$(CARGO) build --release --locked
@@ -31,9 +31,7 @@ lint: setup lint-tools
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 bench: setup
-	$(CARGO) build --release --locked
-	sh benches/run.sh
-	$(CARGO) bench --locked --bench accounts
+	CARGO='$(CARGO)' sh benches/run.sh
 
 setup:
 	@set -eu; \

@@ -18,7 +18,7 @@ use jit_broker::clock::{Clock as _, System, random16};
 use jit_broker::daemon::postgres::{HBA_CERT, Plan, Server};
 use jit_broker::domain::ids::{GrantId, InstallId};
 use jit_broker::domain::names::AccountName;
-use table::{Row, row};
+use table::{Figure, row};
 
 fn account(now: i64) -> Account {
     Account {
@@ -126,7 +126,7 @@ fn main() {
             ours / theirs
         );
         let what = format!("accounts made and ended, pairs a second, {at_once} at once (8 sessions at most)");
-        row(&Row { what: &what, seen, aim: "≥ 0.8 of pgbench", met: Some(ours / theirs >= 0.8) });
+        row(&Figure { what: &what, seen, aim: "≥ 0.8 of pgbench", met: Some(ours / theirs >= 0.8) });
     }
     drop((accounts, server));
     endings::run(&runtime);

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::table::{Figure, at, row};
 use jit_broker::broker::{Broker, Issued};
 use jit_broker::clock::{Clock as _, System};
 use jit_broker::daemon::Daemon;
@@ -28,7 +29,6 @@ use jit_broker::domain::request::RequestState;
 use jit_broker::domain::text::Words;
 use jit_broker::settings::Settings;
 use jit_ca::x509::X509Key;
-use crate::table::{Row, at, row};
 
 const PEOPLE: usize = 10;
 const TARGETS: usize = 20;
@@ -206,7 +206,8 @@ impl World {
         let end = self.broker.now() + for_s;
         for n in 0..number {
             let (grant, pem) = self.open(n, end - self.broker.now()).await;
-            let name = self.broker.memory().await.state.grants.get(&grant).unwrap().account.as_ref().unwrap().name.clone();
+            let name =
+                self.broker.memory().await.state.grants.get(&grant).unwrap().account.as_ref().unwrap().name.clone();
             let file = self.folder.join(format!("{name}.pem"));
             std::fs::write(&file, format!("{pem}{}", self.key.to_pkcs8_pem().as_str())).unwrap();
             std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -237,7 +238,13 @@ fn late(list: &[(i64, i64)]) -> Vec<f64> {
 }
 
 fn spread(late: &[f64]) -> String {
-    format!("p50 {:.2} s, p95 {:.2} s, p99 {:.2} s, max {:.2} s", at(late, 50), at(late, 95), at(late, 99), at(late, 100))
+    format!(
+        "p50 {:.2} s, p95 {:.2} s, p99 {:.2} s, max {:.2} s",
+        at(late, 50),
+        at(late, 95),
+        at(late, 99),
+        at(late, 100)
+    )
 }
 
 async fn many(world: &Arc<World>, number: usize) {
@@ -249,14 +256,14 @@ async fn many(world: &Arc<World>, number: usize) {
     println!("{number} accounts made through the broker in {took:.1} s, {:.0} a second", number as f64 / took);
     let over = late(&world.ended(&grants).await);
     let what = format!("{number} accounts ending in the same minute: lateness of the proven drop");
-    row(&Row { what: &what, seen: spread(&over), aim: "p99 ≤ 1 s", met: Some(at(&over, 99) <= 1.0) });
+    row(&Figure { what: &what, seen: spread(&over), aim: "p99 ≤ 1 s", met: Some(at(&over, 99) <= 1.0) });
 
     let end = world.broker.now() + MAKING_S;
     let grants = world.open_all(number, |_| end).await;
     assert!(world.broker.now() < end, "making them took too long");
     let over = late(&world.ended(&grants).await);
     let what = format!("{number} accounts ending in the same second: lateness of the proven drop");
-    row(&Row { what: &what, seen: spread(&over), aim: "all ≤ 5 s", met: Some(at(&over, 100) <= 5.0) });
+    row(&Figure { what: &what, seen: spread(&over), aim: "all ≤ 5 s", met: Some(at(&over, 100) <= 5.0) });
 
     let grants = world.open_all(number, |_| world.broker.now() + 3600).await;
     let begun = wall_ms();
@@ -267,7 +274,7 @@ async fn many(world: &Arc<World>, number: usize) {
     let over: Vec<_> = world.ended(&grants).await.into_iter().map(|(over, _)| (over, begun)).collect();
     let seen = format!("{}; the {TARGETS} acts themselves {acts} ms", spread(&late(&over)));
     let what = format!("{number} accounts revoked at once ({TARGETS} acts): proven drop after the first act");
-    row(&Row { what: &what, seen, aim: "all ≤ 5 s", met: Some(at(&late(&over), 100) <= 5.0) });
+    row(&Figure { what: &what, seen, aim: "all ≤ 5 s", met: Some(at(&late(&over), 100) <= 5.0) });
     assert_eq!(world.accounts(), "0");
 }
 
@@ -278,7 +285,7 @@ async fn cut(world: &Arc<World>) {
     let over = late(&ends);
     let seen = format!("p50 {:.0} ms, max {:.0} ms", at(&over, 50) * 1e3, at(&over, 100) * 1e3);
     let what = "50 live sessions whose windows end in one second: cut";
-    row(&Row { what, seen, aim: "≤ 1 s", met: Some(at(&over, 100) <= 1.0) });
+    row(&Figure { what, seen, aim: "≤ 1 s", met: Some(at(&over, 100) <= 1.0) });
     let mut alone = Vec::new();
     let (grants, handles) = world.sessions(50, 3000).await;
     for (grant, handle) in grants.iter().zip(handles) {
@@ -289,7 +296,7 @@ async fn cut(world: &Arc<World>) {
     let over = late(&alone);
     let seen = format!("p50 {:.0} ms, max {:.0} ms", at(&over, 50) * 1e3, at(&over, 100) * 1e3);
     let what = "50 live sessions revoked one after the other: cut after the act was sent";
-    row(&Row { what, seen, aim: "≤ 1 s", met: Some(at(&over, 100) <= 1.0) });
+    row(&Figure { what, seen, aim: "≤ 1 s", met: Some(at(&over, 100) <= 1.0) });
     world.ended(&grants).await;
 }
 
@@ -301,9 +308,10 @@ async fn verify(settings: &Settings, install: InstallId, log_key: &Key) {
     let took = begun.elapsed().as_secs_f64();
     assert!(report.ok, "{:?}", report.problems.first());
     let each = took / report.size as f64;
-    let seen = format!("{:.0} entries a second ({} in {took:.1} s), 10 M in {:.0} s", 1.0 / each, report.size, each * 1e7);
+    let seen =
+        format!("{:.0} entries a second ({} in {took:.1} s), 10 M in {:.0} s", 1.0 / each, report.size, each * 1e7);
     let what = "audit verify: every leaf hashed, every command decided again, every act's signature checked";
-    row(&Row { what, seen, aim: "10 M in ≤ 60 s", met: Some(each * 1e7 <= 60.0) });
+    row(&Figure { what, seen, aim: "10 M in ≤ 60 s", met: Some(each * 1e7 <= 60.0) });
 }
 
 /// Runs it all.

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 /// A figure beside its aim.
-pub struct Row<'a> {
+pub struct Figure<'a> {
     /// What was measured.
     pub what: &'a str,
     /// What was seen.
@@ -15,7 +15,7 @@ pub struct Row<'a> {
 }
 
 /// Prints a row, and keeps it.
-pub fn row(row: &Row<'_>) {
+pub fn row(row: &Figure<'_>) {
     let met = match row.met {
         Some(true) => "yes",
         Some(false) => "no",
@@ -25,7 +25,8 @@ pub fn row(row: &Row<'_>) {
     println!("{}: {} (aim {aim}: {met})", row.what, row.seen);
     let Some(path) = std::env::var_os("JIT_BENCH_ROWS") else { return };
     let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
-    file.and_then(|mut file| writeln!(file, "| {} | {} | {aim} | {met} |", row.what, row.seen)).expect("the row is kept");
+    file.and_then(|mut file| writeln!(file, "| {} | {} | {aim} | {met} |", row.what, row.seen))
+        .expect("the row is kept");
 }
 
 /// The value below which a share (in percent) of a list lies.
