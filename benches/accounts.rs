@@ -66,7 +66,7 @@ fn ours(runtime: &tokio::runtime::Runtime, accounts: &Postgres, at_once: usize, 
 fn pgbench(server: &Server, password: &str, at_once: usize, seconds: u64) -> f64 {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/accounts.sql");
     let output = Command::new("pgbench")
-        .args(["-n", "-f", script, "-c", &at_once.to_string(), "-j", "2", "-T", &seconds.to_string()])
+        .args(["-n", "-D", "ready=0", "-f", script, "-c", &at_once.to_string(), "-j", "2", "-T", &seconds.to_string()])
         .args(["-h", "127.0.0.1", "-p", &server.port.to_string(), "-U", "jit_admin", "postgres"])
         .env("PGPASSWORD", password)
         .env("PGSSLMODE", "require")

@@ -21,7 +21,7 @@ each_us() {
 
 step '1 of 5: building (thin LTO: minutes)'
 "$cargo" build --release --locked
-"$cargo" bench --no-run --locked
+"$cargo" bench --no-run --locked --bench accounts --bench long_ledger
 "$cargo" test --no-run --locked --test it
 began=$(date +%s)
 load_before=$(cut -d' ' -f1-3 /proc/loadavg)
