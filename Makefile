@@ -25,7 +25,7 @@ help:
 	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen, openssl, PostgreSQL and its clients'
 	@echo 'make clients the database clients that the tests log in with, below target/'
 	@echo 'make lint    formatting, and clippy without a warning'
-	@echo 'make bench   measures a release build'
+	@echo 'make bench   measures a release build, and writes benches/RESULTS.md'
 
 demo: setup
 	$(CARGO) build --release --locked
@@ -39,9 +39,7 @@ lint: setup lint-tools
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 bench: setup
-	$(CARGO) build --release --locked
-	sh benches/run.sh
-	$(CARGO) bench --locked --bench accounts
+	CARGO='$(CARGO)' sh benches/run.sh
 
 setup:
 	@set -eu; \

@@ -18,7 +18,7 @@ use jit_broker::clock::{Clock as _, System, random16};
 use jit_broker::daemon::postgres::{HBA_CERT, Plan, Server};
 use jit_broker::domain::ids::{GrantId, InstallId};
 use jit_broker::domain::names::AccountName;
-use table::{Row, row};
+use table::{Figure, row};
 
 fn account(now: i64) -> Account {
     Account {
@@ -66,7 +66,7 @@ fn ours(runtime: &tokio::runtime::Runtime, accounts: &Postgres, at_once: usize, 
 fn pgbench(server: &Server, password: &str, at_once: usize, seconds: u64) -> f64 {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/accounts.sql");
     let output = Command::new("pgbench")
-        .args(["-n", "-f", script, "-c", &at_once.to_string(), "-j", "2", "-T", &seconds.to_string()])
+        .args(["-n", "-D", "ready=0", "-f", script, "-c", &at_once.to_string(), "-j", "2", "-T", &seconds.to_string()])
         .args(["-h", "127.0.0.1", "-p", &server.port.to_string(), "-U", "jit_admin", "postgres"])
         .env("PGPASSWORD", password)
         .env("PGSSLMODE", "require")
@@ -126,7 +126,7 @@ fn main() {
             ours / theirs
         );
         let what = format!("accounts made and ended, pairs a second, {at_once} at once (8 sessions at most)");
-        row(&Row { what: &what, seen, aim: "≥ 0.8 of pgbench", met: Some(ours / theirs >= 0.8) });
+        row(&Figure { what: &what, seen, aim: "≥ 0.8 of pgbench", met: Some(ours / theirs >= 0.8) });
     }
     drop((accounts, server));
     endings::run(&runtime);

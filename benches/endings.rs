@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::table::{Row, at, row};
+use crate::table::{Figure, at, row};
 use jit_broker::broker::{Broker, Issued};
 use jit_broker::clock::{Clock as _, System};
 use jit_broker::daemon::Daemon;
@@ -258,14 +258,14 @@ async fn many(world: &Arc<World>, number: usize) {
     println!("{number} accounts made through the broker in {took:.1} s, {:.0} a second", number as f64 / took);
     let over = late(&world.ended(&grants).await);
     let what = format!("{number} accounts ending in the same minute: lateness of the proven drop");
-    row(&Row { what: &what, seen: spread(&over), aim: "p99 ≤ 1 s", met: Some(at(&over, 99) <= 1.0) });
+    row(&Figure { what: &what, seen: spread(&over), aim: "p99 ≤ 1 s", met: Some(at(&over, 99) <= 1.0) });
 
     let end = world.broker.now() + MAKING_S;
     let grants = world.open_all(number, |_| end).await;
     assert!(world.broker.now() < end, "making them took too long");
     let over = late(&world.ended(&grants).await);
     let what = format!("{number} accounts ending in the same second: lateness of the proven drop");
-    row(&Row { what: &what, seen: spread(&over), aim: "all ≤ 5 s", met: Some(at(&over, 100) <= 5.0) });
+    row(&Figure { what: &what, seen: spread(&over), aim: "all ≤ 5 s", met: Some(at(&over, 100) <= 5.0) });
 
     let grants = world.open_all(number, |_| world.broker.now() + 3600).await;
     let begun = wall_ms();
@@ -276,7 +276,7 @@ async fn many(world: &Arc<World>, number: usize) {
     let over: Vec<_> = world.ended(&grants).await.into_iter().map(|(over, _)| (over, begun)).collect();
     let seen = format!("{}; the {TARGETS} acts themselves {acts} ms", spread(&late(&over)));
     let what = format!("{number} accounts revoked at once ({TARGETS} acts): proven drop after the first act");
-    row(&Row { what: &what, seen, aim: "all ≤ 5 s", met: Some(at(&late(&over), 100) <= 5.0) });
+    row(&Figure { what: &what, seen, aim: "all ≤ 5 s", met: Some(at(&late(&over), 100) <= 5.0) });
     assert_eq!(world.accounts(), "0");
 }
 
@@ -287,7 +287,7 @@ async fn cut(world: &Arc<World>) {
     let over = late(&ends);
     let seen = format!("p50 {:.0} ms, max {:.0} ms", at(&over, 50) * 1e3, at(&over, 100) * 1e3);
     let what = "50 live sessions whose windows end in one second: cut";
-    row(&Row { what, seen, aim: "≤ 1 s", met: Some(at(&over, 100) <= 1.0) });
+    row(&Figure { what, seen, aim: "≤ 1 s", met: Some(at(&over, 100) <= 1.0) });
     let mut alone = Vec::new();
     let (grants, handles) = world.sessions(50, 3000).await;
     for (grant, handle) in grants.iter().zip(handles) {
@@ -298,7 +298,7 @@ async fn cut(world: &Arc<World>) {
     let over = late(&alone);
     let seen = format!("p50 {:.0} ms, max {:.0} ms", at(&over, 50) * 1e3, at(&over, 100) * 1e3);
     let what = "50 live sessions revoked one after the other: cut after the act was sent";
-    row(&Row { what, seen, aim: "≤ 1 s", met: Some(at(&over, 100) <= 1.0) });
+    row(&Figure { what, seen, aim: "≤ 1 s", met: Some(at(&over, 100) <= 1.0) });
     world.ended(&grants).await;
 }
 
@@ -313,7 +313,7 @@ async fn verify(settings: &Settings, install: InstallId, log_key: &Key) {
     let seen =
         format!("{:.0} entries a second ({} in {took:.1} s), 10 M in {:.0} s", 1.0 / each, report.size, each * 1e7);
     let what = "audit verify: every leaf hashed, every command decided again, every act's signature checked";
-    row(&Row { what, seen, aim: "10 M in ≤ 60 s", met: Some(each * 1e7 <= 60.0) });
+    row(&Figure { what, seen, aim: "10 M in ≤ 60 s", met: Some(each * 1e7 <= 60.0) });
 }
 
 /// Runs it all.

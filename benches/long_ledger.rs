@@ -5,6 +5,8 @@
 //! read and folded is as long as the real thing.
 #![allow(clippy::unwrap_used)]
 
+mod table;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +26,7 @@ use jit_broker::domain::request::RequestState;
 use jit_broker::domain::text::Words;
 use jit_broker::ledger::{Blob, Keep, Ledger, NewLeaf, OpenMode, Row};
 use jit_broker::settings::Settings;
+use table::{Figure, at, row};
 
 const BEGIN: i64 = 1_800_000_000;
 
@@ -202,7 +205,7 @@ fn memory_mb(field: &str) -> u64 {
 }
 
 /// A process of its own, so that its memory is its own: start, figures, stop.
-async fn start(config: &str, now: &str) {
+async fn start(config: &str, now: &str, what: &str, most_s: &str, most_mb: &str) {
     let settings = Settings::read(Path::new(config)).unwrap();
     let clock = Simulated::at(now.parse().unwrap());
     let begun = Instant::now();
@@ -210,16 +213,26 @@ async fn start(config: &str, now: &str) {
     let (took, rss, peak) = (begun.elapsed(), memory_mb("VmRSS"), memory_mb("VmHWM"));
     let begun = Instant::now();
     daemon.stop().await;
-    println!("  start {took:.2?}, {rss} MB after it, {peak} MB at most; stop {:.2?}", begun.elapsed());
+    let seen = format!("{took:.2?}, {rss} MB after it, {peak} MB at most; stop {:.2?}", begun.elapsed());
+    let (aim_s, aim_mb): (f64, u64) = (most_s.parse().unwrap(), most_mb.parse().unwrap());
+    let aim = match (aim_s > 0.0, aim_mb > 0) {
+        (true, _) => format!("≤ {aim_s} s, ≤ {aim_mb} MB"),
+        (false, true) => format!("≤ {aim_mb} MB"),
+        (false, false) => String::new(),
+    };
+    let met = (aim_s == 0.0 || took.as_secs_f64() <= aim_s) && (aim_mb == 0 || rss <= aim_mb);
+    row(&Figure { what, seen, aim: &aim, met: (!aim.is_empty()).then_some(met) });
 }
 
-fn starts(what: &str, world: &World, dir: &Path, now: i64) {
-    for round in ["without a snapshot", "with one", "with one, again"] {
-        println!("{what}, {round}:");
-        let config = dir.join("broker/jit-broker.toml");
-        let program = std::env::current_exe().unwrap();
-        let status = std::process::Command::new(program).arg("start").arg(config).arg(now.to_string()).status();
-        assert!(status.unwrap().success());
+fn starts(what: &str, world: &World, dir: &Path, now: i64, aims: [&str; 2]) {
+    for round in ["without a snapshot", "with a snapshot"] {
+        let (config, program) = (dir.join("broker/jit-broker.toml"), std::env::current_exe().unwrap());
+        let what = format!("start with {what}, {round}");
+        // What it costs once, after a snapshot was lost, has no aim.
+        let aims = if round.starts_with("without") { ["0", "0"] } else { aims };
+        let mut command = std::process::Command::new(program);
+        command.arg("start").arg(config).arg(now.to_string()).arg(what).args(aims);
+        assert!(command.status().unwrap().success());
     }
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len() >> 10);
     let (broker, signer) = (world.settings.state_dir.join("snapshot"), world.settings.ca_dir.join("head.fold"));
@@ -275,12 +288,11 @@ async fn operate(what: &str, world: &World, clock: &Arc<Simulated>) {
         round(broker).await.unwrap();
         times[4].push(us(begun));
     }
-    print!("{what}:");
-    for (name, mut all) in ["ask", "approve", "issue", "release + list", "reaper's look"].into_iter().zip(times) {
-        all.sort_by(f64::total_cmp);
-        print!("  {name} {:.0} us (p95 {:.0})", all[all.len() / 2], all[all.len() * 95 / 100]);
-    }
-    println!();
+    let names = ["ask", "approve", "issue", "release and list", "reaper's look"];
+    let seen =
+        names.iter().zip(&times).map(|(name, all)| format!("{name} {:.0} µs (p95 {:.0})", at(all, 50), at(all, 95)));
+    let seen = seen.collect::<Vec<_>>().join(", ");
+    row(&Figure { what, seen, aim: "", met: None });
     daemon.stop().await;
 }
 
@@ -296,7 +308,8 @@ async fn measure(dir: &Path) {
     }
     writer.done(&long.settings).await;
     println!("{events} entries made in {:.0?}", begun.elapsed());
-    starts("a long ledger", &long, &dir.join("long"), BEGIN + i64::try_from(events / 7).unwrap() * 10);
+    let end = BEGIN + i64::try_from(events / 7).unwrap() * 10;
+    starts(&format!("{events} entries in the ledger"), &long, &dir.join("long"), end, ["2", "120"]);
 
     for (name, live) in [("few", 100), ("many", live)] {
         let folder = dir.join(name);
@@ -307,9 +320,14 @@ async fn measure(dir: &Path) {
         }
         writer.done(&held.settings).await;
         if live > 100 {
-            starts("live grants", &held, &folder, BEGIN + 2000);
+            starts(&format!("{live} live grants"), &held, &folder, BEGIN + 2000, ["0", "250"]);
         }
-        operate(&format!("beside {live} live grants"), &held, &Simulated::at(BEGIN + 2000)).await;
+        operate(
+            &format!("one command at a time beside {live} live grants, each durable and signed"),
+            &held,
+            &Simulated::at(BEGIN + 2000),
+        )
+        .await;
     }
 }
 
@@ -317,7 +335,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let args: Vec<String> = std::env::args().collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [_, "start", config, now] => runtime.block_on(start(config, now)),
+        [_, "start", config, now, what, s, mb] => runtime.block_on(start(config, now, what, s, mb)),
         _ => {
             let folder =
                 tempfile::Builder::new().prefix("long-ledger").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 /// A figure beside its aim.
-pub struct Row<'a> {
+pub struct Figure<'a> {
     /// What was measured.
     pub what: &'a str,
     /// What was seen.
@@ -15,7 +15,7 @@ pub struct Row<'a> {
 }
 
 /// Prints a row, and keeps it.
-pub fn row(row: &Row<'_>) {
+pub fn row(row: &Figure<'_>) {
     let met = match row.met {
         Some(true) => "yes",
         Some(false) => "no",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::make::strip;
 use super::sql::{Row, literal};
-use super::{Facts, Postgres, Standing, facts_of};
+use super::{Facts, Postgres, Standing, facts_of, read_back};
 use crate::accounts::ending::Ending;
 use crate::accounts::error::{AccountError, one_line};
 use crate::domain::ids::GrantId;
@@ -219,17 +219,4 @@ impl Postgres {
 /// Signals every session of a role, and names them.
 fn terminate(oid: u64) -> String {
     format!("SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {oid}")
-}
-
-/// Five counts that must be zero. Without the role's number only its name can be looked for.
-fn read_back(name: &AccountName, oid: Option<u64>) -> String {
-    let role = literal(name.as_str());
-    let by_oid = oid.map_or_else(|| "0".to_owned(), |oid| oid.to_string());
-    format!(
-        "SELECT (SELECT count(*) FROM pg_roles WHERE rolname = {role} OR oid = {by_oid}), \
-         (SELECT count(*) FROM pg_stat_activity WHERE usesysid = {by_oid} OR usename = {role}), \
-         (SELECT count(*) FROM pg_auth_members WHERE {by_oid} IN (roleid, member, grantor) AND {by_oid} <> 0), \
-         (SELECT count(*) FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = {by_oid}), \
-         (SELECT count(*) FROM pg_prepared_xact() WHERE ownerid = {by_oid})"
-    )
 }

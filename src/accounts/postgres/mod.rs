@@ -153,16 +153,30 @@ impl Postgres {
 /// How many columns [`facts_of`] gives.
 const FACTS: usize = 7;
 
-/// One row about a name, whether the role is there or not.
+/// What every session to the admin's database has prepared: planned once, where planning costs the server more than the answer. The first is
+/// one row about a name, whether the role is there or not; the second is five counts that must be zero once an account is gone.
+const PREPARED: &str = "\
+    PREPARE jit_facts(name, name) AS SELECT (SELECT count(*) FROM pg_roles WHERE rolname = $2), r.oid, \
+    shobj_description(r.oid, 'pg_authid'), \
+    (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), \
+    (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.member WHERE m.roleid = r.oid), \
+    EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid), \
+    (SELECT json_agg(json_build_array(p.database, p.gid)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname) \
+    FROM (SELECT $1 AS wanted) w LEFT JOIN pg_roles r ON r.rolname = w.wanted; \
+    PREPARE jit_gone(name, oid) AS SELECT (SELECT count(*) FROM pg_roles WHERE rolname = $1 OR oid = $2), \
+    (SELECT count(*) FROM pg_stat_activity WHERE usesysid IN ($2, (SELECT oid FROM pg_roles WHERE rolname = $1))), \
+    (SELECT count(*) FROM pg_auth_members WHERE roleid = $2 AND $2 <> 0) \
+    + (SELECT count(*) FROM pg_auth_members WHERE member = $2 AND $2 <> 0) \
+    + (SELECT count(*) FROM pg_auth_members WHERE grantor = $2 AND $2 <> 0), \
+    (SELECT count(*) FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $2), \
+    (SELECT count(*) FROM pg_prepared_xact() WHERE ownerid = $2)";
+
+/// Asks for the facts of a name.
 fn facts_of(name: &AccountName) -> String {
-    let kept = sql::literal(&name.kept());
-    let role = sql::literal(name.as_str());
-    format!(
-        "SELECT (SELECT count(*) FROM pg_roles WHERE rolname = {kept}), r.oid, shobj_description(r.oid, 'pg_authid'), \
-         (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), \
-         (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.member WHERE m.roleid = r.oid), \
-         EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid), \
-         (SELECT json_agg(json_build_array(p.database, p.gid)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname) \
-         FROM (SELECT {role}::name AS wanted) w LEFT JOIN pg_roles r ON r.rolname = w.wanted"
-    )
+    format!("EXECUTE jit_facts({}, {})", sql::literal(name.as_str()), sql::literal(&name.kept()))
+}
+
+/// Asks what is left of an account. Without the role's number only its name can be looked for.
+fn read_back(name: &AccountName, oid: Option<u64>) -> String {
+    format!("EXECUTE jit_gone({}, {})", sql::literal(name.as_str()), oid.unwrap_or(0))
 }

@@ -163,7 +163,11 @@ impl Pool {
         };
         let link = match waiting {
             Some((link, _)) => link,
-            None => self.open(&self.server.database).await?,
+            None => {
+                let mut link = self.open(&self.server.database).await?;
+                link.run(super::PREPARED).await?;
+                link
+            }
         };
         Ok(Lease { link: Some(link), pool: self.clone(), home: true, _place: place })
     }
