@@ -211,6 +211,9 @@ fn show_request(doc: &RequestDoc) -> Vec<String> {
         let span = output::span(i64::try_from(doc.for_s).unwrap_or(0));
         lines.push(format!("  {} asks for {} on {} for {span}", doc.requester, doc.role, doc.target));
         lines.push(format!("  {}", gives(&doc.terms)));
+        if doc.attested {
+            lines.push(format!("  asked inside ssh: the gateway saw {}'s key, and nobody signed this", doc.requester));
+        }
     }
     lines.extend(doc.reason.iter().map(|r| format!("  reason: {r}")));
     lines.extend(doc.ticket.iter().map(|t| format!("  ticket: {t}")));

@@ -134,9 +134,9 @@ pub async fn play(world: &World) -> Result<(), Refusal> {
     }
     println!("\nWhat was done is there to be looked at, by auditors, and every look is an entry:");
     let sessions = must(world, "bob", "jit-broker session ls").await?;
-    let first = sessions.lines().find(|line| line.starts_with("ses_")).and_then(|line| line.split('\t').next());
-    let oldest = sessions.lines().filter_map(|line| line.split('\t').next()).filter(|id| id.starts_with("ses_")).last();
-    let id = oldest.or(first).ok_or_else(|| failed("no session was recorded"))?.to_owned();
+    // Newest first.
+    let oldest = sessions.lines().rev().filter_map(|line| line.split('\t').next()).find(|id| id.starts_with("ses_"));
+    let id = oldest.ok_or_else(|| failed("no session was recorded"))?.to_owned();
     must(world, "bob", &format!("jit-broker session replay {id} --text")).await?;
     must(world, "bob", "jit-broker audit tail -n 12").await?;
     must(world, "bob", "jit-broker audit verify").await?;

@@ -7,6 +7,7 @@ use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelWriteHalf, Pty, client};
 use tokio::sync::watch;
 
+use super::ask::Asking;
 use super::live::{Live, Standing};
 use super::relay::{self, Asked, CUT_STATUS, Down, Up};
 use super::tape::{Kind, Tape, small};
@@ -28,6 +29,8 @@ struct Terminal {
 struct Asks {
     terminal: Option<Terminal>,
     env: Vec<(String, String)>,
+    /// The client was told that it has begun, because somebody was asked something first.
+    started: bool,
 }
 
 /// What is to run.
@@ -69,6 +72,7 @@ pub async fn standing(entry: &mut watch::Receiver<Standing>) -> Result<Arc<Live>
     let settled = entry.wait_for(|standing| !matches!(standing, Standing::Opening)).await;
     match settled.as_deref() {
         Ok(Standing::Open(live)) => Ok(live.clone()),
+        Ok(Standing::Ask(asking)) => Err(asking.line().into()),
         Ok(Standing::Shut(line)) => Err(line.clone()),
         Ok(Standing::Opening) | Err(_) => Err("".into()),
     }
@@ -81,6 +85,11 @@ pub async fn serve(
     reply: ChannelOpenHandle,
     handle: Handle,
 ) {
+    let asking = if let Standing::Ask(asking) = &*entry.borrow() { Some(asking.clone()) } else { None };
+    if let Some(asking) = asking {
+        reply.accept().await;
+        return asked(&asking, channel, handle).await;
+    }
     let live = match standing(&mut entry).await {
         Ok(live) if !live.is_cut() => live,
         // ControlMaster: a connection outlives its session for a moment only, and opens nothing in it.
@@ -111,6 +120,34 @@ pub async fn serve(
     drop(upstream);
 }
 
+/// Serves the channel of somebody who must ask first. The terminal is there before the session is.
+async fn asked(asking: &Asking, mut channel: Channel<Msg>, handle: Handle) {
+    let Some((mut asks, start)) = gather(&mut channel, &handle, |_| true).await else { return };
+    let id = channel.id();
+    if asks.terminal.is_none() || !matches!(start, Start::Shell) {
+        return refuse(&channel, &handle, matches!(start, Start::Sftp), &asking.line()).await;
+    }
+    let _ = handle.channel_success(id).await;
+    asks.started = true;
+    let opened = async {
+        let mut entry = asking.dialogue(&mut channel).await?;
+        let live = standing(&mut entry).await.map_err(|line| line.to_string())?;
+        let (upstream, up) = open(&live).await?;
+        Ok::<_, String>((live, upstream, up))
+    };
+    let (live, upstream, up) = match opened.await {
+        Ok(opened) => opened,
+        Err(line) => {
+            let _ = channel.data_bytes(Bytes::from(format!("{line}\r\n"))).await;
+            let _ = channel.exit_status(CUT_STATUS).await;
+            let _ = channel.close().await;
+            return;
+        }
+    };
+    begun(live, channel, handle, up, asks, start).await;
+    drop(upstream);
+}
+
 async fn open(live: &Live) -> Result<(super::upstream::Upstream, Channel<client::Msg>), String> {
     let upstream = live.upstream().await.map_err(|away| lines::told(&away.line))?;
     let channel = upstream.handle.channel_open_session().await;
@@ -119,12 +156,20 @@ async fn open(live: &Live) -> Result<(super::upstream::Upstream, Channel<client:
 }
 
 async fn started(live: Arc<Live>, mut channel: Channel<Msg>, handle: Handle, up: Channel<client::Msg>) {
+    let gathered = gather(&mut channel, &handle, |()| door::gives_terminal(&live)).await;
+    if let Some((asks, start)) = gathered {
+        begun(live, channel, handle, up, asks, start).await;
+    }
+}
+
+/// Collects what comes before the start; nothing when the channel is closed before it.
+async fn gather(channel: &mut Channel<Msg>, handle: &Handle, terminal: impl Fn(()) -> bool) -> Option<(Asks, Start)> {
     let mut asks = Asks::default();
     let start = loop {
         match channel.wait().await {
             Some(ChannelMsg::RequestPty {
                 term, col_width, row_height, pix_width, pix_height, terminal_modes, ..
-            }) if door::gives_terminal(&live) => {
+            }) if terminal(()) => {
                 let size = [col_width, row_height, pix_width, pix_height];
                 asks.terminal = Some(Terminal { term, size, modes: terminal_modes });
             }
@@ -144,10 +189,21 @@ async fn started(live: Arc<Live>, mut channel: Channel<Msg>, handle: Handle, up:
             Some(ChannelMsg::RequestSubsystem { .. }) => {
                 let _ = handle.channel_failure(channel.id()).await;
             }
-            Some(ChannelMsg::Close) | None => return,
+            Some(ChannelMsg::Close) | None => return None,
             Some(_) => {}
         }
     };
+    Some((asks, start))
+}
+
+async fn begun(
+    live: Arc<Live>,
+    channel: Channel<Msg>,
+    handle: Handle,
+    up: Channel<client::Msg>,
+    asks: Asks,
+    start: Start,
+) {
     let (allow, what) = start.needs();
     if !live.allows(allow) {
         let line = lines::not_allowed(what, live.target.as_str());
@@ -191,22 +247,22 @@ async fn flow(
 
 /// Sends all that was asked for in one go; the answers come in the same order.
 async fn ask(up: &ChannelWriteHalf<client::Msg>, asks: Asks, start: Start) -> Result<Vec<Asked>, russh::Error> {
-    let mut asked = Vec::new();
+    let (mut asked, answer) = (Vec::new(), !asks.started);
     if let Some(terminal) = asks.terminal {
         let [cols, rows, width, height] = terminal.size;
-        up.request_pty(true, &terminal.term, cols, rows, width, height, &terminal.modes).await?;
+        up.request_pty(answer, &terminal.term, cols, rows, width, height, &terminal.modes).await?;
         asked.push(Asked::Terminal);
     }
     for (name, value) in asks.env {
         up.set_env(false, name, value).await?;
     }
     match start {
-        Start::Shell => up.request_shell(true).await?,
+        Start::Shell => up.request_shell(answer).await?,
         Start::Exec(command) => up.exec(true, command).await?,
         Start::Sftp => up.request_subsystem(true, "sftp").await?,
     }
     asked.push(Asked::Start);
-    Ok(asked)
+    Ok(if answer { asked } else { Vec::new() })
 }
 
 /// Refuses a start. A subsystem simply fails, as its clients expect; others get a line and the status of a cut.

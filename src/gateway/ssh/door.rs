@@ -10,15 +10,17 @@ use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use super::admit::{Admitted, Denied, Knock, Proof, Way, admit, known};
+use super::ask::Asking;
 use super::gate::{Alive, Gate};
 use super::live::{Entrance, Live, Standing, begin};
 use super::switch::Switch;
 use super::{channel, forward, jump, keys};
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
-use crate::domain::names::{LoginName, TargetName};
+use crate::domain::names::{LoginName, PersonName, TargetName};
 use crate::domain::target::Allow;
 use crate::domain::text::shown;
 
@@ -118,7 +120,7 @@ impl Door {
             Way::Asking { target, login } => {
                 let grant = self.gate.broker.live_grant(&admitted.person, &target, &login).await;
                 if grant.is_none() {
-                    self.entry = Some(super::ask::none(&target, &login));
+                    self.entry = Some(self.ask(&admitted.person, admitted.key.clone(), target, &login, handle.clone()));
                 }
                 (grant, login, self.way("key"))
             }
@@ -130,6 +132,28 @@ impl Door {
 
     fn way(&self, way: &'static str) -> &'static str {
         if self.inside.is_some() { "jump" } else { way }
+    }
+
+    /// Somebody without a grant: the session begins when they have asked for one, and got it.
+    fn ask(
+        &self,
+        person: &PersonName,
+        key: Key,
+        target: TargetName,
+        login: &LoginName,
+        handle: Handle,
+    ) -> watch::Receiver<Standing> {
+        let (gate, switch, closed, alive) =
+            (self.gate.clone(), self.switch.clone(), self.closed.clone(), self.alive.clone());
+        let (by_key, account, from, way) = (key.clone(), login.clone(), self.peer.to_string(), self.way("key"));
+        let start = move |grant| {
+            let (login, by_key, from) = (account.clone(), by_key.clone(), from.clone());
+            let entrance = Entrance { grant, login, by_key, from, way };
+            begin(gate.clone(), entrance, handle.clone(), switch.clone(), closed.clone(), alive.clone())
+        };
+        let (person, login) = (person.clone(), login.clone());
+        let asking = Asking { gate: self.gate.clone(), person, key, target, login, begin: Box::new(start) };
+        watch::channel(Standing::Ask(Arc::new(asking))).1
     }
 
     fn begin(
@@ -304,9 +328,12 @@ impl Handler for Door {
         port: &mut u32,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let Some(live) = self.live().filter(|live| live.allows(Allow::Forward) && !live.is_cut()) else {
+        let Some(mut entry) = self.entry.clone() else { return Ok(false) };
+        // The request comes right behind the login; the session does not wait for this connection, so this ends.
+        let Ok(Ok(live)) = timeout(forward::LISTEN, channel::standing(&mut entry)).await else { return Ok(false) };
+        if !live.allows(Allow::Forward) || live.is_cut() {
             return Ok(false);
-        };
+        }
         let (cancel, cancelled) = oneshot::channel();
         let Some(bound) = forward::listen(live, address, *port, session.handle(), cancelled).await else {
             return Ok(false);

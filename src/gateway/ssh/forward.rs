@@ -16,7 +16,7 @@ use super::upstream::{Forwarded, Upstream};
 use crate::domain::target::Allow;
 
 /// How long a remote forwarding may take to be set up, because the whole connection waits for it.
-const LISTEN: Duration = Duration::from_secs(6);
+pub const LISTEN: Duration = Duration::from_secs(6);
 /// How long a client may take to accept a connection of a remote forwarding.
 const ACCEPT: Duration = Duration::from_secs(10);
 

@@ -57,6 +57,8 @@ pub enum Standing {
     Opening,
     /// Open.
     Open(Arc<Live>),
+    /// There is no grant, and they may ask for one in a terminal.
+    Ask(Arc<super::ask::Asking>),
     /// Not opened, or over: this is told.
     Shut(Arc<str>),
 }
@@ -296,7 +298,8 @@ impl Task {
             connecting: Semaphore::new(CONNECTING),
             stopped: AtomicBool::new(false),
             cut: cutting,
-            numbers: AtomicU32::new(0),
+            // 0 is for the notes of the recording.
+            numbers: AtomicU32::new(1),
             open: Arc::default(),
             channels: channels.downgrade(),
         };
@@ -315,13 +318,7 @@ impl Task {
         drop(ends.channels);
         let _ = timeout(LAST_WORDS, ends.all.recv()).await;
         let late_ms = self.late(&over);
-        if !*self.closed.borrow() {
-            let leaving = async {
-                let _ = self.handle.disconnect(Disconnect::ByApplication, cut.line.clone(), "en".to_owned()).await;
-                let _ = self.closed.clone().wait_for(|closed| *closed).await;
-            };
-            let _ = timeout(LAST_WORDS, leaving).await;
-        }
+        self.say_goodbye(&cut.line).await;
         self.switch.cut();
         live.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         if !cut.line.is_empty() {
@@ -335,6 +332,19 @@ impl Task {
             recording: None,
         };
         cut
+    }
+
+    /// A client that has lost its last channel leaves by itself, with the status that it was given; one that stays is sent away.
+    async fn say_goodbye(&self, line: &str) {
+        let mut closed = self.closed.clone();
+        if timeout(LAST_WORDS, closed.wait_for(|closed| *closed)).await.is_ok() {
+            return;
+        }
+        let leaving = async {
+            let _ = self.handle.disconnect(Disconnect::ByApplication, line.to_owned(), "en".to_owned()).await;
+            let _ = closed.wait_for(|closed| *closed).await;
+        };
+        let _ = timeout(LAST_WORDS, leaving).await;
     }
 
     /// How long after the end the last byte could pass, in milliseconds; nothing where nobody's end was overrun.

@@ -112,12 +112,15 @@ pub fn client(pinned: Option<Algorithm>) -> Arc<client::Config> {
     })
 }
 
+/// What is shown, and since when.
+type Made = (i64, Arc<server::Config>);
+
 /// The gateway's host key with its certificates: for its own name, and in the names of targets that are reached through it.
 pub struct Faces {
     broker: Broker,
     key: PrivateKey,
     public: Key,
-    made: tokio::sync::Mutex<HashMap<Option<TargetName>, (i64, Arc<server::Config>)>>,
+    made: tokio::sync::Mutex<HashMap<Option<TargetName>, Made>>,
 }
 
 impl Faces {
@@ -140,8 +143,7 @@ impl Faces {
         let mut made = self.made.lock().await;
         let now = self.broker.now();
         let held = made.get(&target.cloned()).cloned();
-        if let Some((at, config)) = held.as_ref().filter(|(at, _)| now < at + RENEW_S) {
-            let _ = at;
+        if let Some((_, config)) = held.as_ref().filter(|(at, _)| now < at + RENEW_S) {
             return Ok(config.clone());
         }
         let line = match (self.broker.gateway_certificate(&self.public, target).await, held) {

@@ -7,12 +7,14 @@
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use russh::server::Handle;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client, server};
+
+use tokio::time::Instant;
 
 use super::backlog::Backlog;
 use super::lines;
@@ -21,6 +23,8 @@ use super::tape::{Kind, Tape};
 
 /// How long a packet of a client that is far ahead waits for the target, at most.
 const PACE: Duration = Duration::from_millis(5);
+/// How long the end of the output waits for the exit status while the person still says something.
+const EOF_WAITS: Duration = Duration::from_millis(200);
 /// The exit status of what was cut: not 255, which is ssh's own.
 pub const CUT_STATUS: u32 = 254;
 /// Resizes and signals that may wait for the target.
@@ -69,12 +73,12 @@ enum Ended {
 /// Passes everything on until there is no more, then closes the person's side.
 pub async fn run(tape: Tape, mut down: Down, mut up: Up, asked: Vec<Asked>) {
     let ended = {
-        let write = &down.write;
+        let (write, all_said) = (&down.write, AtomicBool::new(false));
         tokio::select! {
             biased;
             cut = tape.live.cut() => Ended::Over(cut),
-            ended = downloads(&tape, &mut up.read, write, &down.handle, asked) => ended,
-            ended = uploads(&tape, &mut down.read, &up.write) => ended,
+            ended = downloads(&tape, &mut up.read, write, &down.handle, asked, &all_said) => ended,
+            ended = uploads(&tape, &mut down.read, &up.write, &all_said) => ended,
             never = notices(&tape, write) => never,
         }
     };
@@ -146,9 +150,11 @@ async fn downloads(
     down: &ChannelWriteHalf<server::Msg>,
     handle: &Handle,
     asked: Vec<Asked>,
+    all_said: &AtomicBool,
 ) -> Ended {
     let mut asked = asked.into_iter();
-    while let Some(message) = up.wait().await {
+    let mut held = Held::default();
+    while let Some(message) = held.wait(up, down, all_said).await {
         if tape.live.is_cut() {
             return pending().await;
         }
@@ -169,15 +175,23 @@ async fn downloads(
         let passed = match message {
             ChannelMsg::Data { data } => down.data_bytes(data).await.is_ok(),
             ChannelMsg::ExtendedData { data, ext: 1 } => down.extended_data_bytes(1, data).await.is_ok(),
-            ChannelMsg::Eof => down.eof().await.is_ok(),
-            ChannelMsg::ExitStatus { exit_status } => down.exit_status(exit_status).await.is_ok(),
+            ChannelMsg::Eof if tape.kind == Kind::Forward => down.eof().await.is_ok(),
+            ChannelMsg::Eof => held.hold(),
+            ChannelMsg::ExitStatus { exit_status } => {
+                down.exit_status(exit_status).await.is_ok() && held.release(down).await
+            }
             ChannelMsg::ExitSignal { signal_name, core_dumped, error_message, lang_tag } => {
-                handle.exit_signal_request(down.id(), signal_name, core_dumped, error_message, lang_tag).await.is_ok()
+                let id = down.id();
+                handle.exit_signal_request(id, signal_name, core_dumped, error_message, lang_tag).await.is_ok()
+                    && held.release(down).await
             }
             ChannelMsg::XonXoff { client_can_do } => handle.xon_xoff_request(down.id(), client_can_do).await.is_ok(),
             ChannelMsg::Success => answered(asked.next(), true, down, handle).await,
             ChannelMsg::Failure => answered(asked.next(), false, down, handle).await,
-            ChannelMsg::Close => return Ended::Target,
+            ChannelMsg::Close => {
+                held.release(down).await;
+                return Ended::Target;
+            }
             _ => true,
         };
         if !passed {
@@ -186,6 +200,51 @@ async fn downloads(
     }
     tape.live.target_gone.store(true, Ordering::SeqCst);
     Ended::Target
+}
+
+/// The end of the target's output, kept back until its exit status is there.
+///
+/// PROTOCOL: a client that has ended its own input closes the channel as soon as it hears of this end (RFC 4254 section 5.3), and the SSH
+/// library answers that at once: an exit status that comes a moment later would be lost.
+#[derive(Debug, Default)]
+struct Held {
+    eof: bool,
+    until: Option<Instant>,
+}
+
+impl Held {
+    fn hold(&mut self) -> bool {
+        (self.eof, self.until) = (true, Some(Instant::now() + EOF_WAITS));
+        true
+    }
+
+    async fn release(&mut self, down: &ChannelWriteHalf<server::Msg>) -> bool {
+        self.until = None;
+        !std::mem::take(&mut self.eof) || down.eof().await.is_ok()
+    }
+
+    /// Waits for the next message of the target. A person who still says something is told of the end before the exit, in case they wait
+    /// for it: their side does not close the channel.
+    async fn wait(
+        &mut self,
+        up: &mut ChannelReadHalf,
+        down: &ChannelWriteHalf<server::Msg>,
+        all_said: &AtomicBool,
+    ) -> Option<ChannelMsg> {
+        if let Some(until) = self.until.take() {
+            match tokio::time::timeout_at(until, up.wait()).await {
+                Ok(message) => {
+                    self.until = Some(until);
+                    return message;
+                }
+                Err(_) if !all_said.load(Ordering::SeqCst) => {
+                    self.release(down).await;
+                }
+                Err(_) => {}
+            }
+        }
+        up.wait().await
+    }
 }
 
 /// Passes the answer to the start on; that to the terminal was given when it was asked for.
@@ -208,10 +267,30 @@ fn name(signal: &Sig) -> String {
     }
 }
 
-type Sending<'a> = Option<Pin<Box<dyn Future<Output = Result<(), russh::Error>> + Send + 'a>>>;
+/// Why something was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsent {
+    /// It cannot be recorded.
+    Recording,
+    /// The target is gone.
+    Gone,
+}
+
+type Sending<'a> = Option<Pin<Box<dyn Future<Output = Result<(), Unsent>> + Send + 'a>>>;
+
+/// Records bytes of the person, then sends them.
+///
+/// INVARIANT (I9): in this order. What the target never takes is neither sent nor recorded.
+async fn forward(tape: &Tape, up: &ChannelWriteHalf<client::Msg>, bytes: Bytes) -> Result<(), Unsent> {
+    tape.input(&bytes).await.map_err(|_| Unsent::Recording)?;
+    if tape.live.is_cut() {
+        return pending().await;
+    }
+    up.data_bytes(bytes).await.map_err(|_| Unsent::Gone)
+}
 
 /// Waits for what is being sent, if anything is.
-async fn sent(sending: &mut Sending<'_>) -> Result<(), russh::Error> {
+async fn sent(sending: &mut Sending<'_>) -> Result<(), Unsent> {
     match sending {
         Some(future) => {
             let done = future.as_mut().await;
@@ -230,14 +309,22 @@ enum Word {
 
 impl Word {
     fn send(self, up: &ChannelWriteHalf<client::Msg>) -> Sending<'_> {
-        Some(match self {
-            Self::Resize([cols, rows, width, height]) => Box::pin(up.window_change(cols, rows, width, height)),
-            Self::Signal(signal) => Box::pin(up.signal(signal)),
-        })
+        Some(Box::pin(async move {
+            let sent = match self {
+                Self::Resize([cols, rows, width, height]) => up.window_change(cols, rows, width, height).await,
+                Self::Signal(signal) => up.signal(signal).await,
+            };
+            sent.map_err(|_| Unsent::Gone)
+        }))
     }
 }
 
-async fn uploads(tape: &Tape, down: &mut ChannelReadHalf, up: &ChannelWriteHalf<client::Msg>) -> Ended {
+async fn uploads(
+    tape: &Tape,
+    down: &mut ChannelReadHalf,
+    up: &ChannelWriteHalf<client::Msg>,
+    all_said: &AtomicBool,
+) -> Ended {
     let mut backlog = Backlog::new(tape.live.spool.clone());
     let mut words = std::collections::VecDeque::new();
     let (mut sending, mut telling): (Sending<'_>, Sending<'_>) = (None, None);
@@ -245,8 +332,10 @@ async fn uploads(tape: &Tape, down: &mut ChannelReadHalf, up: &ChannelWriteHalf<
     loop {
         if sending.is_none() && !gone {
             match backlog.take().await {
-                Ok(Some(bytes)) => sending = Some(Box::pin(up.data_bytes(bytes))),
-                Ok(None) if std::mem::take(&mut eof) => sending = Some(Box::pin(up.eof())),
+                Ok(Some(bytes)) => sending = Some(Box::pin(forward(tape, up, bytes))),
+                Ok(None) if std::mem::take(&mut eof) => {
+                    sending = Some(Box::pin(async { up.eof().await.map_err(|_| Unsent::Gone) }));
+                }
                 Ok(None) => {}
                 Err(error) => return spool_failed(&error),
             }
@@ -257,7 +346,10 @@ async fn uploads(tape: &Tape, down: &mut ChannelReadHalf, up: &ChannelWriteHalf<
         let message = tokio::select! {
             biased;
             // The target is gone: what it still said is on its way down, so this only stops sending.
-            done = sent(&mut sending) => { gone |= done.is_err(); continue }
+            done = sent(&mut sending) => match done {
+                Err(Unsent::Recording) => return Ended::Recording,
+                done => { gone |= done.is_err(); continue }
+            },
             done = sent(&mut telling) => { gone |= done.is_err(); continue }
             message = down.wait(), if !backlog.is_full() => message,
         };
@@ -266,9 +358,6 @@ async fn uploads(tape: &Tape, down: &mut ChannelReadHalf, up: &ChannelWriteHalf<
         }
         match message {
             Some(ChannelMsg::Data { data }) => {
-                if tape.input(&data).await.is_err() {
-                    return Ended::Recording;
-                }
                 if gone {
                     continue;
                 }
@@ -276,10 +365,17 @@ async fn uploads(tape: &Tape, down: &mut ChannelReadHalf, up: &ChannelWriteHalf<
                     return spool_failed(&error);
                 }
                 if backlog.is_long() && tape.live.is_alone() {
-                    gone |= tokio::time::timeout(PACE, sent(&mut sending)).await.is_ok_and(|done| done.is_err());
+                    match tokio::time::timeout(PACE, sent(&mut sending)).await {
+                        Ok(Err(Unsent::Recording)) => return Ended::Recording,
+                        Ok(Err(Unsent::Gone)) => gone = true,
+                        Ok(Ok(())) | Err(_) => {}
+                    }
                 }
             }
-            Some(ChannelMsg::Eof) => eof = true,
+            Some(ChannelMsg::Eof) => {
+                eof = true;
+                all_said.store(true, Ordering::SeqCst);
+            }
             Some(ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height }) => {
                 if tape.resize(col_width, row_height).await.is_err() {
                     return Ended::Recording;

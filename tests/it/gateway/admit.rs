@@ -211,9 +211,15 @@ fn only_a_logged_certificate_of_an_open_grant_opens_anything() {
             s.grants.get_mut(&grant).unwrap().credentials[0].kind = CredentialKind::SshUser
         }),
         ("over", Denied::Grant, &|s| s.grants.get_mut(&grant).unwrap().ends_at = 0),
-        ("the key revoked", Denied::Revoked, &|s| drop(s.revoked_keys.insert(key.clone()))),
-        ("the CA revoked", Denied::Revoked, &|s| drop(s.revoked_keys.insert(ca.clone()))),
-        ("disabled", Denied::Revoked, &|s| drop(s.disabled.insert("alice".parse().unwrap()))),
+        ("the key revoked", Denied::Revoked, &|s| {
+            s.revoked_keys.insert(key.clone());
+        }),
+        ("the CA revoked", Denied::Revoked, &|s| {
+            s.revoked_keys.insert(ca.clone());
+        }),
+        ("disabled", Denied::Revoked, &|s| {
+            s.disabled.insert("alice".parse().unwrap());
+        }),
         ("no gateway", Denied::Authority, &|s| {
             let mut genesis = (**s.genesis.as_ref().unwrap()).clone();
             genesis.ssh_gateway = None;

@@ -15,7 +15,7 @@ fn a_pinned_key_is_the_only_one() {
     assert_eq!(world.ssh(&pass, &["echo pinned"]).ok(), "pinned\n");
     let wrong = Key(PrivateKey::from_seed([10; 32]).public().clone());
     world.adopt(&format!("host_key = \"{wrong}\""));
-    let pass = world.pass("work", 600);
+    let pass = world.pass("all", 600);
     let done = world.ssh(&pass, &["echo reached"]);
     assert_eq!((done.code, done.out.as_str()), (Some(254), ""), "{done:?}");
     assert!(done.err.contains("not what the inventory knows it by"), "{done:?}");

@@ -2,6 +2,7 @@
 
 mod admit;
 mod allow;
+mod asking;
 mod bounds;
 mod ends;
 mod host;

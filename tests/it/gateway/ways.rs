@@ -42,6 +42,9 @@ fn input_output_signals_and_exits_pass_unchanged() {
     // A command that a signal ends: ssh says 255 for it, directly as well.
     let done = world.ssh(&pass, &["kill -TERM $$"]);
     assert_eq!(done.code, Some(255), "{done:?}");
+    // A command that ends its output long before it ends.
+    let done = world.ssh(&pass, &["exec >&- 2>&-; sleep 0.5; exit 3"]);
+    assert_eq!(done.code, Some(3), "{done:?}");
     // A terminal: its size, its name and its echo.
     let done: Done = world
         .client("ssh", Some(&pass))

@@ -161,6 +161,15 @@ impl Gw {
     }
 
     pub fn adopt(&self, host: &str) {
+        self.adopt_with(host, "");
+    }
+
+    /// The same rules, and a gateway may ask for people.
+    pub fn adopt_attested(&self) {
+        self.adopt_with("host_ca = \"@broker\"", "attested = true\n");
+    }
+
+    fn adopt_with(&self, host: &str, more: &str) {
         let (alice, bob) = (self.alice.key(), self.bob.key());
         let people = format!(
             "[[person]]\nname = \"alice\"\ngroups = [\"backend\"]\nkeys = [\"{alice}\"]\n\n\
@@ -182,9 +191,9 @@ impl Gw {
             self.ssh_port
         );
         let policy = "schema = 1\n\n[[rule]]\nid = \"prod\"\nwho = [\"group:backend\"]\n\
-             targets = { kind = \"ssh\", labels = { env = \"prod\" } }\nroles = [\"*\"]\nmax = \"8h\"\n\
+             targets = { kind = \"ssh\", labels = { env = \"prod\" } }\nroles = [\"*\"]\nmax = \"8h\"\nMORE\
              reason = { min_chars = 8 }\n  [[rule.step]]\n  name = \"peer\"\n  need = 1\n  from = [\"group:leads\"]\n";
-        let files = [("people.toml", people), ("targets.toml", targets), ("policy.toml", policy.to_owned())];
+        let files = [("people.toml", people), ("targets.toml", targets), ("policy.toml", policy.replace("MORE", more))];
         let text = BundleText { files: files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect() };
         self.run(adopt(self.broker(), &self.admin, self.install, &text)).unwrap();
     }
@@ -299,15 +308,27 @@ impl Gw {
             key: key.clone(),
         };
         let id = self.act(&self.alice, Some(&words("hotfix for OPS-1")), deed).unwrap();
+        self.agree(id);
+        (self.grant_of(id), path, key)
+    }
+
+    /// Bob agrees.
+    #[track_caller]
+    pub fn agree(&self, id: RequestId) {
         let memory = self.run(self.broker().memory());
         let request = memory.state.requests.get(&id).unwrap();
         let (request_digest, terms) = (request.digest, request.standing_terms());
         drop(memory);
         let deed = Deed::Approve { by: self.bob.name(), request: id, request_digest, terms };
         self.act(&self.bob, None, deed).unwrap();
+    }
+
+    /// What a request gave.
+    #[track_caller]
+    pub fn grant_of(&self, id: RequestId) -> GrantId {
         let memory = self.run(self.broker().memory());
         match memory.state.requests.get(&id).unwrap().state {
-            RequestState::Approved { grant: Some(grant) } => (grant, path, key),
+            RequestState::Approved { grant: Some(grant) } => grant,
             ref other => panic!("{other:?}"),
         }
     }
