@@ -15,6 +15,8 @@ use crate::domain::text::shown;
 
 /// The most text that is kept of what one session showed, in bytes. Commands and files are always kept, up to as much again.
 const MOST: usize = 4 << 20;
+/// So much of what it printed is looked at for that, in bytes.
+const LOOKED_AT: usize = 4 * MOST;
 /// The longest line, in bytes; longer ones are cut there.
 const LINE: usize = 4096;
 
@@ -106,7 +108,7 @@ impl Printing {
 /// Writes the searchable text of a recording; stops quietly where it is broken.
 pub fn write<R: Read>(from: Reader<R>, out: &mut dyn Write) -> std::io::Result<()> {
     let mut printing: std::collections::BTreeMap<u32, Printing> = std::collections::BTreeMap::new();
-    let (mut printed, mut told) = (0, 0);
+    let (mut seen, mut printed, mut told) = (0, 0, 0);
     let mut put = |at_us: u64, line: &str, used: &mut usize| {
         *used += line.len() + 12;
         if *used <= MOST { writeln!(out, "{}\t{}", at_us / 1000, shown(line.trim_end())) } else { Ok(()) }
@@ -118,7 +120,8 @@ pub fn write<R: Read>(from: Reader<R>, out: &mut dyn Write) -> std::io::Result<(
             put(frame.at_us, &said, &mut told)?;
         }
         match &frame.what {
-            Stored::Output(data) | Stored::Errors(data) if printed < MOST => {
+            Stored::Output(data) | Stored::Errors(data) if printed < MOST && seen < LOOKED_AT => {
+                seen += data.len();
                 for line in printing.entry(frame.channel).or_default().push(data) {
                     put(frame.at_us, &line, &mut printed)?;
                 }
@@ -143,7 +146,7 @@ fn name_of(id: SessionId) -> String {
 
 /// Makes the index of one sealed recording, whole or not at all.
 pub(super) fn make(folder: &Folder, id: SessionId) -> std::io::Result<()> {
-    let reader = Reader::new(folder.file(&super::store::name_of(id))?);
+    let reader = Reader::unchecked(folder.file(&super::store::name_of(id))?);
     let part = format!("{id}.part");
     let _ = folder.remove(&part);
     let mut out = std::io::BufWriter::new(folder.make_file(&part)?);

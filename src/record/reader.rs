@@ -22,6 +22,11 @@ impl<R: Read> Reader<R> {
         Self { from, decoder: Decoder::default(), frames: VecDeque::new(), over: false, broken: None }
     }
 
+    /// As [`Reader::new`], but it believes the chain.
+    pub(super) fn unchecked(from: R) -> Self {
+        Self { decoder: Decoder::unchecked(), ..Self::new(from) }
+    }
+
     /// Whose recording it is.
     ///
     /// # Errors
