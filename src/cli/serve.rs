@@ -14,6 +14,7 @@ use crate::daemon::init::{Plan, init};
 use crate::daemon::{Daemon, open_gate};
 use crate::domain::names::PersonName;
 use crate::domain::refusal::Code;
+use crate::domain::target::Mode;
 use crate::settings::{Settings, SignerAt, bad_config};
 
 /// `jit-broker init`
@@ -199,8 +200,11 @@ pub struct DevArgs {
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Plays the whole story, both sides, and ends
-    #[arg(long)]
+    #[arg(long, conflicts_with = "direct")]
     story: bool,
+    /// The host is reached directly, and not through the gateway
+    #[arg(long)]
+    direct: bool,
 }
 
 impl DevArgs {
@@ -213,7 +217,8 @@ impl DevArgs {
             Some(dir) => dir.clone(),
             None => Home::find()?.state.join(format!("dev-{}", std::process::id())),
         };
-        let world = crate::daemon::dev::start(&dir).await?;
+        let mode = if self.direct { Mode::Direct } else { Mode::Gateway };
+        let world = crate::daemon::dev::start(&dir, mode).await?;
         let played = crate::daemon::story::introduce(&world).await;
         let result = match played {
             Ok(()) if self.story => crate::daemon::story::play(&world).await,

@@ -25,6 +25,7 @@ use crate::domain::ids::InstallId;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::target::Mode;
 use crate::settings::{Settings, bad_config};
 use crate::signer::keys::{replace, write_new};
 
@@ -156,7 +157,7 @@ pub fn through_gateway(mut text: BundleText) -> BundleText {
 ///
 /// # Errors
 /// What failed; nothing keeps running then.
-pub async fn start(dir: &Path) -> Result<World, Refusal> {
+pub async fn start(dir: &Path, mode: Mode) -> Result<World, Refusal> {
     postgres::programs()?;
     let clock: Arc<dyn Clock> = Arc::new(System::new());
     folder(dir)?;
@@ -183,7 +184,7 @@ pub async fn start(dir: &Path) -> Result<World, Refusal> {
     let login = own_name()?;
     let ssh_port = free_port()?;
     let text = bundle(&alice.key(), &bob.key(), &login, ssh_port);
-    let text = through_gateway(text);
+    let text = if mode == Mode::Gateway { through_gateway(text) } else { text };
     let text = database::with_database(text, Auth::Cert, postgres.port, &postgres.ca_pem);
     adopt(&daemon.broker, &admin, made.genesis.install, &text).await?;
     let ca = fs::read_to_string(settings.ca_dir.join("x509_server.crt")).map_err(|e| broken("the server CA", e))?;

@@ -7,7 +7,7 @@ use crate::world::World;
 
 #[test]
 fn the_printed_steps_make_a_host_that_the_hook_opens() {
-    let world = World::start();
+    let world = World::direct();
     let root = world.dir.join("etc-of-the-host");
     std::fs::create_dir_all(root.join("etc/ssh")).unwrap();
     let at = root.display().to_string();

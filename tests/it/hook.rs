@@ -58,13 +58,20 @@ fn install_and_remove_leave_the_rest_of_the_file_alone() {
 
 #[test]
 fn release_ends_it_and_the_kept_certificate_is_refused() {
-    let world = World::start();
+    for (world, wanted) in
+        [(World::direct(), ["krl", "host", "session"].as_slice()), (World::start(), &["gateway", "session"])]
+    {
+        released(&world, wanted);
+    }
+}
+
+fn released(world: &World, wanted: &[&str]) {
     world.granted("30m");
     world.run("alice", "$SSH web-07 true && cp jit/run/ssh/web-07/*-cert.pub kept-cert.pub").ok();
     let grants = world.run("alice", "jit-broker -o json release --all").json();
     assert_eq!(grants["state"], "released");
     let proofs: Vec<&str> = grants["proofs"].as_array().unwrap().iter().map(|p| p["what"].as_str().unwrap()).collect();
-    assert_eq!(proofs, ["krl", "host", "session"]);
+    assert_eq!(proofs, wanted);
     let kept = "ssh -F jit/config/ssh_config -i jit/run/ssh/web-07/key -o CertificateFile=kept-cert.pub -o BatchMode=yes web-07 true";
     let done = world.run("alice", kept);
     assert_eq!(done.code, Some(255), "{}", done.err);

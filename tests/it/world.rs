@@ -46,14 +46,23 @@ impl World {
         Self::under("077")
     }
 
+    /// The world whose host is reached directly.
+    pub fn direct() -> Self {
+        Self::with("077", &["--direct"])
+    }
+
     /// The world, started by a shell with this umask.
     pub fn under(umask: &str) -> Self {
+        Self::with(umask, &[])
+    }
+
+    fn with(umask: &str, more: &[&str]) -> Self {
         let home = std::env::var("HOME").unwrap();
         let folder = tempfile::Builder::new().prefix(".jit-test").tempdir_in(home).unwrap();
         let dir = folder.path().join("w");
         let mut command = Command::new("sh");
         command.args(["-c", "umask $0; exec \"$@\"", umask, env!("CARGO_BIN_EXE_jit-broker"), "dev", "--dir"]);
-        let mut child = command.arg(&dir).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.arg(&dir).args(more).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines.any(|line| line.unwrap().starts_with("Ctrl-C"));
         assert!(ready, "dev did not start");
