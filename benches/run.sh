@@ -19,14 +19,14 @@ each_us() {
   echo $(( ($(date +%s%N) - from) / 200 / 1000 ))
 }
 
-step '1 of 5: building (thin LTO: minutes)'
+step '1 of 6: building (thin LTO: minutes)'
 "$cargo" build --release --locked
-"$cargo" bench --no-run --locked --bench accounts --bench long_ledger
+"$cargo" bench --no-run --locked --bench accounts --bench long_ledger --bench ssh_relay
 "$cargo" test --no-run --locked --test it
 began=$(date +%s)
 load_before=$(cut -d' ' -f1-3 /proc/loadavg)
 
-step '2 of 5: the program'
+step '2 of 6: the program'
 us=$(each_us "$program" --version)
 met=no; [ "$us" -le 5000 ] && met=yes
 row '`jit-broker --version`' "$us µs ($(each_us /bin/true) µs for /bin/true)" '≤ 5 ms' "$met"
@@ -34,13 +34,17 @@ bytes=$(wc -c <"$program")
 met=no; [ "$bytes" -le 31457280 ] && met=yes
 row 'binary, not stripped' "$((bytes / 1048576)) MB" '≤ 30 MB' "$met"
 
-step '3 of 5: accounts on PostgreSQL, and their ends (about 6 minutes)'
+step '3 of 6: accounts on PostgreSQL, and their ends (about 6 minutes)'
 "$cargo" bench --locked --bench accounts
 
-step '4 of 5: long ledgers (about 2 minutes)'
+step '4 of 6: long ledgers (about 2 minutes)'
 "$cargo" bench --locked --bench long_ledger
 
-step '5 of 5: kill -9 and clients that hang up (about 4 minutes; debug build)'
+step '5 of 6: ssh through the gateway (about 4 minutes)'
+"$cargo" bench --locked --bench ssh_relay -- "${JIT_MIB:-512}" 3 aes256-gcm@openssh.com
+"$cargo" bench --locked --bench ssh_relay -- "${JIT_MIB:-512}" 3 chacha20-poly1305@openssh.com
+
+step '6 of 6: kill -9 and clients that hang up (about 4 minutes; debug build)'
 said=$(mktemp)
 if JIT_KILL_ROUNDS=${JIT_KILL_ROUNDS:-100} JIT_ABORTS=${JIT_ABORTS:-1000} \
   "$cargo" test --locked --test it kill:: -- --nocapture --test-threads 1 >"$said" 2>&1; then met=yes; else met=no; fi

@@ -7,6 +7,8 @@
 mod bare;
 #[path = "../../tests/it/gateway/world.rs"]
 mod gw;
+#[path = "../table.rs"]
+mod table;
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gw::{Gw, Pass, put, until};
+use table::{Figure, row};
 
 /// What the world of the tests names of its neighbours.
 mod trust {
@@ -52,6 +55,8 @@ const NAMES: [&str; 3] = ["direct", "bare", "gateway"];
 struct Field {
     world: Gw,
     pass: Pass,
+    /// Of another role: one grant has at most 256 open sessions.
+    second: Pass,
     key: std::path::PathBuf,
     ports: [u16; 2],
     cipher: String,
@@ -61,7 +66,7 @@ struct Field {
 impl Field {
     fn start(cipher: &str, runtime: &tokio::runtime::Runtime) -> Self {
         let world = Gw::start();
-        let pass = world.pass("work", 8 * 3600);
+        let (pass, second) = (world.pass("work", 8 * 3600), world.pass("exec", 8 * 3600));
         let at = world.dir.join("plain");
         std::fs::create_dir_all(&at).unwrap();
         let key = at.join("id");
@@ -89,14 +94,18 @@ impl Field {
             key: Arc::new(russh::keys::load_secret_key(&key, None).unwrap()),
         };
         runtime.spawn(relay.serve(listener));
-        Self { world, pass, key, ports: [sshd_port, bare_port], cipher: cipher.to_owned(), sshd }
+        Self { world, pass, second, key, ports: [sshd_port, bare_port], cipher: cipher.to_owned(), sshd }
     }
 
     /// ssh to a contender, by its place in [`NAMES`].
     fn ssh(&self, which: usize, line: &str) -> Command {
+        self.ssh_by(&self.pass, which, line)
+    }
+
+    fn ssh_by(&self, pass: &Pass, which: usize, line: &str) -> Command {
         let mut command = Command::new("ssh");
         if which == 2 {
-            command = self.world.client("ssh", Some(&self.pass));
+            command = self.world.client("ssh", Some(pass));
             command.args(["-c", &self.cipher, "gateway"]);
         } else {
             command.args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
@@ -155,8 +164,9 @@ impl Field {
     /// KiB of this process that an idle session costs, and its CPU in a second, in milliseconds.
     fn idle(&self, which: usize, count: u32) -> [f64; 2] {
         let before = resident_kib();
-        let start = |_| {
-            let mut child = self.ssh(which, "echo on; exec sleep 600").stdout(Stdio::piped()).spawn().unwrap();
+        let start = |number| {
+            let pass = if number < 250 { &self.pass } else { &self.second };
+            let mut child = self.ssh_by(pass, which, "echo on; exec sleep 600").stdout(Stdio::piped()).spawn().unwrap();
             child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
             child
         };
@@ -213,7 +223,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let field = Field::start(cipher, &runtime);
     println!("{cipher}, {mib} MiB, {rounds} rounds, medians");
-    let table = |what: &str, measure: &dyn Fn(usize) -> [f64; 2]| {
+    let table = |what: &str, measure: &dyn Fn(usize) -> [f64; 2]| -> [[f64; 2]; 3] {
         let mut seen: [[Vec<f64>; 2]; 3] = std::array::from_fn(|_| [Vec::new(), Vec::new()]);
         for _ in 0..rounds {
             for (which, seen) in seen.iter_mut().enumerate() {
@@ -223,18 +233,75 @@ fn main() {
                 seen[1].push(b);
             }
         }
-        let medians: Vec<_> = seen.iter_mut().map(|[a, b]| (median(a), median(b))).collect();
-        for (name, (a, b)) in NAMES.iter().zip(&medians) {
-            let (direct, bare) = (a / medians[0].0, a / medians[1].0);
+        let medians = seen.map(|[mut a, mut b]| [median(&mut a), median(&mut b)]);
+        for (name, [a, b]) in NAMES.iter().zip(&medians) {
+            let (direct, bare) = (a / medians[0][0], a / medians[1][0]);
             println!("{what:44} {name:8} {a:10.2} {b:10.3}   {direct:5.2} of direct  {bare:5.2} of bare");
         }
+        medians
     };
-    table("download: MiB/s, relay CPU s/GiB", &|which| field.download(which, mib));
-    table("upload: MiB/s, relay CPU s/GiB", &|which| field.upload(which, mib));
-    table("echo of a byte: us at p50", &|which| [field.echo(which), 0.0]);
-    table("set-up: ms, relay CPU ms", &|which| field.setup(which));
-    table("50 idle sessions: KiB each, CPU ms/s", &|which| field.idle(which, 50));
-    drop(field.world);
-    let mut sshd = field.sshd;
-    let _ = (sshd.kill(), sshd.wait());
+    let chacha = cipher.starts_with("chacha20");
+    let cpu_aim = if chacha { 2.9 } else { 1.5 };
+    let short = cipher.split('@').next().unwrap();
+    for (way, measured) in [
+        ("download", table("download: MiB/s, relay CPU s/GiB", &|which| field.download(which, mib))),
+        ("upload", table("upload: MiB/s, relay CPU s/GiB", &|which| field.upload(which, mib))),
+    ] {
+        let [direct, bare, ours] = measured;
+        let seen = format!(
+            "{:.0} MiB/s: {:.2} of a bare relay ({:.0}), {:.2} of direct ({:.0}); {:.2} CPU s/GiB (bare {:.2})",
+            ours[0],
+            ours[0] / bare[0],
+            bare[0],
+            ours[0] / direct[0],
+            direct[0],
+            ours[1],
+            bare[1]
+        );
+        let aim = format!("≥ 0.95 of bare; ≤ {cpu_aim} CPU s/GiB");
+        let met = Some(ours[0] / bare[0] >= 0.95 && ours[1] <= cpu_aim);
+        row(&Figure {
+            what: &format!("SSH {way} through the gateway, recorded, {mib} MiB, {short}"),
+            seen,
+            aim: &aim,
+            met,
+        });
+    }
+    if chacha {
+        return field.leave();
+    }
+    let [direct, bare, ours] = table("echo of a byte: us at p50", &|which| [field.echo(which), 0.0]);
+    let added = ours[0] - direct[0];
+    let seen = format!("{added:.0} µs (bare relay {:.0} µs; direct takes {:.0} µs)", bare[0] - direct[0], direct[0]);
+    row(&Figure { what: "keystroke echo, added at p50", seen, aim: "≤ 150 µs", met: Some(added <= 150.0) });
+    let [direct, bare, ours] = table("set-up: ms, relay CPU ms", &|which| field.setup(which));
+    let seen = format!(
+        "{:.1} ms of CPU (bare {:.1}); {:.0} ms, {:.2} of direct ({:.0} ms; bare {:.0} ms)",
+        ours[1],
+        bare[1],
+        ours[0],
+        ours[0] / direct[0],
+        direct[0],
+        bare[0]
+    );
+    let met = Some(ours[1] <= 5.0 && ours[0] / direct[0] <= 1.05);
+    row(&Figure {
+        what: "SSH connection set-up, with its entry in the log",
+        seen,
+        aim: "≤ 5 ms CPU; ≤ 1.05 of direct",
+        met,
+    });
+    let (ours, bare) = (field.idle(2, 500), field.idle(1, 200));
+    let seen = format!("{:.0} KiB (bare {:.0}), {:.1} ms CPU a second for all", ours[0], bare[0], ours[1]);
+    let met = Some(ours[0] <= 150.0);
+    row(&Figure { what: "memory per recorded idle session, 500 open", seen, aim: "≤ 150 KiB; idle CPU 0", met });
+    field.leave();
+}
+
+impl Field {
+    fn leave(self) {
+        drop(self.world);
+        let mut sshd = self.sshd;
+        let _ = (sshd.kill(), sshd.wait());
+    }
 }

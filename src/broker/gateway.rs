@@ -89,9 +89,7 @@ impl Broker {
     }
 
     async fn entered(&self, session: SessionId, grant: GrantId, login: &LoginName) -> Result<Opened, Refusal> {
-        let Answer::Certificate { openssh: leg } = self.order(Order::SessionLeg { session }).await? else {
-            return Err(Refusal::new(Code::BUG, "The signer answered something else."));
-        };
+        let leg = self.session_leg(session).await?;
         let memory = self.memory().await;
         let missing = || Refusal::new(Code::MISSING, "There is no such target, or you may not know of it.");
         let held = memory.state.grants.get(&grant).ok_or_else(missing)?;
@@ -113,6 +111,17 @@ impl Broker {
             record_input: target.roles.get(&held.terms.role).is_some_and(|role| role.record_input),
             lease: self.inner.leases.of(session, held.ends_at),
         })
+    }
+
+    /// The certificate of the gateway's key as it stands: another one, once the session goes on under another grant.
+    ///
+    /// # Errors
+    /// The signer's refusal.
+    pub async fn session_leg(&self, session: SessionId) -> Result<String, Refusal> {
+        match self.order(Order::SessionLeg { session }).await? {
+            Answer::Certificate { openssh } => Ok(openssh),
+            _ => Err(Refusal::new(Code::BUG, "The signer answered something else.")),
+        }
     }
 
     /// Records the end of a session. Once is enough, and again does nothing.

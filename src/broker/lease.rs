@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Broker;
-use crate::domain::decide::over;
+use crate::domain::decide::{over, successor};
 use crate::domain::ids::SessionId;
 use crate::domain::session::SessionCause;
 
@@ -112,7 +112,9 @@ pub async fn look(broker: &Broker) -> Duration {
         if held.over.is_some() {
             continue;
         }
-        let grant = state.sessions.get(id).and_then(|session| state.grants.get(&session.grant));
+        let session = state.sessions.get(id);
+        let grant =
+            session.and_then(|session| successor(state, session, now).or_else(|| state.grants.get(&session.grant)));
         let ends_at = grant.map_or(held.ends_at, |grant| grant.ends_at);
         if now + 2 >= ends_at {
             nap = SHORT;

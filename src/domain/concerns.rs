@@ -80,6 +80,8 @@ impl Event {
                 (c.grant, c.session) = (Some(*grant), Some(*session));
                 (c.actor, c.target) = (Some(person.clone()), Some(target.clone()));
             }
+            // INVARIANT: the one whose place in the indexes may change.
+            Self::SessionMoved { session, to, .. } => (c.grant, c.session) = (Some(*to), Some(*session)),
             Self::SessionEndAsked { session, grant, by, .. } | Self::SessionRead { session, grant, by } => {
                 (c.actor, c.grant, c.session) = (Some(by.clone()), Some(*grant), Some(*session));
             }

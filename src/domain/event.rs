@@ -12,7 +12,7 @@ use super::ids::{ActId, GrantId, InstallId, RequestId, SessionId};
 use super::key::Key;
 use super::names::{AccountName, LoginName, PersonName, RuleId, StepName, TargetName};
 use super::refusal::Refusal;
-use super::session::{Session, SessionEnd};
+use super::session::{Leg, Session, SessionEnd};
 use super::shelf::Shelf;
 use super::state::State;
 
@@ -493,6 +493,9 @@ pub enum Event {
     /// A session through a gateway was opened; the gateway's certificate for the target may be signed.
     #[serde(rename = "session.opened")]
     SessionOpened { session: Box<Session> },
+    /// A session goes on under another grant of its holder, when the one that it was under ended.
+    #[serde(rename = "session.moved")]
+    SessionMoved { session: SessionId, from: GrantId, to: GrantId, leg: Box<Leg> },
     #[serde(rename = "session.end_asked")]
     SessionEndAsked { session: SessionId, grant: GrantId, act: ActId, by: PersonName, words: Option<Digest> },
     #[serde(rename = "session.closed")]

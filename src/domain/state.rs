@@ -17,7 +17,7 @@ use super::person::Person;
 use super::refusal::Refusal;
 use super::request::{Approval, Request, RequestState};
 use super::retire::Over;
-use super::session::Session;
+use super::session::{Leg, Session};
 use super::snapshot::Snapshot;
 use super::table::Table;
 use super::text::Words;
@@ -390,6 +390,7 @@ impl State {
                 }
             }
             Event::SessionOpened { session } => self.open_session(session),
+            Event::SessionMoved { session, from, to, leg } => self.move_session(*session, *from, *to, leg),
             Event::SessionEndAsked { session, by, .. } => {
                 if let Some(session) = self.sessions.get_mut(session) {
                     session.end_asked_by = Some(by.clone());
@@ -421,6 +422,21 @@ impl State {
             grant.legs.push(session.leg.serial);
         }
         self.sessions.insert(session.id, session.clone());
+    }
+
+    fn move_session(&mut self, id: SessionId, from: GrantId, to: GrantId, leg: &Leg) {
+        self.last_serial = self.last_serial.max(leg.serial);
+        if let Some(grant) = self.grants.get_mut(&from) {
+            grant.sessions.remove(&id);
+        }
+        if let Some(grant) = self.grants.get_mut(&to) {
+            grant.state = GrantState::Active;
+            grant.sessions.insert(id);
+            grant.legs.push(leg.serial);
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            (session.grant, session.leg) = (to, leg.clone());
+        }
     }
 
     fn close(&mut self, id: &RequestId, state: RequestState) {

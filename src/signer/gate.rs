@@ -240,6 +240,8 @@ impl Gate {
                     self.late.grants.insert(session.grant);
                 }
             }
+            // A grant that was shown too late to be believed lends itself to no session either: `session_leg` looks at it.
+            Event::SessionMoved { to, .. } if late => drop(self.late.grants.insert(*to)),
             Event::CredentialIssued { grant, serial, .. } => {
                 let first = self.state.grants.get(grant).filter(|g| g.credentials.is_empty());
                 // The first use must be in time by this clock too, not by what the entry says alone.

@@ -179,3 +179,49 @@ async fn a_gateway_target_needs_a_gateway() {
     assert_eq!(refused.unwrap_err().code, Code::BUNDLE_REFUSED);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_under_a_grant_that_lasts_longer_and_allows_as_much() {
+    let world = World::with_gateway().await;
+    let first = world.open(600).await;
+    let mut opened = enter(&world, first).await.unwrap();
+    world.clock.advance(500);
+    // The window as it stands has less left than is asked for, so this is another grant.
+    let second = world.open(900).await;
+    assert_ne!(first, second);
+    lease::look(world.broker()).await;
+    assert_eq!(opened.lease.ends_at(), world.broker().now() + 900, "who is warned is warned of the later end");
+    world.clock.advance(100);
+    lease::look(world.broker()).await;
+    assert!(opened.lease.is_over().is_none());
+    round(world.broker()).await.unwrap();
+    assert!(matches!(world.state(first).await, GrantState::Ended { .. }), "nothing is left under the first");
+    assert!(matches!(world.state(second).await, GrantState::Active));
+    let facts = jit_ca::ssh::read(&world.broker().session_leg(opened.session).await.unwrap()).unwrap();
+    assert_eq!(i64::try_from(facts.valid_before).unwrap(), opened.lease.ends_at(), "the new certificate lasts as long");
+    assert!(facts.extensions["grant@jit-broker"].contains(&second.to_string()));
+    // And ends with it.
+    world.clock.advance(800);
+    assert_eq!(over(&world, &mut opened).await, SessionCause::WindowEnd);
+    world.broker().close_session(opened.session, SessionEnd::nothing(SessionCause::WindowEnd)).await.unwrap();
+    round(world.broker()).await.unwrap();
+    assert!(matches!(world.state(second).await, GrantState::Ended { .. }));
+    let memory = world.broker().memory().await;
+    assert!(memory.state.indexes_hold());
+    drop(memory);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_moves_nothing() {
+    let world = World::with_gateway().await;
+    let first = world.open(600).await;
+    let mut opened = enter(&world, first).await.unwrap();
+    let second = world.open(900).await;
+    let why = words("enough of that");
+    let revoke = Deed::Revoke { by: world.bob.name(), of: Selector::Grant(first) };
+    world.broker().act(world.sign(&world.bob, Some(&why), revoke), Some(&why), None).await.unwrap();
+    assert_eq!(over(&world, &mut opened).await, SessionCause::Revoked);
+    assert!(matches!(world.state(second).await, GrantState::Ready));
+    world.stop().await;
+}

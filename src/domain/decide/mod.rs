@@ -26,7 +26,7 @@ pub use answer::{StepView, progress};
 pub use clock::DRIFT_S;
 pub use end::MOST_DUE;
 pub use issue::user_spec;
-pub use session::{leg_spec, only, over};
+pub use session::{leg_spec, only, over, successor};
 
 /// The moment and the surroundings in which a command is decided.
 #[derive(Clone, Copy)]

@@ -53,6 +53,15 @@ pub(super) fn open(state: &State, command: &Command, now: Now<'_>) -> Result<Vec
     if source.is_empty() || source.len() > MAX_SOURCES || ranges(source).is_err() {
         return Err(Refusal::new(Code::BAD_CONFIG, "The gateway does not say from which addresses it comes."));
     }
+    let leg = Leg {
+        serial: state.last_serial + 1,
+        key: leg_key.clone(),
+        valid_after: now.at - BACKDATE_S,
+        valid_before: live.ends_at,
+        source: source.clone(),
+        nonce: *nonce,
+        tbs_sha256: Digest::new([0; 32]),
+    };
     let mut session = Session {
         id: *session,
         grant: live.id,
@@ -62,19 +71,59 @@ pub(super) fn open(state: &State, command: &Command, now: Now<'_>) -> Result<Vec
         by_key: by_key.clone(),
         opened_at: now.at,
         end_asked_by: None,
-        leg: Leg {
-            serial: state.last_serial + 1,
-            key: leg_key.clone(),
-            valid_after: now.at - BACKDATE_S,
-            valid_before: live.ends_at,
-            source: source.clone(),
-            nonce: *nonce,
-            tbs_sha256: Digest::new([0; 32]),
-        },
+        leg,
     };
-    let ca = state.genesis.as_ref().map(|g| g.ssh_user.clone()).ok_or_else(|| missing("authority"))?;
-    session.leg.tbs_sha256 = Digest::of(&jit_ca::ssh::tbs_user(&leg_spec(&live, &session)?, &ca.0));
+    session.leg.tbs_sha256 = leg_digest(state, &live, &session)?;
     Ok(vec![Event::SessionOpened { session: Box::new(session) }])
+}
+
+fn leg_digest(state: &State, grant: &Grant, session: &Session) -> Result<Digest, Refusal> {
+    let ca = state.genesis.as_ref().map(|g| g.ssh_user.clone()).ok_or_else(|| missing("authority"))?;
+    Ok(Digest::of(&jit_ca::ssh::tbs_user(&leg_spec(grant, session)?, &ca.0)))
+}
+
+/// The grant under which a session goes on when its own ends: of the same person on the same target, for the same account, with at least
+/// as much allowed. The one that lasts longest.
+pub fn successor<'s>(state: &'s State, session: &Session, at: i64) -> Option<&'s Grant> {
+    let own = state.grants.get(&session.grant)?;
+    state
+        .open_grants_of(&session.person)
+        .filter(|other| other.id != own.id && other.terms.gateway && other.terms.target == own.terms.target)
+        .filter(|other| other.terms.target_digest == own.terms.target_digest && other.live_at(at).is_ok())
+        .filter(|other| other.terms.logins.contains(&session.login) && other.ends_at > own.ends_at)
+        .filter(|other| own.terms.allow.iter().all(|allow| other.terms.allow.contains(allow)))
+        .filter(|other| other.state != GrantState::Ready || at < other.claim_by)
+        .filter(|other| other.sessions.len() < MAX_SESSIONS && other.legs.len() < MAX_LEGS)
+        .max_by_key(|other| (other.ends_at, other.id))
+}
+
+/// The end of a window with sessions open: those that another grant covers go on under it, the others are cut.
+pub(super) fn window_end(state: &State, grant: &Grant, now: Now<'_>, moved: u64) -> Vec<Event> {
+    let mut events = Vec::new();
+    for session in grant.sessions.iter().filter_map(|id| state.sessions.get(id)) {
+        let serial = state.last_serial + 1 + moved + events.len() as u64;
+        events.extend(to_successor(state, session, serial, now));
+    }
+    let stays =
+        |id: &SessionId| !events.iter().any(|e| matches!(e, Event::SessionMoved { session, .. } if session == id));
+    let left: Vec<SessionId> = grant.sessions.iter().copied().filter(stays).collect();
+    let rest = Grant { sessions: left.into_iter().collect(), ..grant.clone() };
+    events.extend(ending(&rest, Cause::WindowEnd, None, None, now.at));
+    events
+}
+
+fn to_successor(state: &State, session: &Session, serial: u64, now: Now<'_>) -> Option<Event> {
+    let to = successor(state, session, now.at)?;
+    let live = to.live_at(now.at).ok()?;
+    if session.end_asked_by.is_some() || !matches!(first_use(state, &live, now), Ok(None)) {
+        return None;
+    }
+    let nonce = Digest::of(format!("{} {} {serial}", session.leg.nonce, to.id).as_bytes());
+    let (valid_after, valid_before) = (now.at - BACKDATE_S, to.ends_at);
+    let leg = Leg { serial, valid_after, valid_before, nonce, ..session.leg.clone() };
+    let mut after = Session { grant: to.id, leg, ..session.clone() };
+    after.leg.tbs_sha256 = leg_digest(state, to, &after).ok()?;
+    Some(Event::SessionMoved { session: session.id, from: session.grant, to: to.id, leg: Box::new(after.leg) })
 }
 
 fn ranges(source: &[String]) -> Result<Vec<Cidr>, Refusal> {
@@ -189,6 +238,8 @@ pub fn over(state: &State, id: SessionId, now: i64) -> Option<Over> {
     let grant = state.grants.get(&session.grant)?;
     match &grant.state {
         GrantState::Ready | GrantState::Active if now < grant.ends_at => None,
+        // The entry that moves it to the other grant comes in a moment.
+        GrantState::Ready | GrantState::Active if successor(state, session, now).is_some() => None,
         GrantState::Ready | GrantState::Active => Some(Over::WindowEnd),
         GrantState::Ending { cause, .. } | GrantState::Residue { cause, .. } | GrantState::Ended { cause, .. } => {
             Some((*cause).into())

@@ -17,7 +17,7 @@ use super::switch::Switch;
 use super::upstream::{Away, Leg, Upstream};
 use crate::broker::gateway::Opened;
 use crate::broker::lease::Over;
-use crate::domain::ids::GrantId;
+use crate::domain::ids::{GrantId, SessionId};
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
@@ -91,6 +91,7 @@ pub struct Live {
     /// Set when the target went away by itself.
     pub target_gone: AtomicBool,
     allow: Vec<Allow>,
+    session: SessionId,
     leg: Leg,
     gate: Arc<Gate>,
     first: Mutex<Option<Upstream>>,
@@ -157,6 +158,19 @@ impl Live {
         }
     }
 
+    /// What opens the target now. The certificate ends with the grant; a session that went on under another one has a new one there.
+    async fn leg(&self) -> Result<Leg, Away> {
+        let broker = &self.gate.broker;
+        let over = u64::try_from(broker.now()).is_ok_and(|now| now >= self.leg.certificate.valid_before());
+        if !over {
+            return Ok(self.leg.clone());
+        }
+        let away = |line: String| Away { cause: SessionCause::TargetAway, line };
+        let line = broker.session_leg(self.session).await.map_err(|refusal| away(refusal.message))?;
+        let certificate = Certificate::from_openssh(&line).map_err(|e| away(e.to_string()))?;
+        Ok(Leg { certificate, ..self.leg.clone() })
+    }
+
     /// A connection to the target of its own: the one that was made in advance, or a new one.
     ///
     /// # Errors
@@ -167,7 +181,7 @@ impl Live {
             return Ok(first);
         }
         let _permit = self.connecting.acquire().await;
-        self.leg.connect(self.gate.broker.now()).await
+        self.leg().await?.connect(self.gate.broker.now()).await
     }
 }
 
@@ -292,6 +306,7 @@ impl Task {
             notices,
             target_gone: AtomicBool::new(false),
             allow: opened.allow.clone(),
+            session: opened.session,
             leg,
             gate: self.gate.clone(),
             first: Mutex::new(Some(first)),

@@ -28,6 +28,7 @@ const READ: usize = 32 * 1024;
 const WAITING: usize = 16;
 
 /// What opens a target.
+#[derive(Clone)]
 pub struct Leg {
     /// Where it is, and how it is known.
     pub target: Target,
