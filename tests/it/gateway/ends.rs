@@ -178,3 +178,25 @@ fn a_stop_gives_a_moment_and_then_seals() {
     assert!(said.contains("is stopping") && said.contains("the broker stopped"), "{said}");
     assert_eq!(world.end(pass.grant).1.cause, SessionCause::Drained);
 }
+
+#[test]
+fn an_overlapping_grant_keeps_the_connection_and_what_it_opens() {
+    let world = Gw::start();
+    let pass = world.pass("work", 600);
+    let socket = world.dir.join("cm");
+    let path = format!("ControlPath={}", socket.display());
+    let mut master = world.client("ssh", Some(&pass));
+    let mut master = master.args(["-M", "-N", "-o", &path, "gateway"]).spawn().unwrap();
+    until(Duration::from_secs(10), "the master", || socket.exists());
+    world.clock.advance(590);
+    let longer = world.granted("work", 900).0;
+    world.clock.advance(20);
+    let ended = || world.run(world.broker().memory()).state.grants.get(&pass.grant).is_some_and(|grant| grant.over());
+    until(LIMIT, "the end of the first grant", ended);
+    let mut command = world.client("ssh", None);
+    let done: Done = command.args(["-o", &path, "gateway", "echo on"]).output().unwrap().into();
+    assert_eq!(done.ok(), "on\n", "a channel with the second certificate");
+    world.clock.advance(900);
+    until(LIMIT, "the master's end", || master.try_wait().unwrap().is_some());
+    assert_eq!(world.end(longer).1.cause, SessionCause::WindowEnd);
+}
