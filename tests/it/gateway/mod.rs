@@ -2,9 +2,12 @@
 
 mod admit;
 mod allow;
+mod ansible;
 mod bounds;
 mod ends;
 mod host;
+mod lost;
 mod strangers;
+mod terminal;
 mod ways;
 mod world;
