@@ -25,7 +25,10 @@ fn ping(world: &Gw, pass: &Pass, host: &str, arguments: &[&str]) -> Done {
     ansible.args(["all", "-i", &format!("{host},")]).args(arguments);
     let multiplexed = "-o ControlMaster=auto -o ControlPersist=60s";
     ansible.env("ANSIBLE_SSH_ARGS", format!("-F {}/config {multiplexed}", world.dir.display()));
-    ansible.env("ANSIBLE_PRIVATE_KEY_FILE", &pass.key).env("ANSIBLE_PYTHON_INTERPRETER", "auto_silent");
+    // The target is this machine, so its Python is the one that runs Ansible.
+    let python = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    let python = Done::from(python.expect("python3 is missing: make clients")).ok();
+    ansible.env("ANSIBLE_PRIVATE_KEY_FILE", &pass.key).env("ANSIBLE_PYTHON_INTERPRETER", python.trim());
     ansible.env("ANSIBLE_SSH_CONTROL_PATH_DIR", world.dir.join("cp")).env("HOME", &world.dir);
     ansible.env("LC_ALL", "C.UTF-8").env_remove("SSH_AUTH_SOCK").current_dir(&world.dir).stdin(Stdio::null());
     ansible.output().expect("python3 is missing: make clients").into()

@@ -9,5 +9,7 @@ mod host;
 mod lost;
 mod strangers;
 mod terminal;
+mod unproved;
 mod ways;
+mod wire;
 mod world;
