@@ -5,11 +5,12 @@ import sys
 import time
 
 import paramiko
-from paramiko.common import cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST
+from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
+from paramiko.common import cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST
 from paramiko.common import cMSG_USERAUTH_REQUEST, cMSG_USERAUTH_SUCCESS
 
 port, attack, rest = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-seen = []
+seen, opened = [], []
 
 
 def message(kind, *fields):
@@ -31,6 +32,9 @@ read = transport.packetizer.read_message
 
 def reading():
     kind, content = read()
+    if kind == 91:
+        # The number of the channel at the other side (RFC 4254 section 5.1).
+        opened.append(int.from_bytes(content.asbytes()[4:8], "big"))
     seen.append(kind)
     return kind, content
 
@@ -44,6 +48,24 @@ opening = message(cMSG_CHANNEL_OPEN, "session", 0, 1 << 20, 1 << 15)
 
 def offer(user, algorithm, blob):
     return message(cMSG_USERAUTH_REQUEST, user, "ssh-connection", "publickey", False, algorithm, blob)
+
+
+def proved(user, key):
+    """A request that is signed with the key (RFC 4252 section 7)."""
+    body = offer(user, "ssh-ed25519", key.asbytes()).asbytes().replace(b"publickey\x00", b"publickey\x01")
+    session = len(transport.session_id).to_bytes(4, "big") + transport.session_id
+    signature = key.sign_ssh_data(session + body).asbytes()
+    return paramiko.Message(body + len(signature).to_bytes(4, "big") + signature)
+
+
+def wait_for(kinds, before, limit=5):
+    until = time.time() + limit
+    while time.time() < until and transport.is_active() and sum(map(seen.count, kinds)) == before:
+        time.sleep(0.01)
+
+
+def key_in(path):
+    return paramiko.Ed25519Key.from_private_key_file(path)
 
 
 sent = 0
@@ -68,7 +90,7 @@ try:
         say(opening)
     elif attack == "open-then-login":
         say(opening)
-        transport.auth_publickey(rest[0], paramiko.Ed25519Key.from_private_key_file(rest[1]))
+        transport.auth_publickey(rest[0], key_in(rest[1]))
     elif attack == "offers":
         # The same key each time, never proved.
         say(service)
@@ -83,23 +105,36 @@ try:
         for sent in range(1, 12):
             if not transport.is_active():
                 break
-            key = paramiko.Ed25519Key.from_private_key_file(rest[sent - 1])
             before = seen.count(51)
-            signed = paramiko.Message()
-            signed.add_string(transport.session_id)
-            body = offer("root", "ssh-ed25519", key.asbytes()).asbytes()
-            body = body.replace(b"publickey\x00", b"publickey\x01")
-            signature = key.sign_ssh_data(signed.asbytes() + body).asbytes()
-            raw = body + len(signature).to_bytes(4, "big") + signature
-            say(paramiko.Message(raw))
-            until = time.time() + 5
-            while time.time() < until and transport.is_active() and seen.count(51) == before:
-                time.sleep(0.01)
+            say(proved("root", key_in(rest[sent - 1])))
+            wait_for([51], before)
+    elif attack == "offer-then-login":
+        # Somebody else's key is offered, and found good; then one's own is proved.
+        say(service)
+        say(offer(rest[0], "ssh-ed25519", bytes.fromhex(rest[2])))
+        wait_for([60, 51], 0)
+        say(proved(rest[0], key_in(rest[1])))
+        wait_for([52, 51], 0)
+        say(opening)
+        wait_for([91, 92], 0)
+        say(message(cMSG_CHANNEL_REQUEST, opened[0], "exec", True, "echo in"))
+        wait_for([99, 100], 0)
+    elif attack == "channels":
+        # Windows that overflow, channels that nobody opened, and very many that nobody gives.
+        transport.auth_publickey(rest[0], key_in(rest[1]))
+        real = transport.open_session(timeout=10)
+        for _ in range(3):
+            say(message(cMSG_CHANNEL_WINDOW_ADJUST, real.remote_chanid, 0xFFFFFFFF))
+        for sent in range(10_000):
+            say(message(cMSG_CHANNEL_OPEN, "nonsense@example", sent + 100, 1 << 20, 1 << 15))
+        # Of a channel that is not there: what answers is an end, or nothing.
+        say(message(cMSG_CHANNEL_DATA, 4242, "x" * 1000))
+        say(message(cMSG_CHANNEL_WINDOW_ADJUST, 4242, 0xFFFFFFFF))
     else:
         sys.exit("no such attack")
 except (EOFError, OSError, paramiko.SSHException):
     pass
-until = time.time() + (2 if attack == "open-then-login" else 35)
+until = time.time() + (2 if attack.endswith("login") or attack == "channels" else 35)
 while transport.is_active() and time.time() < until:
     time.sleep(0.01)
 print(json.dumps({"alive": transport.is_active(), "seen": seen, "sent": sent}))

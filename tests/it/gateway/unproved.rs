@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use jit_broker::daemon::dev::Somebody;
+use jit_broker::domain::event::Event;
 use serde_json::Value;
 
 use super::ansible::packages;
@@ -51,8 +53,47 @@ fn nothing_opens_before_authentication() {
     let said = stranger(port, "open-then-login", &[user, world.dir.join("alice/id_ed25519").display().to_string()]);
     assert_eq!((count(&said, 52), count(&said, 91)), (1, 0), "{said}");
     assert_eq!(world.ssh(&pass, &["echo fine"]).ok(), "fine\n");
+    until(Duration::from_secs(10), "both ends", || world.ends(pass.grant).len() == 2);
     let bytes: u64 = world.ends(pass.grant).iter().map(|(_, end)| end.bytes_out).sum();
     assert_eq!(bytes, 5, "nothing else was ever said");
+}
+
+#[test]
+fn a_key_that_was_offered_is_not_who_comes_in() {
+    let world = Gw::start();
+    let pass = world.pass("work", 600);
+    let user = format!("{}%{TARGET}", world.login);
+    let key = |who: &str| world.dir.join(who).join("id_ed25519").display().to_string();
+    let blob = |who: &Somebody| data_encoding::HEXLOWER.encode(&who.key().0.wire());
+    // Alice has a grant; bob offers her key and proves his own: he is bob, who has none.
+    let said = stranger(world.port, "offer-then-login", &[user.clone(), key("bob"), blob(&world.alice)]);
+    assert_eq!((count(&said, 60), count(&said, 52)), (1, 1), "{said}");
+    let opened = || -> Vec<String> {
+        let events = world.events().into_iter();
+        events
+            .filter_map(|event| match event {
+                Event::SessionOpened { session } => Some(session.person.to_string()),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(opened(), [""; 0]);
+    let said = stranger(world.port, "offer-then-login", &[user, key("alice"), blob(&world.bob)]);
+    assert_eq!((count(&said, 60), count(&said, 52), count(&said, 99)), (1, 1, 1), "{said}");
+    assert_eq!(opened(), ["alice"]);
+    assert_eq!(world.end(pass.grant).1.bytes_out, 3);
+}
+
+#[test]
+fn odd_windows_and_channels_harm_nobody() {
+    let world = Gw::start();
+    let pass = world.pass("work", 600);
+    let user = format!("{}%{TARGET}", world.login);
+    let said = stranger(world.port, "channels", &[user, world.dir.join("alice/id_ed25519").display().to_string()]);
+    assert_eq!(count(&said, 91), 1, "{said}");
+    // The SSH library refuses each of an unknown kind twice.
+    assert!(said["alive"] == false || count(&said, 92) >= 10_000, "{} refusals", count(&said, 92));
+    assert_eq!(world.ssh(&pass, &["echo fine"]).ok(), "fine\n");
 }
 
 #[test]
