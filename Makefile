@@ -6,11 +6,14 @@ CARGO ?= cargo
 RUST_MINIMUM := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 # program:package[,package...]; a program that is there installs nothing.
-WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev psql:postgresql-client initdb:postgresql
+WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev psql:postgresql-client initdb:postgresql tmux:tmux vim:vim less:less
 
-# The database clients that the tests log in with. npm's and Python's go below target/, at these versions; the JDBC driver is Debian's.
+# The clients that the tests log in with. npm's and Python's go below target/, at these versions; the JDBC driver is Debian's.
 PSYCOPG := 3.3.9
 NODE_PG := 8.23.1
+# What else comes through the SSH gateway: Ansible, and a client that says what no honest one says.
+ANSIBLE := 2.19.14
+PARAMIKO := 5.1.0
 CLIENT_PROGRAMS := python3:python3,python3-pip node:nodejs npm:npm java:default-jdk-headless javac:default-jdk-headless
 JDBC := /usr/share/java/postgresql.jar
 CLIENTS = $(or $(CARGO_TARGET_DIR),target)/clients
@@ -23,7 +26,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 help:
 	@echo 'make demo    builds, starts a throw-away broker with an sshd of its own, and plays the story'
 	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen, openssl, PostgreSQL and its clients'
-	@echo 'make clients the database clients that the tests log in with, below target/'
+	@echo 'make clients the database and SSH clients that the tests log in with, below target/'
 	@echo 'make lint    formatting, and clippy without a warning'
 	@echo 'make bench   measures a release build, and writes benches/RESULTS.md'
 
@@ -105,6 +108,14 @@ clients:
 	    'psycopg[binary]==$(PSYCOPG)' || stop 'pip could not install psycopg[binary]==$(PSYCOPG).'; \
 	  echo "$$python" > '$(CLIENTS)/python/stamp'; \
 	fi; \
+	ssh="ansible-core $(ANSIBLE) and paramiko $(PARAMIKO) for $$(python3 --version)"; \
+	if [ "$$(cat '$(CLIENTS)/ssh/stamp' 2>/dev/null || true)" != "$$ssh" ]; then \
+	  echo "clients: installing $$ssh"; \
+	  rm -rf '$(CLIENTS)/ssh'; \
+	  python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target '$(CLIENTS)/ssh' \
+	    'ansible-core==$(ANSIBLE)' 'paramiko==$(PARAMIKO)' || stop "pip could not install $$ssh."; \
+	  echo "$$ssh" > '$(CLIENTS)/ssh/stamp'; \
+	fi; \
 	if [ "$$(cat '$(CLIENTS)/node/stamp' 2>/dev/null || true)" != 'pg $(NODE_PG)' ]; then \
 	  echo 'clients: installing pg $(NODE_PG)'; \
 	  rm -rf '$(CLIENTS)/node'; mkdir -p '$(CLIENTS)/node'; \
@@ -112,7 +123,7 @@ clients:
 	    || stop 'npm could not install pg@$(NODE_PG).'; \
 	  echo 'pg $(NODE_PG)' > '$(CLIENTS)/node/stamp'; \
 	fi; \
-	echo 'clients: psql, psycopg, node-postgres and the JDBC driver are there'
+	echo 'clients: psql, psycopg, node-postgres, the JDBC driver, Ansible and Paramiko are there'
 
 lint-tools: setup
 	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 \

@@ -11,6 +11,7 @@ use super::digest::Digest;
 use super::event::Event;
 use super::grant::{Grant, GrantState, SKEW_S};
 use super::ids::{GrantId, RequestId};
+use super::key::Key;
 use super::names::{PersonName, TargetName};
 use super::request::{Request, RequestState};
 use super::state::State;
@@ -31,6 +32,8 @@ pub struct Index {
     pending_of: BTreeMap<PersonName, BTreeSet<RequestId>>,
     grants_of: BTreeMap<PersonName, BTreeSet<GrantId>>,
     grants_on: BTreeMap<TargetName, BTreeSet<GrantId>>,
+    /// Those that a gateway opens, by the keys that their certificates are for.
+    grants_by: BTreeMap<Key, BTreeSet<GrantId>>,
     /// Over, and their accounts may still be on their servers.
     removing: BTreeSet<GrantId>,
     /// Ending, and not all serials are on a published list yet.
@@ -116,6 +119,9 @@ impl Index {
             return;
         }
         if grant.terms.gateway {
+            for key in &grant.keys {
+                if into { put(&mut self.grants_by, key, id) } else { take(&mut self.grants_by, key, &id) }
+            }
             return;
         }
         match grant.state {
@@ -257,6 +263,11 @@ impl State {
     /// The grants on a target that are not final.
     pub fn open_grants_on(&self, target: &TargetName) -> impl Iterator<Item = &Grant> {
         self.index.grants_on.get(target).into_iter().flatten().filter_map(|id| self.grants.get(id))
+    }
+
+    /// True when a grant that is not final and that a gateway opens has this key.
+    pub fn has_gateway_key(&self, key: &Key) -> bool {
+        self.index.grants_by.contains_key(key)
     }
 
     /// The grants that are over and whose accounts may still be on their servers.

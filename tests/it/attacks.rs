@@ -6,6 +6,36 @@
 //! T8 certificate type: `ca::sshd_accepts_what_it_should_and_nothing_else`, `a_certificate_that_was_not_granted_is_not_kept` ·
 //! T9 keys: `ca::bad_keys_are_refused`, [`keys_that_must_not_be_certified`] ·
 //! T17 verify before release: `a_daemon_that_lies_gets_no_signature` ·
+//! T20 offered is not proven: `gateway::unproved::a_key_that_was_offered_is_not_who_comes_in` ·
+//! T22 foreign authority, T24 time, T25 principals, T26 critical options: `gateway::admit::the_verdicts_are_those_of_sshd_or_stricter` ·
+//! T27 revoked: `gateway::admit::only_a_logged_certificate_of_an_open_grant_opens_anything`, `gateway::ends::a_revocation_cuts_whatever_is_going_on` ·
+//! T28 before authentication: `gateway::unproved::nothing_opens_before_authentication`; russh ignores such messages, so the end of the
+//! connection is that of the 30 s to come in and not of the first of them ·
+//! T30 attempts: `gateway::unproved::offers_and_failures_are_counted`, `gateway::strangers::attempts_are_few_and_nobody_learns_who_exists` ·
+//! T32 user string: `gateway::ssh::user::only_the_two_forms_are_read`, the latter too · T33 host key: `gateway::host::a_pinned_key_is_the_only_one` ·
+//! T35 round the recorder: `gateway::ways::the_certificate_of_a_gateways_grant_opens_the_target_itself_to_nobody`,
+//! `sessions::the_gateways_own_certificate_is_bound_to_it_and_the_persons_opens_no_host` ·
+//! T36 allocation: `gateway::strangers::noise_harms_nobody`, `gateway::bounds` for what comes after authentication; no figure for each
+//! connection, because one process has the memory of all ·
+//! T38 Terrapin: `gateway::wire::nothing_is_slipped_in_before_the_keys` · T39 algorithms: the same, `gateway::wire::good_algorithms_are_agreed_on_and_bad_ones_are_not` ·
+//! T41 windows and channels: `gateway::unproved::odd_windows_and_channels_harm_nobody`, `gateway::bounds` ·
+//! T44 grammar: ident and packets as T36, SFTP `gateway::ssh::sftp::no_packets_break_it`; no 24 h of fuzzing, and what russh parses is fuzzed there ·
+//! T45 strangers: `gateway::unproved::what_is_no_ssh_costs_nothing`, `gateway::strangers::noise_harms_nobody` ·
+//! T46 flood: `gateway::unproved::a_crowd_of_many_sources_keeps_nobody_out`, `gateway::strangers::the_unknown_of_one_source_are_few_and_their_time_is_short`;
+//! not 5000 connects a second for a minute ·
+//! T47 hard stop: `gateway::ends::the_windows_end_cuts_whatever_is_going_on`, `gateway::ends::an_upload_and_a_client_that_does_not_read_are_cut_as_well`,
+//! `gateway::terminal::a_shell_is_warned_in_words_and_a_full_screen_program_by_the_bell` ·
+//! T48 multiplexing: `gateway::ends::a_master_connection_opens_nothing_after_the_end` · T50 revocation: as T27 ·
+//! T51 channel kinds: `gateway::allow::each_role_gives_what_it_says`, `gateway::allow::agents_x11_and_sockets_are_never_forwarded`,
+//! `gateway::allow::tunnels_work_where_the_role_has_them_and_are_told_without_their_content` ·
+//! T52 evasion by name: `gateway::ways::a_commands_name_hides_nothing_of_it` ·
+//! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless` ·
+//! T56 escapes: `record::tests_screen::what_reaches_further_than_the_screen_goes`, `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may` ·
+//! T57 hidden input: `record::tests_typed::a_password_is_not` ·
+//! T58 tampering: `recorded::a_forged_recording_is_found_by_the_auditor_and_shown_to_nobody`, `record::tests_format::the_chunk_that_was_changed_is_named` ·
+//! T59 other people's: `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may` ·
+//! T62 long: `record::tests_index::a_long_session_has_a_short_index_that_keeps_the_last_command`, `gateway::bounds`; the 8 h and 5 GiB are the bench's ·
+//! F16, F25 recorder: `gateway::lost::a_session_ends_when_it_cannot_be_recorded_any_more` ·
 //! T63 torn list: [`the_published_list_is_never_empty_or_torn`] · T64 stale list: `status` and `revoke` name the host (exit 10), story and hook ·
 //! T65 older list: `an_older_revocation_list_is_not_taken`, `a_restored_older_ledger_is_refused_by_the_signer` · T66 pruning: model ·
 //! T70 other people's: [`nobody_ends_or_reads_what_is_somebody_elses`] ·
@@ -336,4 +366,31 @@ async fn listings_are_bounded() {
     let (status, ..) = asked(&api, "GET", "/v1/audit/events?before_seq=99999999999999999999", Some(&bob), "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     world.stop().await;
+}
+
+/// A name of the table above that no test has any more is a hole that nobody sees.
+#[test]
+fn every_test_that_is_named_here_is_there() {
+    let root = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let (mut folders, mut all) = (vec![root.join("src"), root.join("tests"), root.join("ca")], String::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                all += &std::fs::read_to_string(&path).unwrap();
+            }
+        }
+    }
+    let table = include_str!("attacks.rs").lines().take_while(|line| line.starts_with("//!"));
+    let table = table.collect::<Vec<_>>().join("\n");
+    let mut missing = Vec::new();
+    for name in table.split('`').skip(1).step_by(2) {
+        let last = name.trim_matches(['[', ']']).rsplit("::").next().unwrap();
+        if last.contains('_') && !all.contains(&format!("fn {last}(")) {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
 }

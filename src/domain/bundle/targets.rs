@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jit_ca::key::PublicKey;
+use jit_ca::key::{KeyKind, PublicKey};
 
 use super::read::{At, Part, Problems, Roots, Table, meant, once};
 use super::{APPLY, BROKER, GATEWAYS, databases};
@@ -73,7 +73,7 @@ fn target(
             let database = databases::database(&mut table, roots, address.as_ref(), problems);
             (database.is_some().then_some(HostIdentity::Tls), database)
         }
-        _ => (host(&mut table, problems), None),
+        _ => (host(&mut table, mode, problems), None),
     };
     let roles = match table.table("roles", problems) {
         Some(roles) => read_roles(roles, kind, mode, problems),
@@ -127,10 +127,21 @@ fn read_mode(table: &mut Table<'_>, kind: TargetKind, problems: &mut Problems) -
     }
 }
 
-fn host(table: &mut Table<'_>, problems: &mut Problems) -> Option<HostIdentity> {
+fn host(table: &mut Table<'_>, mode: Option<Mode>, problems: &mut Problems) -> Option<HostIdentity> {
     let at = table.at;
     match (table.text("host_key", problems), table.text("host_ca", problems)) {
-        (Some(key), None) => problems.take(key.at, PublicKey::parse(key.value)).map(|key| HostIdentity::Key(Key(key))),
+        (Some(text), None) => {
+            let key = problems.take(text.at, PublicKey::parse(text.value))?;
+            if mode == Some(Mode::Gateway) && matches!(key.kind(), KeyKind::Rsa { .. }) {
+                // SECURITY: the gateway's SSH library is built without RSA, whose private-key operation leaks by its timing (facts.md).
+                problems.add(
+                    text.at,
+                    "the gateway verifies no RSA host keys: pin the host's ed25519 or ECDSA key, enroll the host and say host_ca = \"@broker\", or say mode = \"direct\"",
+                );
+                return None;
+            }
+            Some(HostIdentity::Key(Key(key)))
+        }
         (None, Some(ca)) if ca.value == "@broker" => Some(HostIdentity::BrokerCa),
         (None, Some(ca)) => {
             problems.add(ca.at, "host_ca is \"@broker\"; another host's key is pinned by host_key");

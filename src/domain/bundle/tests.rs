@@ -418,6 +418,12 @@ fn keys_are_one_persons_and_can_sign() {
         parse(&twice, &targets(), POLICY).unwrap_err()[0]
             .starts_with("people.toml:8: this key belongs to alice already")
     );
+    // An RSA host key is the client's to verify on a direct target, and nobody's behind the gateway.
+    let direct = targets().replace(&key(9), &rsa());
+    parse(&people(), &direct, POLICY).unwrap();
+    let behind = direct.replace("mode = \"direct\"", "mode = \"gateway\"");
+    let problems = parse(&people(), &behind, POLICY).unwrap_err();
+    assert!(problems[0].starts_with("targets.toml:7: the gateway verifies no RSA host keys"), "{problems:?}");
     let rsa = people().replace(&key(2), &rsa());
     assert!(parse(&rsa, &targets(), POLICY).unwrap_err()[0].starts_with("people.toml:8: this key cannot sign acts"));
     let junk = people().replace(&key(2), "ssh-ed25519 AAAA");

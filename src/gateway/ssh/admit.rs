@@ -122,8 +122,7 @@ pub fn known(key: &Key, state: &State) -> bool {
     if state.revoked_keys.contains(key) {
         return false;
     }
-    let granted = |grant: &Grant| grant.terms.gateway && grant.keys.contains(key);
-    state.owner_of(key).is_some() || state.open_grants.iter().filter_map(|id| state.grants.get(id)).any(granted)
+    state.owner_of(key).is_some() || state.has_gateway_key(key)
 }
 
 fn by_key(key: &Key, user: User, knock: Knock<'_>, state: &State) -> Result<Admitted, Denied> {

@@ -31,6 +31,8 @@ pub struct Connection {
     pub inside: Option<TargetName>,
     /// Host key, certificate and algorithms.
     pub face: Arc<Config>,
+    /// Cuts it from outside.
+    pub switch: Switch,
     /// Kept while it lasts.
     pub alive: Alive,
 }
@@ -45,7 +47,7 @@ where
 {
     let deadline = Instant::now() + GRACE;
     let mut stop = connection.gate.stop.clone();
-    let switch = Switch::default();
+    let switch = connection.switch;
     let (closing, closed) = watch::channel(false);
     let (entering, mut entered) = oneshot::channel();
     let door = Door::new(Parts {

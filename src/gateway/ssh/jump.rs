@@ -10,6 +10,7 @@ use russh::{Channel, ChannelOpenFailure};
 use super::admit::Admitted;
 use super::connection::{self, Connection};
 use super::gate::{Alive, Gate};
+use super::switch::Switch;
 use crate::domain::names::TargetName;
 use crate::domain::person::Person;
 use crate::domain::state::State;
@@ -57,7 +58,9 @@ impl Hop {
             }
         };
         reply.accept().await;
-        let connection = Connection { gate: self.gate, peer: self.peer, inside: Some(target), face, alive: self.alive };
+        let switch = Switch::default();
+        let connection =
+            Connection { gate: self.gate, peer: self.peer, inside: Some(target), face, switch, alive: self.alive };
         let _ = connection::run(connection, channel.into_stream(), None).await;
     }
 }

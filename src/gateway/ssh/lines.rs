@@ -16,6 +16,10 @@ pub const STOPPING: &str = "jit-broker: the broker is stopping; this session end
 /// An empty bell, for a terminal whose picture must not be broken.
 pub const BELL: &[u8] = b"\x07";
 
+/// Takes a terminal back from a full-screen program that cannot do it itself any more: mouse, paste and keypad modes off, the cursor shown,
+/// colours and scrolling region reset, and back to the screen that the shell was on (xterm's control sequences).
+pub const TAKE_BACK: &str = "\x1b[?1000;1002;1003;1006;2004l\x1b[?1l\x1b>\x1b[?25h\x1b[0m\x1b[r\x1b[?1049l";
+
 /// A refusal on one line.
 pub fn refused(refusal: &Refusal) -> String {
     let hint = refusal.hint.as_ref().map(|hint| format!("; {}", shown(hint))).unwrap_or_default();

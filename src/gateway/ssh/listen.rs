@@ -1,6 +1,6 @@
 //! The port: who may stand before the door unknown, how many of them, and how loudly their noise is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::connection::{self, Connection};
 use super::gate::{Alive, Gate};
+use super::switch::Switch;
 
 /// Connections of one source that have not been let in.
 const PER_SOURCE: usize = 10;
@@ -22,28 +23,54 @@ const SOURCES: usize = 4096;
 /// How long nothing is accepted after the system refused.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Who stands before the door.
+/// Who stands before the door: of each source, in the order in which they came, and how each is sent away.
 #[derive(Default)]
 struct Crowd {
-    unknown: Mutex<HashMap<IpAddr, usize>>,
+    unknown: Mutex<Unknown>,
     told: Mutex<HashMap<IpAddr, Instant>>,
+}
+
+#[derive(Default)]
+struct Unknown {
+    of: HashMap<IpAddr, VecDeque<(u64, Switch)>>,
+    held: usize,
+    next: u64,
+}
+
+impl Unknown {
+    /// Sends the oldest of the source that has the most away; among equals, whoever came first.
+    fn make_room(&mut self) {
+        let oldest = |queue: &VecDeque<(u64, Switch)>| queue.front().map_or(u64::MAX, |(number, _)| *number);
+        let most = self.of.iter().max_by_key(|(_, queue)| (queue.len(), std::cmp::Reverse(oldest(queue))));
+        let Some(source) = most.map(|(source, _)| *source) else { return };
+        if let Some((number, switch)) = self.of.get(&source).and_then(|queue| queue.front()).cloned() {
+            switch.cut();
+            self.forget(source, number);
+        }
+    }
+
+    fn forget(&mut self, source: IpAddr, number: u64) {
+        let Some(queue) = self.of.get_mut(&source) else { return };
+        let before = queue.len();
+        queue.retain(|(held, _)| *held != number);
+        self.held -= before - queue.len();
+        if queue.is_empty() {
+            self.of.remove(&source);
+        }
+    }
 }
 
 /// A place before the door, given back when it is dropped.
 struct Place {
     crowd: Arc<Crowd>,
     source: IpAddr,
+    number: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut unknown = self.crowd.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = unknown.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                unknown.remove(&self.source);
-            }
-        }
+        unknown.forget(self.source, self.number);
     }
 }
 
@@ -56,15 +83,21 @@ fn source(peer: IpAddr) -> IpAddr {
 }
 
 impl Crowd {
-    fn place(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
+    /// A place for one more. Where all are taken, somebody who has been here for long without showing who they are makes room, so that
+    /// a crowd does not keep out those who are known.
+    fn place(self: &Arc<Self>, source: IpAddr, switch: &Switch) -> Option<Place> {
         let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = unknown.values().sum();
-        let held = unknown.get(&source).copied().unwrap_or(0);
-        if all >= IN_ALL || held >= PER_SOURCE {
+        if unknown.of.get(&source).is_some_and(|queue| queue.len() >= PER_SOURCE) {
             return None;
         }
-        unknown.insert(source, held + 1);
-        Some(Place { crowd: self.clone(), source })
+        if unknown.held >= IN_ALL {
+            unknown.make_room();
+        }
+        let number = unknown.next;
+        unknown.next += 1;
+        unknown.held += 1;
+        unknown.of.entry(source).or_default().push_back((number, switch.clone()));
+        Some(Place { crowd: self.clone(), source, number })
     }
 
     /// Logs at most one line a minute for a source.
@@ -95,11 +128,12 @@ pub async fn run(gate: Arc<Gate>, listener: TcpListener, mut stop: watch::Receiv
             Ok((stream, peer)) => {
                 let source = source(peer.ip());
                 // No place: the socket is closed at once, which costs nothing.
-                let Some(place) = crowd.place(source) else {
+                let switch = Switch::default();
+                let Some(place) = crowd.place(source, &switch) else {
                     crowd.tell(source, "too many that nobody knows yet");
                     continue;
                 };
-                tokio::spawn(serve(gate.clone(), crowd.clone(), stream, peer, place, alive.clone()));
+                tokio::spawn(serve(gate.clone(), (crowd.clone(), place, switch), stream, peer, alive.clone()));
             }
             Err(error) => {
                 tracing::warn!("the SSH gateway accepts nothing for a moment: {error}");
@@ -109,7 +143,13 @@ pub async fn run(gate: Arc<Gate>, listener: TcpListener, mut stop: watch::Receiv
     }
 }
 
-async fn serve(gate: Arc<Gate>, crowd: Arc<Crowd>, stream: TcpStream, peer: SocketAddr, place: Place, alive: Alive) {
+async fn serve(
+    gate: Arc<Gate>,
+    (crowd, place, switch): (Arc<Crowd>, Place, Switch),
+    stream: TcpStream,
+    peer: SocketAddr,
+    alive: Alive,
+) {
     let source = place.source;
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
@@ -117,7 +157,7 @@ async fn serve(gate: Arc<Gate>, crowd: Arc<Crowd>, stream: TcpStream, peer: Sock
         Ok(face) => face,
         Err(refusal) => return crowd.tell(source, refusal.message),
     };
-    let connection = Connection { gate, peer, inside: None, face, alive };
+    let connection = Connection { gate, peer, inside: None, face, switch, alive };
     if let Err(error) = connection::run(connection, stream, Some(Box::new(place))).await {
         crowd.tell(source, error);
     }

@@ -29,8 +29,8 @@ use crate::record::{Frame, Header, Recorder};
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long sessions may go on once the daemon stops.
 const GRACE: Duration = Duration::from_secs(10);
-/// The longest time between two looks for a warning that is due.
-const TICK: Duration = Duration::from_secs(30);
+/// The longest time between two looks for a warning that is due: the broker's time may be moved, a timer's is not.
+const TICK: Duration = Duration::from_secs(5);
 /// Connections to the target that may be made at the same time.
 const CONNECTING: usize = 4;
 /// How often the end of a session is tried to be logged while the log cannot be written.
@@ -381,6 +381,10 @@ impl Task {
         let mut deadline: Option<Instant> = None;
         loop {
             let left_s = lease.ends_at() - self.gate.broker.now();
+            if lines::WARN_S.iter().all(|at| *at < left_s) {
+                // The end has moved: it is told again when it is near.
+                warned = i64::MAX;
+            }
             if let Some(at) = lines::WARN_S.into_iter().filter(|at| left_s <= *at && *at < warned).min() {
                 warned = at;
                 ends.notice.send_replace(lines::warning(left_s));

@@ -110,7 +110,8 @@ async fn say_last_words(tape: &Tape, down: &Down, cut: &Cut) {
     if tape.kind == Kind::Forward || cut.line.is_empty() {
         return;
     }
-    let line = Bytes::from(format!("\r\n{}\r\n", cut.line));
+    let back = if tape.is_full_screen() { lines::TAKE_BACK } else { "" };
+    let line = Bytes::from(format!("{back}\r\n{}\r\n", cut.line));
     let _ = match tape.kind {
         Kind::Terminal => down.write.data_bytes(line).await,
         _ => down.write.extended_data_bytes(1, line).await,

@@ -3,9 +3,14 @@
 mod admit;
 mod allow;
 mod asking;
+mod ansible;
 mod bounds;
 mod ends;
 mod host;
+mod lost;
 mod strangers;
+mod terminal;
+mod unproved;
 mod ways;
+mod wire;
 mod world;

@@ -127,6 +127,50 @@ fn scp_sftp_rsync_and_git_work_and_files_are_told() {
 }
 
 #[test]
+fn a_commands_name_hides_nothing_of_it() {
+    let world = Gw::start();
+    let pass = world.pass("exec", 600);
+    for line in ["scp -t /dev/null < /dev/null; echo x y | tr x h", "rsync --server . . < /dev/null; echo x y | tr x h"]
+    {
+        let done = world.ssh(&pass, &[line]);
+        assert!(done.out.ends_with("h y\n"), "{done:?}");
+    }
+    super::world::until(std::time::Duration::from_secs(10), "the ends", || world.ends(pass.grant).len() == 2);
+    for (session, end) in world.ends(pass.grant) {
+        let frames = world.recorded(session, &end);
+        let mut all = Vec::new();
+        for frame in frames {
+            match frame.what {
+                Stored::Open { what, command: Some(command), .. } => {
+                    assert_eq!(what, "exec");
+                    assert!(command.ends_with(b"echo x y | tr x h"), "{}", String::from_utf8_lossy(&command));
+                }
+                Stored::Output(bytes) => all.extend(bytes),
+                _ => {}
+            }
+        }
+        assert!(all.ends_with(b"h y\n"), "{}", String::from_utf8_lossy(&all));
+    }
+}
+
+#[test]
+fn the_certificate_of_a_gateways_grant_opens_the_target_itself_to_nobody() {
+    let world = Gw::start();
+    let pass = world.pass("work", 600);
+    let straight = |port: u16| -> Done {
+        let mut command = world.client("ssh", Some(&pass));
+        let alias = if port == world.port { "HostKeyAlias=jit-gateway" } else { "HostKeyAlias=web-07" };
+        command.args(["-o", alias, "-o", "ProxyJump=none", "-o", "HostName=127.0.0.1", "-p", &port.to_string()]);
+        command.args(["-l", &world.login, "straight", "echo in"]).output().unwrap().into()
+    };
+    assert_eq!(straight(world.port).ok(), "in\n");
+    let done = straight(world.ssh_port);
+    assert!(done.code == Some(255) && done.err.contains("Permission denied"), "{done:?}");
+    let log = std::fs::read_to_string(world.dir.join("host/log")).unwrap();
+    assert_eq!(log.matches("Accepted publickey").count(), 1, "{log}");
+}
+
+#[test]
 fn a_hop_leads_to_a_server_in_the_targets_name() {
     let world = Gw::start();
     let pass = world.pass("work", 600);

@@ -92,6 +92,11 @@ pub fn until(limit: Duration, what: &str, mut seen: impl FnMut() -> bool) -> Dur
 
 impl Gw {
     pub fn start() -> Self {
+        Self::recording_to(None)
+    }
+
+    /// Recordings go to this folder; nothing for the usual one.
+    pub fn recording_to(recordings: Option<PathBuf>) -> Self {
         let home = std::env::var("HOME").unwrap();
         let folder = tempfile::Builder::new().prefix(".jit-gw").tempdir_in(home).unwrap();
         let dir = folder.path().to_owned();
@@ -107,7 +112,10 @@ impl Gw {
         };
         let runtime = Runtime::new().unwrap();
         let made = runtime.block_on(init(&plan, Arc::new(System::new()))).unwrap();
-        let settings = Settings::read(&made.config).unwrap();
+        let mut settings = Settings::read(&made.config).unwrap();
+        if let Some(recordings) = recordings {
+            settings.recordings = recordings;
+        }
         let clock = Simulated::at(System::new().read().wall_s);
         let daemon = runtime.block_on(Daemon::start(&settings, clock.clone())).unwrap();
         let store = Arc::new(Store::open(&settings.recordings).unwrap());
