@@ -30,6 +30,13 @@ use table::{Figure, at, row};
 
 const BEGIN: i64 = 1_800_000_000;
 
+/// A clock whose wall time and boot-time clock have gone on together since the entries were made.
+fn later(now: i64) -> Arc<Simulated> {
+    let clock = Simulated::at(BEGIN);
+    clock.advance(u64::try_from(now - BEGIN).unwrap());
+    clock
+}
+
 struct World {
     settings: Settings,
     install: InstallId,
@@ -207,7 +214,7 @@ fn memory_mb(field: &str) -> u64 {
 /// A process of its own, so that its memory is its own: start, figures, stop.
 async fn start(config: &str, now: &str, what: &str, most_s: &str, most_mb: &str) {
     let settings = Settings::read(Path::new(config)).unwrap();
-    let clock = Simulated::at(now.parse().unwrap());
+    let clock = later(now.parse().unwrap());
     let begun = Instant::now();
     let daemon = Daemon::start(&settings, clock).await.unwrap();
     let (took, rss, peak) = (begun.elapsed(), memory_mb("VmRSS"), memory_mb("VmHWM"));
@@ -325,7 +332,7 @@ async fn measure(dir: &Path) {
         operate(
             &format!("one command at a time beside {live} live grants, each durable and signed"),
             &held,
-            &Simulated::at(BEGIN + 2000),
+            &later(BEGIN + 2000),
         )
         .await;
     }

@@ -2,8 +2,8 @@
 
 mod admit;
 mod allow;
-mod asking;
 mod ansible;
+mod asking;
 mod bounds;
 mod ends;
 mod host;
