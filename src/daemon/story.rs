@@ -108,7 +108,7 @@ pub async fn play(world: &World) -> Result<(), Refusal> {
     )
     .await?;
     println!("\nAlice starts something long, and bob revokes:");
-    let long = format!("{ssh} {TARGET} 'while sleep 1; do date; done'");
+    let long = format!("{ssh} {TARGET} 'while sleep 1; do date || exit; done'");
     println!("\nalice$ {long} &");
     let (cut, ended) = tokio::join!(typed(world, "alice", &long), async {
         tokio::time::sleep(Duration::from_millis(2500)).await;
