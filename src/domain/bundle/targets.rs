@@ -138,7 +138,6 @@ fn host(table: &mut Table<'_>, mode: Option<Mode>, problems: &mut Problems) -> O
                     text.at,
                     "the gateway verifies no RSA host keys: pin the host's ed25519 or ECDSA key, enroll the host and say host_ca = \"@broker\", or say mode = \"direct\"",
                 );
-                return None;
             }
             Some(HostIdentity::Key(Key(key)))
         }

@@ -10,7 +10,7 @@ from paramiko.common import cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST
 from paramiko.common import cMSG_USERAUTH_REQUEST, cMSG_USERAUTH_SUCCESS
 
 port, attack, rest = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-seen, opened = [], []
+seen = []
 
 
 def message(kind, *fields):
@@ -32,9 +32,6 @@ read = transport.packetizer.read_message
 
 def reading():
     kind, content = read()
-    if kind == 91:
-        # The number of the channel at the other side (RFC 4254 section 5.1).
-        opened.append(int.from_bytes(content.asbytes()[4:8], "big"))
     seen.append(kind)
     return kind, content
 
@@ -115,10 +112,9 @@ try:
         wait_for([60, 51], 0)
         say(proved(rest[0], key_in(rest[1])))
         wait_for([52, 51], 0)
-        say(opening)
-        wait_for([91, 92], 0)
-        say(message(cMSG_CHANNEL_REQUEST, opened[0], "exec", True, "echo in"))
-        wait_for([99, 100], 0)
+        channel = transport.open_session(timeout=10)
+        channel.exec_command("echo in")
+        channel.recv(100)
     elif attack == "channels":
         # Windows that overflow, channels that nobody opened, and very many that nobody gives.
         transport.auth_publickey(rest[0], key_in(rest[1]))
