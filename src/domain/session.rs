@@ -24,8 +24,8 @@ pub struct Gateway {
 
 /// The most open sessions under one grant.
 pub const MAX_SESSIONS: usize = 256;
-/// The most sessions under one grant in all.
-pub const MAX_LEGS: usize = 10_000;
+/// The most sessions under one grant in all: their serials stand in one entry when it is ended early, and an entry stays below 64 KiB.
+pub const MAX_LEGS: usize = 4_000;
 
 /// The key and certificate with which a gateway opens the target for one session. The private half never leaves its memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,7 +34,7 @@
 //! T57 hidden input: `record::tests_typed::a_password_is_not` ·
 //! T58 tampering: `recorded::a_forged_recording_is_found_by_the_auditor_and_shown_to_nobody`, `record::tests_format::the_chunk_that_was_changed_is_named` ·
 //! T59 other people's: `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may` ·
-//! T62 long: `record::tests_index::a_long_session_has_a_short_index_that_keeps_the_last_command`, `gateway::bounds`; the 8 h and 5 GiB are the bench's ·
+//! T62 long: `record::tests_index::a_long_session_has_a_short_index_that_keeps_the_last_command`, `gateway::bounds`; 8 h and 5 GiB were not run ·
 //! F16, F25 recorder: `gateway::lost::a_session_ends_when_it_cannot_be_recorded_any_more` ·
 //! T63 torn list: [`the_published_list_is_never_empty_or_torn`] · T64 stale list: `status` and `revoke` name the host (exit 10), story and hook ·
 //! T65 older list: `an_older_revocation_list_is_not_taken`, `a_restored_older_ledger_is_refused_by_the_signer` · T66 pruning: model ·
