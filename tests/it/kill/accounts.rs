@@ -16,6 +16,7 @@ use jit_broker::domain::ids::GrantId;
 use jit_broker::domain::key::Key;
 use jit_ca::x509::X509Key;
 
+use super::Stop;
 use super::oracle::{Site, Story, below, client_key};
 use crate::served::{Failed, eventually};
 
@@ -165,6 +166,7 @@ fn no_account_is_lost_sight_of_when_a_broker_is_killed_under_load() {
         let load = Load { site: &site, seen: &seen, over: &over };
         let wait = Duration::from_millis(below(1000));
         std::thread::scope(|threads| {
+            let _stop = Stop(&over);
             threads.spawn(|| load.work(&site.served.alice, &keys[0].0, &keys[0].1, round));
             threads.spawn(|| load.work(&site.served.alice, &keys[0].0, &keys[0].1, round));
             threads.spawn(|| load.work(&site.served.bob, &keys[1].0, &keys[1].1, round));

@@ -1,6 +1,6 @@
 //! `kill -9` under load: what anybody was told is still true.
 //!
-//! `JIT_KILL_ROUNDS` makes it longer.
+//! `JIT_KILL_ROUNDS` makes it longer, up to 100: every grant is asked for longer than those before.
 
 mod aborted;
 mod accounts;
@@ -25,6 +25,15 @@ struct Seen {
     grants: BTreeSet<GrantId>,
     certificates: BTreeMap<u64, (GrantId, String)>,
     revoked: BTreeSet<GrantId>,
+}
+
+/// Ends the load when the round is over, and when it failed.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Asks, takes a certificate, asks for more; until the broker is gone.
@@ -80,8 +89,9 @@ async fn what_was_said_survives_a_kill() {
         let before = seen.lock().unwrap().grants.len();
         let wait = Duration::from_millis(u64::from(jit_broker::clock::random16()[0]));
         std::thread::scope(|threads| {
-            threads.spawn(|| take(&served, &seen, &over, 600 + round * 900));
-            threads.spawn(|| take(&served, &seen, &over, 601 + round * 900));
+            let _stop = Stop(&over);
+            threads.spawn(|| take(&served, &seen, &over, 600 + round * 275));
+            threads.spawn(|| take(&served, &seen, &over, 601 + round * 275));
             threads.spawn(|| end(&served, &seen, &over));
             eventually("there is load", || seen.lock().unwrap().grants.len() > before);
             // The moment is the point of this test; nothing waits for anything here.
