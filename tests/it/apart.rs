@@ -52,6 +52,10 @@ impl Apart {
         let mut as_signer = Vec::new();
         std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o750)).unwrap();
         if root {
+            for folder in served.dir.ancestors().skip(1) {
+                let open = std::fs::metadata(folder).unwrap().permissions().mode() & 0o001 != 0;
+                assert!(open, "the signer's user cannot pass through {}: run the suite elsewhere", folder.display());
+            }
             // Everybody may pass through, and read the configuration: no secret is in it.
             for folder in [served.dir.clone(), served.dir.join("disk"), served.broker_dir()] {
                 std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -42,7 +42,8 @@ fn a_session_ends_when_it_cannot_be_recorded_any_more() {
     let world = Gw::recording_to(Some(disk.join("recordings")));
     let pass = world.pass("all", 600);
     let mut ticking = world.client("ssh", Some(&pass));
-    let ticking = ticking.args(["gateway", "n=0; while :; do n=$((n+1)); seq -s, $n $((n+40)) || exit; sleep 0.01; done"]);
+    let ticking =
+        ticking.args(["gateway", "n=0; while :; do n=$((n+1)); seq -s, $n $((n+40)) || exit; sleep 0.01; done"]);
     let ticking = ticking.spawn().unwrap();
     // One that types: what it says is recorded before it is sent.
     let mut typing = world.client("ssh", Some(&pass));
