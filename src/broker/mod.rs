@@ -37,7 +37,6 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::Gateway;
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
-use crate::domain::target::Mode;
 use crate::domain::text::Words;
 use crate::ledger::{Reader, Reserve};
 use crate::signer::{Answer, Order};
@@ -278,12 +277,12 @@ impl Broker {
         }
         let mut shelf = Shelf::default();
         shelf.put(bundle, &Default::default());
-        let parsed = shelf.bundle(&Digest::of(bundle));
-        let through = parsed.and_then(|b| b.targets.values().find(|t| t.mode == Mode::Gateway).map(|t| t.name.clone()));
-        through.map_or(Ok(()), |name| {
-            let message = format!("{name} is reached through the gateway, and jit-broker.toml has no [gateway.ssh].");
-            Err(Refusal::new(Code::BUNDLE_REFUSED, message).hint("Add it and restart, or say mode = \"direct\"."))
-        })
+        match shelf.bundle(&Digest::of(bundle)).and_then(|parsed| parsed.unreachable()) {
+            Some(message) => {
+                Err(Refusal::new(Code::BUNDLE_REFUSED, message).hint("Add it and restart, or say mode = \"direct\"."))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.

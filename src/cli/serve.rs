@@ -99,6 +99,7 @@ impl ConfigArgs {
         let settings = self.settings()?;
         let mut daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
         eprintln!("listening on https://{}", daemon.address);
+        daemon.gateway_ssh.iter().for_each(|address| eprintln!("ssh gateway on {address}"));
         let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
         let mut over = std::pin::pin!(ended());
         let failure = loop {
@@ -139,10 +140,12 @@ impl ConfigArgs {
         }
         let folder = self.config.parent().unwrap_or(Path::new("."));
         let admins: Vec<PersonName> = settings.admins.keys().cloned().collect();
-        if folder.join("policy.toml").exists()
-            && let Err(failure) = super::admin::read_bundle(folder, &admins)
-        {
-            problems.push(failure.0.message);
+        if folder.join("policy.toml").exists() {
+            match super::admin::read_bundle(folder, &admins) {
+                Ok((_, bundle)) if settings.gateway_ssh.is_none() => problems.extend(bundle.unreachable()),
+                Ok(_) => {}
+                Err(failure) => problems.push(failure.0.message),
+            }
         }
         if !problems.is_empty() {
             return Err(bad_config(&problems).into());

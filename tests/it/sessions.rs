@@ -180,6 +180,36 @@ async fn a_gateway_target_needs_a_gateway() {
     world.stop().await;
 }
 
+#[test]
+fn check_tells_of_a_gateway_target_without_a_gateway_and_init_of_a_gateway_without_an_address() {
+    let served = crate::served::Served::init();
+    let text = jit_broker::daemon::dev::bundle(&served.alice.key(), &served.bob.key(), "deploy", 22);
+    for (name, text) in jit_broker::daemon::dev::through_gateway(text).files {
+        std::fs::write(served.broker_dir().join(name), text).unwrap();
+    }
+    let config = served.config();
+    let check = || -> crate::world::Done {
+        let config = config.display().to_string();
+        served.operator(&["check", "--config", &config]).output().unwrap().into()
+    };
+    let done = check();
+    assert_eq!(done.code, Some(78), "{done:?}");
+    assert!(
+        done.err.contains("web-07 is reached through the gateway, and jit-broker.toml has no [gateway.ssh]"),
+        "{done:?}"
+    );
+    let before = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{before}\n[gateway.ssh]\nlisten = \"127.0.0.1:7022\"\n")).unwrap();
+    assert_eq!(check().code, Some(0), "{:?}", check());
+    // A gateway that listens everywhere must be told its address, before anything is made.
+    let dir = served.dir.join("second");
+    let key = served.dir.join("root-admin/id_ed25519.pub");
+    let mut init = served.operator(&["init", "--admin", "root-admin", "--gateway-ssh", "0.0.0.0:7022"]);
+    let done: crate::world::Done = init.arg("--dir").arg(&dir).arg("--key").arg(key).output().unwrap().into();
+    assert_eq!(done.code, Some(2), "{done:?}");
+    assert!(done.err.contains("--gateway-source") && !dir.exists(), "{done:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_goes_on_under_a_grant_that_lasts_longer_and_allows_as_much() {
     let world = World::with_gateway().await;

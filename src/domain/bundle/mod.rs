@@ -25,7 +25,7 @@ use super::names::{GroupName, PersonName};
 use super::person::{Offices, People};
 use super::policy::Policy;
 use super::refusal::{Code, Refusal};
-use super::target::{TargetKind, Targets};
+use super::target::{Mode, TargetKind, Targets};
 
 pub use plan::{Access, Lines, Plan, Relaxation, plan, relaxations};
 pub use read::Problem;
@@ -144,6 +144,12 @@ impl Bundle {
     /// Every key with the person that it belongs to.
     pub fn keys(&self) -> impl Iterator<Item = (&Key, &PersonName)> {
         self.keys.iter()
+    }
+
+    /// What is wrong with the targets of a bundle where no gateway is configured (decisions.md 26).
+    pub fn unreachable(&self) -> Option<String> {
+        let through = self.targets.values().find(|target| target.mode == Mode::Gateway)?;
+        Some(format!("{} is reached through the gateway, and jit-broker.toml has no [gateway.ssh].", through.name))
     }
 
     /// Who the bundle says a key belongs to.

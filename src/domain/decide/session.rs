@@ -235,7 +235,7 @@ pub fn over(state: &State, id: SessionId, now: i64) -> Option<Over> {
     if state.revoked_keys.contains(&session.by_key) {
         return Some(Over::Revoked);
     }
-    let grant = state.grants.get(&session.grant)?;
+    let Some(grant) = state.grants.get(&session.grant) else { return Some(Over::Lost) };
     match &grant.state {
         GrantState::Ready | GrantState::Active if now < grant.ends_at => None,
         // The entry that moves it to the other grant comes in a moment.
