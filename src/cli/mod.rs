@@ -257,6 +257,19 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Ends quietly when whoever reads the answer has gone away, as `head` does, with the status that the signal would have given. Rust turns
+/// SIGPIPE into an error of the write, and `println!` that into a panic.
+fn leave_with_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to std") && said.contains("Broken pipe") {
+            std::process::exit(141);
+        }
+        usual(panic);
+    }));
+}
+
 /// Whether a command line that cannot be parsed asked for JSON: its errors are JSON as well.
 fn wants_json() -> bool {
     let words: Vec<String> = std::env::args().collect();
@@ -269,6 +282,10 @@ fn wants_json() -> bool {
 }
 
 fn start(cli: Cli) -> Result<ExitCode, Failure> {
+    let serves = matches!(cli.verb, Verb::Serve(_) | Verb::Dev(_) | Verb::Signer(_));
+    if !serves {
+        leave_with_reader();
+    }
     if let Verb::Explain { code } = &cli.verb {
         return explain(code, cli.globals.output);
     }
@@ -277,7 +294,6 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
     if let Verb::Signer(args) = &cli.verb {
         return args.signer();
     }
-    let serves = matches!(cli.verb, Verb::Serve(_) | Verb::Dev(_));
     let mut builder = if serves {
         tokio::runtime::Builder::new_multi_thread()
     } else {

@@ -36,6 +36,18 @@ fn refusals_of_the_requester() {
 }
 
 #[test]
+fn a_reader_that_goes_away_ends_the_answer_quietly() {
+    for line in [["explain", "JB2003"].as_slice(), &["--help"], &["-o", "json", "explain", "JB2003"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let done =
+            std::process::Command::new(env!("CARGO_BIN_EXE_jit-broker")).args(line).stdout(writer).output().unwrap();
+        assert!(done.stderr.is_empty(), "{line:?}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(matches!(done.status.code(), Some(0 | 141)), "{line:?}: {:?}", done.status);
+    }
+}
+
+#[test]
 fn refusals_of_the_operator() {
     let world = World::start();
     let own = world.dir.join("broker/jit-broker.toml");

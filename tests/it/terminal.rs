@@ -17,7 +17,8 @@ struct Terminal {
 impl Terminal {
     fn open(world: &World, who: &str, line: &str) -> Self {
         let log = world.dir.join(who).join("typescript");
-        let script = format!("exec script -q -e -f -c \"$LINE\" '{}'", log.display());
+        // A suite that runs in the background is deaf to Ctrl-C, and its children would be (POSIX sh, asynchronous lists).
+        let script = format!("exec env --default-signal=INT script -q -e -f -c \"$LINE\" '{}'", log.display());
         let mut command: Command = world.command(who, &script);
         command.env_remove("JIT_BROKER_NO_INPUT").env_remove("CI").env("TERM", "xterm").env("LINE", line);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
