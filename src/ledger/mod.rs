@@ -22,6 +22,8 @@ mod tests;
 #[cfg(test)]
 mod tests_attacks;
 #[cfg(test)]
+mod tests_exports;
+#[cfg(test)]
 mod tests_store;
 
 pub use error::LedgerError;
