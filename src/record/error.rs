@@ -24,6 +24,9 @@ pub enum RecordError {
     /// A command, a name or a note that is longer than 1 MiB.
     #[error("longer than what is recorded as one piece")]
     TooLong,
+    /// Another terminal, where a session has as many as are looked at.
+    #[error("the session has too many terminals")]
+    TooMany,
     /// There is no such recording.
     #[error("there is no recording of this session")]
     Missing,

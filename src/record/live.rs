@@ -19,8 +19,8 @@ use crate::domain::session::Sealed;
 
 /// How long a frame may wait for its chunk to be written, in microseconds (security.md fault 16).
 const LATEST_US: u64 = 8_000_000;
-/// The most terminals of one session whose keystrokes are looked at.
-const MAX_TERMINALS: usize = 64;
+/// The most terminals of one session at a time.
+const MAX_TERMINALS: usize = 256;
 
 /// What the writers and the recorder share of one session.
 pub struct Live {
@@ -257,9 +257,9 @@ impl Recorder {
     ///
     /// # Errors
     /// [`RecordError::Lost`] after anything could not be written, for ever; [`RecordError::Closed`] after the seal;
-    /// [`RecordError::TooLong`] for a command or note above 1 MiB.
+    /// [`RecordError::TooLong`] for a command or note above 1 MiB; [`RecordError::TooMany`] for a terminal beyond 256.
     pub async fn put(&self, frame: Frame<'_>) -> Result<(), RecordError> {
-        let (channel, releases) = self.keystrokes(&frame);
+        let (channel, releases) = self.keystrokes(&frame)?;
         for release in &releases {
             let stored = match release {
                 Release::Shown(data) => Encoded::of(Frame::Input { channel, data }),
@@ -285,14 +285,14 @@ impl Recorder {
     }
 
     /// Passes a frame by the keystrokes that are kept back on its channel.
-    fn keystrokes(&self, frame: &Frame<'_>) -> (u32, Vec<Release>) {
+    fn keystrokes(&self, frame: &Frame<'_>) -> Result<(u32, Vec<Release>), RecordError> {
         let mut state = self.live.state();
         let terminals = &mut state.terminals;
-        match *frame {
+        Ok(match *frame {
+            // SECURITY (T57): a terminal that is not looked at would have its passwords stored.
+            Frame::Open { size: Some(_), .. } if terminals.len() >= MAX_TERMINALS => return Err(RecordError::TooMany),
             Frame::Open { channel, size: Some(_), .. } => {
-                if terminals.len() < MAX_TERMINALS {
-                    terminals.insert(channel, Typed::default());
-                }
+                terminals.insert(channel, Typed::default());
                 (channel, Vec::new())
             }
             Frame::Input { channel, data } => {
@@ -305,7 +305,7 @@ impl Recorder {
                 (channel, terminals.remove(&channel).map(|mut typed| typed.close()).unwrap_or_default())
             }
             _ => (0, Vec::new()),
-        }
+        })
     }
 
     /// Turns true when the recording is lost, and stays so.

@@ -245,3 +245,23 @@ async fn keystrokes_are_stored_as_the_terminal_shows_them() {
         [(1, input("su\r")), (1, Stored::Hidden), (1, input("\r")), (2, input("echo piped")), (1, Stored::Hidden)]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_terminal_is_one_too_many_to_be_looked_at_for_passwords() {
+    let (_dir, store) = store();
+    let recorder = store.begin(header(1)).unwrap();
+    let open = |channel| Frame::Open { channel, what: "shell", command: None, size: Some((80, 24)) };
+    let mut refused = None;
+    for channel in 1..=1000 {
+        if recorder.put(open(channel)).await.is_err() {
+            refused = Some(channel);
+            break;
+        }
+        recorder.put(Frame::Input { channel, data: b"secret\r" }).await.unwrap();
+    }
+    assert!(refused.is_some_and(|channel| channel > 128), "one connection has up to 128 channels: {refused:?}");
+    let id = header(1).session;
+    recorder.seal().await.unwrap();
+    let stored: Vec<_> = store.reader(id).unwrap().map(|frame| frame.unwrap().what).collect();
+    assert!(!stored.iter().any(|what| matches!(what, Stored::Input(_))), "nothing was shown, so nothing is stored");
+}
