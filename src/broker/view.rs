@@ -467,7 +467,7 @@ fn shape_grant(grant: &Grant, now: i64) -> GrantDoc {
         keys: grant.keys.clone(),
         starts_at: instant(grant.starts_at),
         ends_at: instant(grant.ends_at),
-        left_s: (grant.ends_at - now).max(0),
+        left_s: grant.live_at(now).map_or(0, |live| live.ends_at - now),
         claim_by: instant(grant.claim_by),
         cause: cause.and_then(|c| serde_json::to_value(c).ok()?.as_str().map(str::to_owned)),
         proofs,

@@ -241,9 +241,11 @@ pub fn show_grant(doc: &GrantDoc) -> Vec<String> {
         Some(account) => account.to_string(),
         None => logins.join(", "),
     };
+    // What ended early has no time left, whatever its window was.
+    let left = if doc.left_s > 0 { format!("  {} left", output::span(doc.left_s)) } else { String::new() };
     let mut lines = vec![
         format!("{}  {}  {} on {} ({what})", doc.id, doc.state, doc.role, doc.target),
-        format!("  {} .. {}  {} left", doc.starts_at, doc.ends_at, output::span(doc.left_s)),
+        format!("  {} .. {}{left}", doc.starts_at, doc.ends_at),
     ];
     for proof in &doc.proofs {
         let mark = proof.ok.map_or("?", |ok| if ok { "ok" } else { "NOT" });

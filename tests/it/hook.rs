@@ -69,7 +69,7 @@ fn released(world: &World, wanted: &[&str]) {
     world.granted("30m");
     world.run("alice", "$SSH web-07 true && cp jit/run/ssh/web-07/*-cert.pub kept-cert.pub").ok();
     let grants = world.run("alice", "jit-broker -o json release --all").json();
-    assert_eq!(grants["state"], "released");
+    assert_eq!((&grants["state"], &grants["left_s"]), (&"released".into(), &0.into()));
     let proofs: Vec<&str> = grants["proofs"].as_array().unwrap().iter().map(|p| p["what"].as_str().unwrap()).collect();
     assert_eq!(proofs, wanted);
     let kept = "ssh -F jit/config/ssh_config -i jit/run/ssh/web-07/key -o CertificateFile=kept-cert.pub -o BatchMode=yes web-07 true";
