@@ -1,7 +1,9 @@
 //! SSH through the gateway, recorded, beside a bare relay of the same library and beside ssh straight to the same kind of sshd.
 //!
 //! `cargo bench --bench ssh_relay [-- MIB ROUNDS CIPHER]`. Alternates the contenders and prints medians with ratios. The relays run in this
-//! process, so its CPU time and memory are theirs; ssh and sshd are processes of their own.
+//! process, so its CPU time and memory are theirs; ssh and sshd are processes of their own. What passes is zeros, and then bytes that
+//! nothing makes smaller: the best and the worst case of a recorder that compresses. `JIT_STAGES` (download,upload,echo,setup,idle)
+//! measures some of it only.
 #![allow(clippy::unwrap_used, dead_code)]
 
 mod bare;
@@ -61,10 +63,28 @@ struct Field {
     ports: [u16; 2],
     cipher: String,
     sshd: Child,
+    /// Where the bytes come from.
+    random: std::path::PathBuf,
+}
+
+/// What passes.
+#[derive(Clone, Copy)]
+enum Load {
+    Zeros,
+    Random,
+}
+
+impl Load {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Zeros => "zeros",
+            Self::Random => "random bytes",
+        }
+    }
 }
 
 impl Field {
-    fn start(cipher: &str, runtime: &tokio::runtime::Runtime) -> Self {
+    fn start(cipher: &str, mib: u64, runtime: &tokio::runtime::Runtime) -> Self {
         let world = Gw::start();
         let (pass, second) = (world.pass("work", 8 * 3600), world.pass("exec", 8 * 3600));
         let at = world.dir.join("plain");
@@ -94,7 +114,11 @@ impl Field {
             key: Arc::new(russh::keys::load_secret_key(&key, None).unwrap()),
         };
         runtime.spawn(relay.serve(listener));
-        Self { world, pass, second, key, ports: [sshd_port, bare_port], cipher: cipher.to_owned(), sshd }
+        let random = at.join("random");
+        let made =
+            Command::new("sh").arg("-c").arg(format!("head -c {mib}M /dev/urandom > {}", random.display())).status();
+        assert!(made.unwrap().success());
+        Self { world, pass, second, key, ports: [sshd_port, bare_port], cipher: cipher.to_owned(), sshd, random }
     }
 
     /// ssh to a contender, by its place in [`NAMES`].
@@ -116,20 +140,28 @@ impl Field {
         command
     }
 
-    /// MiB a second and CPU seconds a GiB.
-    fn download(&self, which: usize, mib: u64) -> [f64; 2] {
+    /// The command that gives the bytes.
+    fn source(&self, mib: u64, load: Load) -> String {
+        match load {
+            Load::Zeros => format!("head -c {mib}M /dev/zero"),
+            Load::Random => format!("cat {}", self.random.display()),
+        }
+    }
+
+    /// MiB a second, and CPU seconds a GiB with what is done behind the session.
+    fn download(&self, which: usize, mib: u64, load: Load) -> [f64; 2] {
         let (begun, cpu) = (Instant::now(), cpu_s());
-        assert!(self.ssh(which, &format!("head -c {mib}M /dev/zero")).status().unwrap().success());
+        assert!(self.ssh(which, &self.source(mib, load)).status().unwrap().success());
         rates(mib, begun, cpu)
     }
 
-    fn upload(&self, which: usize, mib: u64) -> [f64; 2] {
-        let mut zeros = Command::new("head");
-        let mut zeros = zeros.args(["-c", &format!("{mib}M"), "/dev/zero"]).stdout(Stdio::piped()).spawn().unwrap();
+    fn upload(&self, which: usize, mib: u64, load: Load) -> [f64; 2] {
+        let mut bytes =
+            Command::new("sh").arg("-c").arg(self.source(mib, load)).stdout(Stdio::piped()).spawn().unwrap();
         let (begun, cpu) = (Instant::now(), cpu_s());
         let mut ssh = self.ssh(which, "cat > /dev/null");
-        assert!(ssh.stdin(zeros.stdout.take().unwrap()).status().unwrap().success());
-        zeros.wait().unwrap();
+        assert!(ssh.stdin(bytes.stdout.take().unwrap()).status().unwrap().success());
+        bytes.wait().unwrap();
         rates(mib, begun, cpu)
     }
 
@@ -184,8 +216,9 @@ impl Field {
 }
 
 fn rates(mib: u64, begun: Instant, cpu: f64) -> [f64; 2] {
-    let mib = mib as f64;
-    [mib / begun.elapsed().as_secs_f64(), (cpu_s() - cpu) * 1024.0 / mib]
+    let (mib, wall) = (mib as f64, begun.elapsed().as_secs_f64());
+    settle();
+    [mib / wall, (cpu_s() - cpu) * 1024.0 / mib]
 }
 
 /// User and system time of this process, in seconds (proc(5), clock ticks of 10 ms).
@@ -221,7 +254,9 @@ fn main() {
     let (mib, rounds) = (number(0, 512), number(1, 3));
     let cipher = words.get(2).map_or("aes256-gcm@openssh.com", String::as_str);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let field = Field::start(cipher, &runtime);
+    let field = Field::start(cipher, mib, &runtime);
+    let stages = std::env::var("JIT_STAGES").unwrap_or_else(|_| "download,upload,echo,setup,idle".to_owned());
+    let staged = |stage: &str| stages.split(',').any(|wanted| wanted == stage);
     println!("{cipher}, {mib} MiB, {rounds} rounds, medians");
     let table = |what: &str, measure: &dyn Fn(usize) -> [f64; 2]| -> [[f64; 2]; 3] {
         let mut seen: [[Vec<f64>; 2]; 3] = std::array::from_fn(|_| [Vec::new(), Vec::new()]);
@@ -243,11 +278,15 @@ fn main() {
     let chacha = cipher.starts_with("chacha20");
     let cpu_aim = if chacha { 2.9 } else { 1.5 };
     let short = cipher.split('@').next().unwrap();
-    for (way, measured) in [
-        ("download", table("download: MiB/s, relay CPU s/GiB", &|which| field.download(which, mib))),
-        ("upload", table("upload: MiB/s, relay CPU s/GiB", &|which| field.upload(which, mib))),
-    ] {
-        let [direct, bare, ours] = measured;
+    for (way, load) in ["download", "upload"].into_iter().flat_map(|way| [(way, Load::Zeros), (way, Load::Random)]) {
+        if !staged(way) {
+            continue;
+        }
+        let what = format!("{way}, {}: MiB/s, relay CPU s/GiB", load.word());
+        let [direct, bare, ours] = table(&what, &|which| match way {
+            "download" => field.download(which, mib, load),
+            _ => field.upload(which, mib, load),
+        });
         let seen = format!(
             "{:.0} MiB/s: {:.2} of a bare relay ({:.0}), {:.2} of direct ({:.0}); {:.2} CPU s/GiB (bare {:.2})",
             ours[0],
@@ -260,20 +299,35 @@ fn main() {
         );
         let aim = format!("≥ 0.95 of bare; ≤ {cpu_aim} CPU s/GiB");
         let met = Some(ours[0] / bare[0] >= 0.95 && ours[1] <= cpu_aim);
-        row(&Figure {
-            what: &format!("SSH {way} through the gateway, recorded, {mib} MiB, {short}"),
-            seen,
-            aim: &aim,
-            met,
-        });
+        let what = format!("SSH {way} through the gateway, recorded, {mib} MiB of {}, {short}", load.word());
+        row(&Figure { what: &what, seen, aim: &aim, met });
     }
     if chacha {
         return field.leave();
     }
+    if staged("echo") {
+        report_echo(&field, &table);
+    }
+    if staged("setup") {
+        report_setup(&field, &table);
+    }
+    if staged("idle") {
+        report_idle(&field);
+    }
+    field.leave();
+}
+
+/// Measures every contender in turn, some rounds, and gives the medians.
+type Table<'a> = &'a dyn Fn(&str, &dyn Fn(usize) -> [f64; 2]) -> [[f64; 2]; 3];
+
+fn report_echo(field: &Field, table: Table<'_>) {
     let [direct, bare, ours] = table("echo of a byte: us at p50", &|which| [field.echo(which), 0.0]);
     let added = ours[0] - direct[0];
     let seen = format!("{added:.0} µs (bare relay {:.0} µs; direct takes {:.0} µs)", bare[0] - direct[0], direct[0]);
     row(&Figure { what: "keystroke echo, added at p50", seen, aim: "≤ 150 µs", met: Some(added <= 150.0) });
+}
+
+fn report_setup(field: &Field, table: Table<'_>) {
     let [direct, bare, ours] = table("set-up: ms, relay CPU ms", &|which| field.setup(which));
     let seen = format!(
         "{:.1} ms of CPU (bare {:.1}); {:.0} ms, {:.2} of direct ({:.0} ms; bare {:.0} ms)",
@@ -291,11 +345,13 @@ fn main() {
         aim: "≤ 5 ms CPU; ≤ 1.05 of direct",
         met,
     });
+}
+
+fn report_idle(field: &Field) {
     let (ours, bare) = (field.idle(2, 500), field.idle(1, 200));
     let seen = format!("{:.0} KiB (bare {:.0}), {:.1} ms CPU a second for all", ours[0], bare[0], ours[1]);
     let met = Some(ours[0] <= 150.0);
     row(&Figure { what: "memory per recorded idle session, 500 open", seen, aim: "≤ 150 KiB; idle CPU 0", met });
-    field.leave();
 }
 
 impl Field {

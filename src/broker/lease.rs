@@ -19,6 +19,9 @@ const LONGEST: Duration = Duration::from_millis(250);
 /// The time between two looks while an end is at most two seconds away.
 const SHORT: Duration = Duration::from_millis(10);
 
+/// How long before the end people are warned, in seconds; the longest first.
+pub const WARN_S: [i64; 2] = [300, 60];
+
 /// Why a session must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Over {
@@ -33,6 +36,8 @@ pub struct Over {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Standing {
     ends_at: i64,
+    /// Which of [`WARN_S`] the end has come within.
+    near_s: Option<i64>,
     over: Option<Over>,
 }
 
@@ -40,6 +45,14 @@ struct Standing {
 #[derive(Debug, Default)]
 pub struct Leases {
     open: Mutex<HashMap<SessionId, watch::Sender<Standing>>>,
+    calm: Mutex<Calm>,
+}
+
+/// Until when nothing can have changed: the log has this size, and no end or warning is due before that second.
+#[derive(Debug, Default, Clone, Copy)]
+struct Calm {
+    size: u64,
+    until: i64,
 }
 
 /// One session's lease.
@@ -54,6 +67,11 @@ impl Lease {
         self.standing.borrow().ends_at
     }
 
+    /// Which of [`WARN_S`] the end has come within, if any. What changes after this wakes [`Lease::over_or_changed`].
+    pub fn near_s(&mut self) -> Option<i64> {
+        self.standing.borrow_and_update().near_s
+    }
+
     /// Why it is over, if it is.
     pub fn is_over(&self) -> Option<Over> {
         self.standing.borrow().over
@@ -62,22 +80,32 @@ impl Lease {
     /// Waits until it is over. May be dropped and called again.
     pub async fn over(&mut self) -> Over {
         loop {
-            if let Some(over) = self.standing.borrow_and_update().over {
+            if let Some(over) = self.over_or_changed().await {
                 return over;
             }
-            if self.standing.changed().await.is_err() {
-                // SECURITY: whoever looks after the leases is gone: nothing is known to be allowed any more.
-                let over = self.standing.borrow().over;
-                return over.unwrap_or(Over { cause: SessionCause::Lost, seen_ms: 0, ended_wall_ms: None });
-            }
         }
+    }
+
+    /// Waits until it is over, or until anything else of it has changed. May be dropped and called again.
+    pub async fn over_or_changed(&mut self) -> Option<Over> {
+        if let Some(over) = self.is_over() {
+            return Some(over);
+        }
+        if self.standing.changed().await.is_err() {
+            // SECURITY: whoever looks after the leases is gone: nothing is known to be allowed any more.
+            let over = self.standing.borrow().over;
+            return Some(over.unwrap_or(Over { cause: SessionCause::Lost, seen_ms: 0, ended_wall_ms: None }));
+        }
+        self.is_over()
     }
 }
 
 impl Leases {
     pub(super) fn of(&self, session: SessionId, ends_at: i64) -> Lease {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = open.entry(session).or_insert_with(|| watch::channel(Standing { ends_at, over: None }).0);
+        let standing = Standing { ends_at, near_s: None, over: None };
+        let sender = open.entry(session).or_insert_with(|| watch::channel(standing).0);
+        *self.calm.lock().unwrap_or_else(PoisonError::into_inner) = Calm::default();
         Lease { standing: sender.subscribe() }
     }
 
@@ -105,7 +133,16 @@ pub async fn look(broker: &Broker) -> Duration {
     let state = &memory.state;
     let moment = broker.keeper().now();
     let now = moment.at.max(state.last_at);
+    let latest = now.max(moment.wall_s);
+    let size = *broker.inner.changed.borrow();
+    {
+        let calm = broker.inner.leases.calm.lock().unwrap_or_else(PoisonError::into_inner);
+        if calm.size == size && latest < calm.until {
+            return LONGEST;
+        }
+    }
     let mut nap = LONGEST;
+    let mut calm = Calm { size, until: i64::MAX };
     let open = broker.inner.leases.open.lock().unwrap_or_else(PoisonError::into_inner);
     for (id, sender) in open.iter() {
         let held = *sender.borrow();
@@ -119,6 +156,8 @@ pub async fn look(broker: &Broker) -> Duration {
         if now + 2 >= ends_at {
             nap = SHORT;
         }
+        let marks = WARN_S.into_iter().chain([2, 0]).map(|left_s| ends_at.saturating_sub(left_s));
+        calm.until = marks.filter(|at| *at > now).min().unwrap_or(now).min(calm.until);
         // What ends, ends by whichever clock is later (decisions.md 20).
         let by_wall = moment.wall_s >= ends_at && moment.drift_s > 0;
         let cause = over(state, *id, now).or_else(|| by_wall.then_some(SessionCause::WindowEnd));
@@ -126,10 +165,12 @@ pub async fn look(broker: &Broker) -> Duration {
             let ended_wall_ms = (cause == SessionCause::WindowEnd).then(|| ends_at.saturating_mul(1000));
             Over { cause, seen_ms: moment.boot.ms, ended_wall_ms }
         });
-        let standing = Standing { ends_at, over };
+        let near_s = WARN_S.into_iter().filter(|left_s| ends_at - now <= *left_s).min();
+        let standing = Standing { ends_at, near_s, over };
         if standing != held {
             sender.send_replace(standing);
         }
     }
+    *broker.inner.leases.calm.lock().unwrap_or_else(PoisonError::into_inner) = calm;
     nap
 }

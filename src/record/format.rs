@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! file   = magic, u32 length, header (JSON), chunk*
-//! chunk  = u32 length, link (32 bytes), frame+
+//! chunk  = u32 length, link (32 bytes), frame+     or, with the highest bit of the length set, the LZ4 block of them
 //! frame  = kind, varint channel, varint µs since the last frame, varint length, bytes
-//! link 0 = SHA-256(everything before the first chunk); link n = SHA-256(link n-1, frames of chunk n)
+//! link 0 = SHA-256(everything before the first chunk); link n = SHA-256(link n-1, frames of chunk n),
+//!          or SHA-256(link n-1, 0, block of chunk n): no frame begins with 0, so that one is never taken for the other
 //! ```
 //! Integers are little-endian, varints LEB128. A frame never crosses a chunk; [`MORE`] in its kind says that the next frame of
 //! the same kind and channel goes on with it.
@@ -19,6 +20,8 @@ use crate::domain::digest::Digest;
 pub const CHUNK: usize = 32 << 10;
 /// What stands before the frames of a chunk, in bytes.
 pub const PREFIX: usize = 4 + 32;
+/// The bit of a chunk's length that says that its frames are compressed.
+const PACKED: u32 = 1 << 31;
 /// The longest frame that is not a stream: a command, a file operation, a note.
 pub const MAX_WHOLE: usize = 1 << 20;
 /// The longest header, in bytes.
@@ -130,7 +133,7 @@ impl<'a> Encoded<'a> {
         Self { kind: Kind::Hidden, channel, body: std::borrow::Cow::Borrowed(&[]), at: 0, begun: false }
     }
 
-    /// Puts as much of it into a chunk of frames as there is room for; true when all of it is in.
+    /// Puts as much of it behind the frames of a chunk as there is room for; true when all of it is in.
     ///
     /// `since_us` is the time since the last frame; it is used when a piece was put, which the second word of the answer says.
     pub fn put(&mut self, chunk: &mut Vec<u8>, since_us: u64) -> (bool, bool) {
@@ -138,7 +141,7 @@ impl<'a> Encoded<'a> {
         if left == 0 && self.begun {
             return (true, false);
         }
-        let used = chunk.len().saturating_sub(PREFIX);
+        let used = chunk.len();
         let room = CHUNK.saturating_sub(used + FRAME_HEAD);
         if used + FRAME_HEAD > CHUNK || room < left.min(LEAST) {
             return (false, false);
@@ -192,13 +195,65 @@ pub fn link(last: &[u8; 32], frames: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(last).chain_update(frames).finalize().into()
 }
 
-/// Fills in the prefix of a chunk whose frames stand behind room for it; gives its link.
-pub fn close_chunk(chunk: &mut [u8], last: &[u8; 32]) -> [u8; 32] {
-    let (prefix, frames) = chunk.split_at_mut(PREFIX);
-    let link = link(last, frames);
-    prefix[..4].copy_from_slice(&u32::try_from(frames.len()).unwrap_or(u32::MAX).to_le_bytes());
-    prefix[4..].copy_from_slice(&link);
-    link
+fn packed_link(last: &[u8; 32], block: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(last).chain_update([0]).chain_update(block).finalize().into()
+}
+
+/// Makes chunks of frames, compressed where that makes them smaller by an eighth at least.
+///
+/// What is not written needs neither hashing nor copying, so this saves time as well as room; and where it saves nothing it is tried less
+/// and less often.
+#[derive(Debug, Default)]
+pub struct Packer {
+    /// Chunks that are not tried.
+    pass: u32,
+    /// How many there were the last time.
+    passed: u32,
+}
+
+/// The most chunks in a row that are not tried to be compressed.
+const MOST_PASSED: u32 = 32;
+
+impl Packer {
+    /// Appends the chunk of these frames, at most [`CHUNK`] bytes of them, to `out`; gives its link.
+    pub fn pack(&mut self, frames: &[u8], last: &[u8; 32], out: &mut Vec<u8>) -> [u8; 32] {
+        let start = out.len();
+        if let Some(block) = self.try_pack(frames, out) {
+            let link = packed_link(last, &out[start + PREFIX..]);
+            prefix(&mut out[start..], block | PACKED, &link);
+            return link;
+        }
+        out.resize(start + PREFIX, 0);
+        out.extend_from_slice(frames);
+        let link = link(last, frames);
+        prefix(&mut out[start..], small(frames.len()), &link);
+        link
+    }
+
+    /// Leaves room for the prefix and a block in `out` and gives the block's length; nothing where it does not pay.
+    fn try_pack(&mut self, frames: &[u8], out: &mut Vec<u8>) -> Option<u32> {
+        if self.pass > 0 {
+            self.pass -= 1;
+            return None;
+        }
+        let start = out.len();
+        out.resize(start + PREFIX + lz4_flex::block::get_maximum_output_size(frames.len()), 0);
+        let packed = lz4_flex::block::compress_into(frames, &mut out[start + PREFIX..]).ok();
+        let pays = packed.filter(|length| *length <= frames.len() - frames.len() / 8);
+        out.truncate(start + pays.map_or(0, |length| PREFIX + length));
+        self.passed = if pays.is_some() { 0 } else { (2 * self.passed + 1).min(MOST_PASSED) };
+        self.pass = self.passed;
+        pays.map(small)
+    }
+}
+
+fn small(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+fn prefix(chunk: &mut [u8], length: u32, link: &[u8; 32]) {
+    chunk[..4].copy_from_slice(&length.to_le_bytes());
+    chunk[4..PREFIX].copy_from_slice(link);
 }
 
 /// Where a recording is not what was recorded. Chunk 0 is the header.
@@ -222,8 +277,12 @@ pub struct Decoder {
     /// Bytes of the header and of whole chunks.
     whole: u64,
     at_us: u64,
+    /// The frames of a compressed chunk.
+    plain: Vec<u8>,
     /// The chain is taken as it is said.
     unchecked: bool,
+    /// What streams carry is passed over.
+    skim: bool,
     parts: std::collections::BTreeMap<(u32, Kind), Vec<u8>>,
 }
 
@@ -231,6 +290,11 @@ impl Decoder {
     /// One that believes the chain: for what is made from our own file and decides nothing.
     pub(super) fn unchecked() -> Self {
         Self { unchecked: true, ..Self::default() }
+    }
+
+    /// From now on streams are not given out, which is cheaper: commands, files, notes and ends still are.
+    pub(super) fn skim(&mut self) {
+        self.skim = true;
     }
 
     /// Takes more bytes of the file.
@@ -286,20 +350,25 @@ impl Decoder {
         Ok(true)
     }
 
-    /// Checks the next chunk; `None` until it is whole. Gives the range of its frames in what is pending.
-    fn check(&mut self) -> Result<Option<std::ops::Range<usize>>, Broken> {
+    /// Checks the next chunk; `None` until it is whole. Gives the range of its frames, or of their block, in what is pending.
+    fn check(&mut self) -> Result<Option<(std::ops::Range<usize>, bool)>, Broken> {
         if self.header.is_none() && !self.read_header()? {
             return Ok(None);
         }
         let rest = &self.pending[self.at..];
         let Some((length, after)) = rest.split_first_chunk::<4>() else { return Ok(None) };
-        let length = u32::from_le_bytes(*length) as usize;
+        let word = u32::from_le_bytes(*length);
+        let (length, packed) = ((word & !PACKED) as usize, word & PACKED != 0);
         if length == 0 || length > CHUNK {
             return Err(self.broken("its length is not one that is written"));
         }
         let Some((said, after)) = after.split_first_chunk::<32>() else { return Ok(None) };
         let Some(frames) = after.get(..length) else { return Ok(None) };
-        let link = if self.unchecked { *said } else { link(&self.link, frames) };
+        let link = match (self.unchecked, packed) {
+            (true, _) => *said,
+            (false, true) => packed_link(&self.link, frames),
+            (false, false) => link(&self.link, frames),
+        };
         if link != *said {
             return Err(self.broken("its bytes are not those that were recorded"));
         }
@@ -307,7 +376,7 @@ impl Decoder {
         self.link = link;
         self.take(PREFIX + length);
         self.chunks += 1;
-        Ok(Some(from..from + length))
+        Ok(Some((from..from + length, packed)))
     }
 
     /// Passes over the next whole chunk; false when there is none.
@@ -323,10 +392,16 @@ impl Decoder {
     /// # Errors
     /// [`Broken`], and from then on always.
     pub fn chunk(&mut self) -> Result<Option<Vec<Stamped>>, Broken> {
-        let Some(range) = self.check()? else { return Ok(None) };
-        let bytes = std::mem::take(&mut self.pending);
-        let read = self.frames(&bytes[range]);
-        self.pending = bytes;
+        let Some((range, packed)) = self.check()? else { return Ok(None) };
+        let (bytes, mut plain) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.plain));
+        let read = if packed {
+            plain.resize(CHUNK, 0);
+            let length = lz4_flex::block::decompress_into(&bytes[range], &mut plain).ok();
+            length.and_then(|length| self.frames(&plain[..length]))
+        } else {
+            self.frames(&bytes[range])
+        };
+        (self.pending, self.plain) = (bytes, plain);
         match read {
             Some(frames) => Ok(Some(frames)),
             None => Err(Broken { chunk: self.chunks, what: "its frames cannot be read".to_owned() }),
@@ -343,6 +418,9 @@ impl Decoder {
             let length = usize::try_from(varint(&mut bytes)?).ok()?;
             let body = bytes.get(..length)?;
             bytes = bytes.get(length..)?;
+            if self.skim && kind.stream() {
+                continue;
+            }
             if first & MORE != 0 || self.parts.contains_key(&(channel, kind)) {
                 let part = self.parts.entry((channel, kind)).or_default();
                 part.extend_from_slice(body);

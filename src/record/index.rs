@@ -106,7 +106,7 @@ impl Printing {
 }
 
 /// Writes the searchable text of a recording; stops quietly where it is broken.
-pub fn write<R: Read>(from: Reader<R>, out: &mut dyn Write) -> std::io::Result<()> {
+pub fn write<R: Read>(mut from: Reader<R>, out: &mut dyn Write) -> std::io::Result<()> {
     let mut printing: std::collections::BTreeMap<u32, Printing> = std::collections::BTreeMap::new();
     let (mut seen, mut printed, mut told) = (0, 0, 0);
     let mut put = |at_us: u64, line: &str, used: &mut usize| {
@@ -114,7 +114,10 @@ pub fn write<R: Read>(from: Reader<R>, out: &mut dyn Write) -> std::io::Result<(
         if *used <= MOST { writeln!(out, "{}\t{}", at_us / 1000, shown(line.trim_end())) } else { Ok(()) }
     };
     let mut last = 0;
-    for frame in from.map_while(Result::ok) {
+    while let Some(Ok(frame)) = from.next() {
+        if printed >= MOST || seen >= LOOKED_AT {
+            from.skim();
+        }
         last = frame.at_us;
         if let Some(said) = said(&frame.what) {
             put(frame.at_us, &said, &mut told)?;

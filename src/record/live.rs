@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::error::RecordError;
-use super::format::{CHUNK, Encoded, PREFIX};
+use super::format::{CHUNK, Encoded, Packer};
 use super::frame::Frame;
 use super::typed::{Release, Typed};
 use super::writer::Order;
@@ -19,6 +19,10 @@ use crate::domain::session::Sealed;
 
 /// How long a frame may wait for its chunk to be written, in microseconds (security.md fault 16).
 const LATEST_US: u64 = 8_000_000;
+/// So much of a chunk's memory is worth keeping.
+const WORTH: usize = CHUNK / 2;
+/// So many bytes of frames behind one order to the writer, where they compress well: waking it costs more than writing them.
+const ENOUGH: usize = 2 * CHUNK;
 /// The most terminals of one session at a time.
 const MAX_TERMINALS: usize = 256;
 
@@ -53,15 +57,40 @@ pub struct Chain {
     pub dirty: bool,
 }
 
+/// Chunks that are written together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The chunks.
+    pub bytes: Vec<u8>,
+    /// How many they are.
+    pub chunks: u64,
+    /// The link of the last.
+    pub link: [u8; 32],
+    /// How many bytes of frames are in them.
+    plain: usize,
+}
+
+impl Batch {
+    /// It waits to be written before more is put behind it.
+    fn is_full(&self) -> bool {
+        self.bytes.len() > WORTH || self.plain >= ENOUGH
+    }
+}
+
 #[derive(Default)]
 struct State {
-    /// The chunk that is being filled; nothing, or a prefix and frames.
-    chunk: Vec<u8>,
-    /// When its first frame came.
+    /// The frames of the chunk that is being filled.
+    frames: Vec<u8>,
+    packer: Packer,
+    /// The chunks before it that are not handed over.
+    ready: Batch,
+    /// The link of the last chunk that was made.
+    link: [u8; 32],
+    /// When the first frame came of what is not handed over.
     since_us: u64,
-    /// When the chunk was handed over that is not written yet.
+    /// When the batch was handed over that is not written yet.
     flying_us: Option<u64>,
-    /// The last chunk's memory, while there is much to write.
+    /// The last batch's memory, while there is much to write.
     spare: Vec<u8>,
     /// The writer looks at it again by itself.
     watched: bool,
@@ -69,6 +98,33 @@ struct State {
     closed: bool,
     lost: Option<Arc<str>>,
     terminals: BTreeMap<u32, Typed>,
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.ready.bytes.is_empty()
+    }
+
+    /// Makes a chunk of the frames.
+    fn close_chunk(&mut self) {
+        if self.frames.is_empty() {
+            return;
+        }
+        if self.ready.bytes.capacity() == 0 {
+            self.ready.bytes = std::mem::take(&mut self.spare);
+        }
+        self.link = self.packer.pack(&self.frames, &self.link, &mut self.ready.bytes);
+        (self.ready.link, self.ready.chunks) = (self.link, self.ready.chunks + 1);
+        self.ready.plain += self.frames.len();
+        self.frames.clear();
+    }
+
+    /// What is handed over now.
+    fn hand_over(&mut self, now: u64) -> Batch {
+        self.flying_us = Some(now);
+        self.since_us = now;
+        std::mem::take(&mut self.ready)
+    }
 }
 
 impl Live {
@@ -80,7 +136,7 @@ impl Live {
             month,
             file,
             chain: Mutex::new(chain),
-            state: Mutex::new(State { last_us: now, ..State::default() }),
+            state: Mutex::new(State { last_us: now, link: chain.link, ..State::default() }),
             room: Notify::new(),
             failed: watch::Sender::new(false),
             written: watch::Sender::new(chain.bytes),
@@ -100,7 +156,7 @@ impl Live {
             tracing::error!(session = %self.id, %why, "the recording is lost");
             state.lost = Some(why.to_string().into());
         }
-        (state.chunk, state.spare) = (Vec::new(), Vec::new());
+        (state.frames, state.spare, state.ready) = (Vec::new(), Vec::new(), Batch::default());
         drop(state);
         self.failed.send_replace(true);
         self.room.notify_waiters();
@@ -111,18 +167,20 @@ impl Live {
         self.state().lost.clone()
     }
 
-    /// A chunk was written; `now` so many bytes are in the file.
-    pub fn landed(&self, mut chunk: Vec<u8>, bytes: u64) {
+    /// A batch was written; `bytes` are in the file now. Gives what has become ready meanwhile.
+    pub fn landed(&self, mut memory: Vec<u8>, bytes: u64) -> Option<Batch> {
         let mut state = self.state();
         state.flying_us = None;
-        // Only a session that fills whole chunks keeps their memory.
-        if chunk.len() > CHUNK / 2 && !state.chunk.is_empty() && state.lost.is_none() {
-            chunk.clear();
-            state.spare = chunk;
+        // Only a session that has much to say keeps the memory.
+        if memory.capacity() > WORTH && !state.is_empty() && state.lost.is_none() {
+            memory.clear();
+            state.spare = memory;
         }
+        let more = (state.ready.is_full() && state.lost.is_none()).then(|| state.hand_over(monotonic_us()));
         drop(state);
         self.written.send_replace(bytes);
         self.room.notify_waiters();
+        more
     }
 
     /// It is sealed: nobody waits for more of it.
@@ -130,41 +188,42 @@ impl Live {
         self.written.send_replace(u64::MAX);
     }
 
-    /// What is due at `now_us`: the chunk to be written, and when to look again. Without either it is idle.
-    pub fn due(&self, now_us: u64, age_us: u64) -> (Option<Vec<u8>>, Option<u64>) {
+    /// What is due at `now_us`: what is to be written, and when to look again. Without either it is idle.
+    pub fn due(&self, now_us: u64, age_us: u64) -> (Option<Batch>, Option<u64>) {
         let mut state = self.state();
-        if state.chunk.is_empty() {
+        if state.is_empty() {
             state.watched = false;
-            state.spare = Vec::new();
+            (state.spare, state.frames) = (Vec::new(), Vec::new());
             return (None, None);
         }
         let at = state.since_us + age_us;
         if now_us < at {
             return (None, Some(at));
         }
-        // The chunk before it is in this writer's queue; this one goes right after.
+        // The batch before it is in this writer's queue; this one goes right after.
         if state.flying_us.is_some() {
             return (None, Some(now_us + age_us / 10));
         }
-        state.flying_us = Some(now_us);
-        (Some(std::mem::take(&mut state.chunk)), Some(now_us + age_us))
+        state.close_chunk();
+        (Some(state.hand_over(now_us)), Some(now_us + age_us))
     }
 
     /// How much memory its chunks hold, in bytes.
     #[cfg(test)]
     pub fn holds(&self) -> usize {
         let state = self.state();
-        state.chunk.capacity() + state.spare.capacity()
+        state.frames.capacity() + state.ready.bytes.capacity() + state.spare.capacity()
     }
 
     /// Takes what is left, for the last time.
-    pub fn rest(&self) -> Option<Vec<u8>> {
+    pub fn rest(&self) -> Option<Batch> {
         let mut state = self.state();
         state.closed = true;
         state.watched = false;
-        state.spare = Vec::new();
-        let chunk = std::mem::take(&mut state.chunk);
-        (!chunk.is_empty()).then_some(chunk)
+        state.close_chunk();
+        (state.spare, state.frames) = (Vec::new(), Vec::new());
+        let rest = std::mem::take(&mut state.ready);
+        (rest.chunks > 0).then_some(rest)
     }
 
     /// One attempt to put the rest of a frame; `None` when there is no room before the next chunk is written.
@@ -177,33 +236,32 @@ impl Live {
         if state.closed {
             return Err(RecordError::Closed);
         }
-        let oldest = state.flying_us.or((!state.chunk.is_empty()).then_some(state.since_us));
+        let oldest = state.flying_us.or((!state.is_empty()).then_some(state.since_us));
         if oldest.is_some_and(|at| now.saturating_sub(at) > LATEST_US) {
             drop(state);
             self.lose("nothing was written for 8 s");
             return Err(RecordError::Lost { why: "nothing was written for 8 s".into() });
         }
         loop {
-            if state.chunk.is_empty() {
-                let spare = std::mem::take(&mut state.spare);
-                state.chunk = spare;
-                state.chunk.resize(PREFIX, 0);
+            if state.ready.is_full() {
+                if state.flying_us.is_some() {
+                    return Ok(None);
+                }
+                let batch = state.hand_over(now);
+                self.order(Order::Write(self.clone(), batch))?;
+            }
+            if state.is_empty() {
                 state.since_us = now;
             }
             let since = now.saturating_sub(state.last_us);
-            let (whole, put) = frame.put(&mut state.chunk, since);
+            let (whole, put) = frame.put(&mut state.frames, since);
             if put {
                 state.last_us = now.max(state.last_us);
             }
             if whole {
                 break;
             }
-            if state.flying_us.is_some() {
-                return Ok(None);
-            }
-            let chunk = std::mem::take(&mut state.chunk);
-            state.flying_us = Some(now);
-            self.order(Order::Write(self.clone(), chunk))?;
+            state.close_chunk();
         }
         if !std::mem::replace(&mut state.watched, true) {
             self.order(Order::Watch(self.clone()))?;
@@ -235,8 +293,8 @@ impl Live {
 
 /// Takes what happens in one session. Cheap to clone.
 ///
-/// At most 64 KiB of what was put are not in the file yet (one chunk that is being written and one that is being filled), for at most
-/// 250 ms while the disk keeps up; after 8 s without a write the recording is lost. At most 8 s of what is in the file are not on the
+/// At most 64 KiB of the file's bytes are not in it yet, which is never more than 192 KiB of what was put however well it compresses, for
+/// at most 250 ms while the disk keeps up; after 8 s without a write the recording is lost. At most 8 s of what is in the file are not on the
 /// disk when the power fails. An idle session holds no buffer.
 #[derive(Clone)]
 pub struct Recorder {

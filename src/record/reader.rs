@@ -27,6 +27,11 @@ impl<R: Read> Reader<R> {
         Self { decoder: Decoder::unchecked(), ..Self::new(from) }
     }
 
+    /// From now on what streams carry is passed over.
+    pub(super) fn skim(&mut self) {
+        self.decoder.skim();
+    }
+
     /// Whose recording it is.
     ///
     /// # Errors

@@ -19,13 +19,12 @@ pub fn header(n: u8) -> Header {
 /// A whole file of these frames, one µs apart.
 pub fn file(frames: &[Frame<'_>]) -> Vec<u8> {
     let (mut out, mut last) = begin(&header(1));
-    let mut chunk = vec![0; PREFIX];
+    let (mut chunk, mut packer) = (Vec::new(), Packer::default());
     let mut close = |chunk: &mut Vec<u8>| {
-        if chunk.len() > PREFIX {
-            assert!(chunk.len() - PREFIX <= CHUNK);
-            last = close_chunk(chunk, &last);
-            out.append(chunk);
-            chunk.resize(PREFIX, 0);
+        if !chunk.is_empty() {
+            assert!(chunk.len() <= CHUNK);
+            last = packer.pack(chunk, &last, &mut out);
+            chunk.clear();
         }
     };
     for frame in frames {
@@ -35,6 +34,13 @@ pub fn file(frames: &[Frame<'_>]) -> Vec<u8> {
         }
     }
     close(&mut chunk);
+    out
+}
+
+/// Bytes that nothing makes smaller.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut out = vec![0; length];
+    crate::clock::fill(&mut out);
     out
 }
 
@@ -93,7 +99,7 @@ fn every_kind_comes_back_as_it_went() {
 
 #[test]
 fn the_chunk_that_was_changed_is_named() {
-    let data = vec![b'x'; 5 * CHUNK];
+    let data = noise(5 * CHUNK);
     let bytes = file(&[Frame::Output { channel: 1, data: &data }]);
     let start = begin(&header(1)).0.len();
     assert_eq!(
@@ -114,6 +120,75 @@ fn the_chunk_that_was_changed_is_named() {
         // A changed header is one only where it cannot be read, or at the link of the first chunk.
         assert!(broken.chunk == chunk || (chunk == 0 && broken.chunk == 1), "{at}: {broken}");
     }
+}
+
+/// The links of a file's chunks and what they are made of, by the rules at the top of `format.rs`.
+fn chunks_of(bytes: &[u8]) -> Vec<(bool, Vec<u8>)> {
+    let (head, mut last) = begin(&header(1));
+    let mut rest = &bytes[head.len()..];
+    let mut out = Vec::new();
+    while !rest.is_empty() {
+        let word = u32::from_le_bytes(rest[..4].try_into().unwrap());
+        let (length, packed) = ((word & 0x7fff_ffff) as usize, word >> 31 == 1);
+        let body = &rest[PREFIX..PREFIX + length];
+        let mut sum = Sha256::new().chain_update(last);
+        if packed {
+            sum = sum.chain_update([0]);
+        }
+        last = sum.chain_update(body).finalize().into();
+        assert_eq!(rest[4..PREFIX], last);
+        out.push((packed, body.to_vec()));
+        rest = &rest[PREFIX + length..];
+    }
+    out
+}
+
+#[test]
+fn what_compresses_is_compressed_and_what_does_not_costs_no_more_room() {
+    let text = b"drwxr-xr-x 2 root root 4096 Nov 27 22:43 some-folder\n".repeat(5000);
+    let small = file(&[Frame::Output { channel: 1, data: &text }]);
+    assert!(small.len() < text.len() / 10, "{} of {}", small.len(), text.len());
+    assert!(chunks_of(&small).iter().all(|(packed, _)| *packed));
+    let noise = noise(40 * CHUNK);
+    let big = file(&[Frame::Output { channel: 1, data: &noise }]);
+    assert!(big.len() < noise.len() + 50 * (PREFIX + 16));
+    assert!(chunks_of(&big).iter().all(|(packed, _)| !*packed));
+    // And after noise, text is seen to compress again.
+    let mixed =
+        [Frame::Output { channel: 1, data: &noise }, Frame::Output { channel: 1, data: &b"x".repeat(80 * CHUNK) }];
+    assert!(file(&mixed).len() < noise.len() + 40 * CHUNK);
+}
+
+/// SECURITY (T58): the bit that says how a chunk is read is not taken for the other: neither chain holds for it.
+#[test]
+fn a_compressed_chunk_is_not_taken_for_frames_nor_frames_for_a_compressed_chunk() {
+    let start = begin(&header(1)).0.len();
+    for data in [vec![b'x'; CHUNK / 2], noise(CHUNK / 2)] {
+        let mut bytes = file(&[Frame::Output { channel: 1, data: &data }]);
+        bytes[start + 3] ^= 0x80;
+        assert_eq!(read(&bytes, 4096).unwrap_err().chunk, 1);
+    }
+    // A block with its mark before it, said to be frames: the chain holds, and nothing comes of it.
+    let packed = file(&[Frame::Output { channel: 1, data: &[b'x'; CHUNK / 2] }]);
+    let (_, block) = chunks_of(&packed).remove(0);
+    let mut bytes = packed[..start].to_vec();
+    bytes.extend((block.len() as u32 + 1).to_le_bytes());
+    bytes.extend(&packed[start + 4..start + PREFIX]);
+    bytes.push(0);
+    bytes.extend(block);
+    let broken = read(&bytes, 4096).unwrap_err();
+    assert_eq!((broken.chunk, broken.what.as_str()), (1, "its frames cannot be read"));
+}
+
+#[test]
+fn a_block_that_says_more_than_a_chunk_is_refused() {
+    let (mut bytes, last) = begin(&header(1));
+    let block = lz4_flex::block::compress(&vec![0; 10 * CHUNK]);
+    assert!(block.len() < CHUNK);
+    bytes.extend((block.len() as u32 | PACKED).to_le_bytes());
+    bytes.extend(packed_link(&last, &block));
+    bytes.extend(block);
+    assert_eq!(read(&bytes, 4096).unwrap_err().what, "its frames cannot be read");
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! The threads that write: chunks, flushes and seals; nothing here ever runs on a worker of the runtime.
 //!
 //! A session belongs to one writer, so its chunks keep their order. What blocks on the disk (fdatasync, seals) is another thread's, so
-//! that one slow flush delays nobody's chunks. The queues are unbounded channels of bounded content: at most one chunk, one look and
+//! that one slow flush delays nobody's chunks. The queues are unbounded channels of bounded content: at most one batch, one look and
 //! one seal a session.
 
 use std::collections::BTreeMap;
@@ -14,8 +14,7 @@ use tokio::sync::oneshot;
 
 use super::error::RecordError;
 use super::folder::Folder;
-use super::format::close_chunk;
-use super::live::Live;
+use super::live::{Batch, Live};
 use crate::clock::monotonic_us;
 use crate::domain::digest::Digest;
 use crate::domain::ids::SessionId;
@@ -28,8 +27,8 @@ const SYNC_US: u64 = 8_000_000;
 
 /// What a writer is told.
 pub enum Order {
-    /// A chunk is full.
-    Write(Arc<Live>, Vec<u8>),
+    /// Chunks are ready.
+    Write(Arc<Live>, Batch),
     /// A chunk has begun to fill.
     Watch(Arc<Live>),
     /// The session is over.
@@ -112,11 +111,11 @@ impl Writer {
                 }
             };
             match order {
-                Ok(Order::Write(live, chunk)) => self.write(&live, chunk),
+                Ok(Order::Write(live, batch)) => self.write(&live, batch),
                 Ok(Order::Watch(live)) => self.at(monotonic_us() + AGE_US, Why::Age, live),
                 Ok(Order::Seal(live, reply)) => {
-                    if let Some(chunk) = live.rest() {
-                        self.write(&live, chunk);
+                    if let Some(rest) = live.rest() {
+                        self.write(&live, rest);
                     }
                     let _ = self.closer.send(Slow::Seal(live, reply));
                 }
@@ -141,9 +140,9 @@ impl Writer {
                 let _ = self.closer.send(Slow::Sync(live));
                 continue;
             }
-            let (chunk, again) = live.due(now, AGE_US);
-            if let Some(chunk) = chunk {
-                self.write(&live, chunk);
+            let (batch, again) = live.due(now, AGE_US);
+            if let Some(batch) = batch {
+                self.write(&live, batch);
             }
             if let Some(at) = again {
                 self.at(at, Why::Age, live);
@@ -151,25 +150,30 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, live: &Arc<Live>, mut chunk: Vec<u8>) {
-        if live.lost().is_some() {
-            return;
-        }
-        let mut chain = live.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        let link = close_chunk(&mut chunk, &chain.link);
-        let written = (&live.file).write_all(&chunk).map_err(|e| e.to_string()).and_then(|()| still_there(&live.file));
-        if let Err(why) = written {
+    /// Writes what is ready, and what becomes ready meanwhile.
+    fn write(&mut self, live: &Arc<Live>, batch: Batch) {
+        let mut next = Some(batch);
+        while let Some(batch) = next.take() {
+            if live.lost().is_some() {
+                return;
+            }
+            let mut chain = live.chain.lock().unwrap_or_else(PoisonError::into_inner);
+            let written =
+                (&live.file).write_all(&batch.bytes).map_err(|e| e.to_string()).and_then(|()| still_there(&live.file));
+            if let Err(why) = written {
+                drop(chain);
+                live.lose(why);
+                return;
+            }
+            chain.link = batch.link;
+            (chain.chunks, chain.bytes) = (chain.chunks + batch.chunks, chain.bytes + batch.bytes.len() as u64);
+            let bytes = chain.bytes;
+            let first = !std::mem::replace(&mut chain.dirty, true);
             drop(chain);
-            live.lose(why);
-            return;
-        }
-        (chain.link, chain.chunks, chain.bytes) = (link, chain.chunks + 1, chain.bytes + chunk.len() as u64);
-        let bytes = chain.bytes;
-        let first = !std::mem::replace(&mut chain.dirty, true);
-        drop(chain);
-        live.landed(chunk, bytes);
-        if first {
-            self.at(monotonic_us() + SYNC_US, Why::Sync, live.clone());
+            next = live.landed(batch.bytes, bytes);
+            if first {
+                self.at(monotonic_us() + SYNC_US, Why::Sync, live.clone());
+            }
         }
     }
 }

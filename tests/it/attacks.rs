@@ -19,7 +19,7 @@
 //! connection, because one process has the memory of all ·
 //! T38 Terrapin: `gateway::wire::nothing_is_slipped_in_before_the_keys` · T39 algorithms: the same, `gateway::wire::good_algorithms_are_agreed_on_and_bad_ones_are_not` ·
 //! T41 windows and channels: `gateway::unproved::odd_windows_and_channels_harm_nobody`, `gateway::bounds` ·
-//! T44 grammar: ident and packets as T36, SFTP `gateway::ssh::sftp::no_packets_break_it`; no 24 h of fuzzing, and what russh parses is fuzzed there ·
+//! T44 grammar: ident and packets as T36, SFTP `gateway::ssh::session::sftp::no_packets_break_it`; no 24 h of fuzzing, and what russh parses is fuzzed there ·
 //! T45 strangers: `gateway::unproved::what_is_no_ssh_costs_nothing`, `gateway::strangers::noise_harms_nobody` ·
 //! T46 flood: `gateway::unproved::a_crowd_of_many_sources_keeps_nobody_out`, `gateway::strangers::the_unknown_of_one_source_are_few_and_their_time_is_short`;
 //! not 5000 connects a second for a minute ·
@@ -29,7 +29,7 @@
 //! T51 channel kinds: `gateway::allow::each_role_gives_what_it_says`, `gateway::allow::agents_x11_and_sockets_are_never_forwarded`,
 //! `gateway::allow::tunnels_work_where_the_role_has_them_and_are_told_without_their_content` ·
 //! T52 evasion by name: `gateway::ways::a_commands_name_hides_nothing_of_it` ·
-//! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless` ·
+//! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::session::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless` ·
 //! T56 escapes: `record::tests_screen::what_reaches_further_than_the_screen_goes`, `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may` ·
 //! T57 hidden input: `record::tests_typed::a_password_is_not` ·
 //! T58 tampering: `recorded::a_forged_recording_is_found_by_the_auditor_and_shown_to_nobody`, `record::tests_format::the_chunk_that_was_changed_is_named` ·

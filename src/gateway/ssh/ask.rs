@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::gate::Gate;
 use super::lines;
+use super::session::live::Standing;
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, PersonName, TargetName};
@@ -29,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What begins the session once there is a grant.
-pub type Begin = Box<dyn Fn(GrantId) -> watch::Receiver<super::live::Standing> + Send + Sync>;
+pub type Begin = Box<dyn Fn(GrantId) -> watch::Receiver<Standing> + Send + Sync>;
 
 /// Somebody who may ask.
 pub struct Asking {
@@ -61,7 +62,7 @@ impl Asking {
     ///
     /// # Errors
     /// The line that tells why not.
-    pub async fn dialogue(&self, channel: &mut Channel<Msg>) -> Result<watch::Receiver<super::live::Standing>, Told> {
+    pub async fn dialogue(&self, channel: &mut Channel<Msg>) -> Result<watch::Receiver<Standing>, Told> {
         say(channel, &format!("You have no access to {} as {} now.\r\n", self.target, self.login)).await?;
         let reason = line(channel, "Why do you need it? ").await?;
         let span = line(channel, "For how long? (30m, 2h; empty: as long as the rule says) ").await?;

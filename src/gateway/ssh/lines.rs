@@ -6,9 +6,6 @@ use crate::domain::refusal::Refusal;
 use crate::domain::session::SessionCause;
 use crate::domain::text::shown;
 
-/// How long before the end a terminal is warned, in seconds.
-pub const WARN_S: [i64; 2] = [300, 60];
-
 /// Nothing can be recorded.
 pub const RECORDING_LOST: &str = "jit-broker: this cannot be recorded any more, so it was ended";
 /// The daemon stops.

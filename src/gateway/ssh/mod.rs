@@ -3,31 +3,22 @@
 //! A person's own ssh connects here: with the certificate of a grant (a), through a hop to the target's name (b), or with an enrolled key
 //! and `login%target` (c). Each channel gets a connection of its own to the target, opened with a key that lives as long as the session.
 //!
-//! True here: who somebody is comes from what they proved, in [`admit`]; bytes are recorded, then forwarded, in [`relay`]; the lease ends
-//! everything within a second, in [`live`]. Never here: a target that was not proved to be the one, a byte after the end.
+//! True here: who somebody is comes from what they proved, in [`admit`]; bytes are recorded, then forwarded, in [`session`]; the lease ends
+//! everything within a second, there too. Never here: a target that was not proved to be the one, a byte after the end.
 //! Start with [`serve`], then [`door`].
 
 pub mod admit;
 mod ask;
-mod backlog;
-mod channel;
 mod connection;
 mod door;
-mod forward;
 mod gate;
 mod jump;
 mod keys;
 mod lines;
 mod listen;
-mod live;
 mod offer;
-mod packets;
-mod relay;
-mod screen;
-mod sftp;
+pub mod session;
 mod switch;
-mod tape;
-mod upstream;
 pub mod user;
 
 use std::net::SocketAddr;

@@ -11,12 +11,12 @@ use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::switch::{Cuttable, Switch};
-use super::{keys, offer};
 use crate::domain::key::Key;
 use crate::domain::names::LoginName;
 use crate::domain::session::SessionCause;
 use crate::domain::target::{HostIdentity, Target};
+use crate::gateway::ssh::switch::{Cuttable, Switch};
+use crate::gateway::ssh::{keys, offer};
 
 /// How long the network may take, at most.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -17,12 +17,16 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client, server};
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
-use super::lines;
 use super::live::Cut;
 use super::tape::{Kind, Tape};
+use crate::gateway::ssh::lines;
 
-/// How long a packet of a client that is far ahead waits for the target, at most.
+/// How long a packet of a client that is ahead of the target waits for it, at most.
 const PACE: Duration = Duration::from_millis(5);
+/// The same beside other channels, which wait with it.
+const PACE_BESIDE: Duration = Duration::from_millis(1);
+/// After so many packets that waited in vain nobody waits beside other channels, until the target takes something.
+const IN_VAIN: u32 = 16;
 /// How long the end of the output waits for the exit status while the person still says something.
 const EOF_WAITS: Duration = Duration::from_millis(200);
 /// The exit status of what was cut: not 255, which is ssh's own.
@@ -320,26 +324,72 @@ impl Word {
     }
 }
 
+/// What the person said and the target has not taken.
+struct Sender<'a> {
+    tape: &'a Tape,
+    up: &'a ChannelWriteHalf<client::Msg>,
+    backlog: Backlog,
+    sending: Sending<'a>,
+    in_vain: u32,
+}
+
+impl Sender<'_> {
+    /// Begins to send the oldest bytes, unless some are being sent; after the last of them the end, if there is one.
+    async fn next(&mut self, eof: &mut bool) -> std::io::Result<()> {
+        if self.sending.is_some() {
+            return Ok(());
+        }
+        let (tape, up) = (self.tape, self.up);
+        self.sending = match self.backlog.take().await? {
+            Some(bytes) => Some(Box::pin(forward(tape, up, bytes))),
+            None if std::mem::take(eof) => Some(Box::pin(async { up.eof().await.map_err(|_| Unsent::Gone) })),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Waits until something was sent, if anything is being sent.
+    async fn sent(&mut self) -> Result<(), Unsent> {
+        let done = sent(&mut self.sending).await;
+        self.in_vain = 0;
+        done
+    }
+
+    /// Lets the target catch up for a moment: what passes through memory is cheap, and what goes by the disk is not. One that takes nothing
+    /// at all slows the person down, and nobody else.
+    async fn pace(&mut self) -> std::io::Result<Result<(), Unsent>> {
+        let alone = self.tape.live.is_alone();
+        if !self.backlog.is_behind() || (!alone && self.in_vain >= IN_VAIN) {
+            return Ok(Ok(()));
+        }
+        let until = Instant::now() + if alone { PACE } else { PACE_BESIDE };
+        while self.backlog.is_behind() {
+            match tokio::time::timeout_at(until, self.sent()).await {
+                Ok(Ok(())) => self.next(&mut false).await?,
+                Ok(Err(unsent)) => return Ok(Err(unsent)),
+                Err(_) => {
+                    self.in_vain += 1;
+                    break;
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
 async fn uploads(
     tape: &Tape,
     down: &mut ChannelReadHalf,
     up: &ChannelWriteHalf<client::Msg>,
     all_said: &AtomicBool,
 ) -> Ended {
-    let mut backlog = Backlog::new(tape.live.spool.clone());
+    let mut sender = Sender { tape, up, backlog: Backlog::new(tape.live.spool.clone()), sending: None, in_vain: 0 };
     let mut words = std::collections::VecDeque::new();
-    let (mut sending, mut telling): (Sending<'_>, Sending<'_>) = (None, None);
+    let mut telling: Sending<'_> = None;
     let (mut eof, mut gone) = (false, false);
     loop {
-        if sending.is_none() && !gone {
-            match backlog.take().await {
-                Ok(Some(bytes)) => sending = Some(Box::pin(forward(tape, up, bytes))),
-                Ok(None) if std::mem::take(&mut eof) => {
-                    sending = Some(Box::pin(async { up.eof().await.map_err(|_| Unsent::Gone) }));
-                }
-                Ok(None) => {}
-                Err(error) => return spool_failed(&error),
-            }
+        if !gone && let Err(error) = sender.next(&mut eof).await {
+            return spool_failed(&error);
         }
         if telling.is_none() && !gone {
             telling = words.pop_front().and_then(|word: Word| word.send(up));
@@ -347,12 +397,12 @@ async fn uploads(
         let message = tokio::select! {
             biased;
             // The target is gone: what it still said is on its way down, so this only stops sending.
-            done = sent(&mut sending) => match done {
+            done = sender.sent() => match done {
                 Err(Unsent::Recording) => return Ended::Recording,
                 done => { gone |= done.is_err(); continue }
             },
             done = sent(&mut telling) => { gone |= done.is_err(); continue }
-            message = down.wait(), if !backlog.is_full() => message,
+            message = down.wait(), if !sender.backlog.is_full() => message,
         };
         if tape.live.is_cut() {
             return pending().await;
@@ -362,15 +412,17 @@ async fn uploads(
                 if gone {
                     continue;
                 }
-                if let Err(error) = backlog.put(data).await {
-                    return spool_failed(&error);
-                }
-                if backlog.is_long() && tape.live.is_alone() {
-                    match tokio::time::timeout(PACE, sent(&mut sending)).await {
-                        Ok(Err(Unsent::Recording)) => return Ended::Recording,
-                        Ok(Err(Unsent::Gone)) => gone = true,
-                        Ok(Ok(())) | Err(_) => {}
+                match sender.pace().await {
+                    Ok(Err(Unsent::Recording)) => return Ended::Recording,
+                    Ok(Err(Unsent::Gone)) => {
+                        gone = true;
+                        continue;
                     }
+                    Ok(Ok(())) => {}
+                    Err(error) => return spool_failed(&error),
+                }
+                if let Err(error) = sender.backlog.put(data).await {
+                    return spool_failed(&error);
                 }
             }
             Some(ChannelMsg::Eof) => {

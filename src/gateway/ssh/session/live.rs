@@ -11,9 +11,6 @@ use russh::server::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::gate::{Alive, Gate};
-use super::lines;
-use super::switch::Switch;
 use super::upstream::{Away, Leg, Upstream};
 use crate::broker::gateway::Opened;
 use crate::broker::lease::Over;
@@ -23,14 +20,16 @@ use crate::domain::names::{LoginName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::{SessionCause, SessionEnd};
 use crate::domain::target::Allow;
+use crate::gateway::ssh::ask::Asking;
+use crate::gateway::ssh::gate::{Alive, Gate};
+use crate::gateway::ssh::switch::Switch;
+use crate::gateway::ssh::{keys, lines};
 use crate::record::{Frame, Header, Recorder};
 
 /// How long the last line and the closing of channels may take before the connection is cut.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long sessions may go on once the daemon stops.
 const GRACE: Duration = Duration::from_secs(10);
-/// The longest time between two looks for a warning that is due: the broker's time may be moved, a timer's is not.
-const TICK: Duration = Duration::from_secs(5);
 /// Connections to the target that may be made at the same time.
 const CONNECTING: usize = 4;
 /// How often the end of a session is tried to be logged while the log cannot be written.
@@ -58,7 +57,7 @@ pub enum Standing {
     /// Open.
     Open(Arc<Live>),
     /// There is no grant, and they may ask for one in a terminal.
-    Ask(Arc<super::ask::Asking>),
+    Ask(Arc<Asking>),
     /// Not opened, or over: this is told.
     Shut(Arc<str>),
 }
@@ -377,23 +376,19 @@ impl Task {
         let by = |cause| Over { cause, seen_ms: self.gate.broker.keeper().now().boot.ms, ended_wall_ms: None };
         let (mut lease, mut closed) = (opened.lease.clone(), self.closed.clone());
         let (mut failed, mut stop) = (live.recorder.failed(), self.gate.stop.clone());
-        let mut warned = i64::MAX;
+        let mut warned = None;
         let mut deadline: Option<Instant> = None;
         loop {
             let left_s = lease.ends_at() - self.gate.broker.now();
-            if lines::WARN_S.iter().all(|at| *at < left_s) {
-                // The end has moved: it is told again when it is near.
-                warned = i64::MAX;
-            }
-            if let Some(at) = lines::WARN_S.into_iter().filter(|at| left_s <= *at && *at < warned).min() {
-                warned = at;
+            let near_s = lease.near_s();
+            if near_s.is_some() && near_s != warned {
                 ends.notice.send_replace(lines::warning(left_s));
             }
-            let next = lines::WARN_S.into_iter().filter(|at| *at < left_s).max().unwrap_or(0);
-            let nap = Duration::from_secs(u64::try_from(left_s - next).unwrap_or(1).max(1)).min(TICK);
+            // An end that has moved away is told again when it is near.
+            warned = near_s;
             tokio::select! {
                 biased;
-                over = lease.over() => return over,
+                over = lease.over_or_changed() => if let Some(over) = over { return over },
                 _ = failed.wait_for(|failed| *failed) => return by(SessionCause::RecordingLost),
                 _ = closed.wait_for(|closed| *closed) => return by(SessionCause::Closed),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return by(SessionCause::Drained),
@@ -403,7 +398,6 @@ impl Task {
                     deadline = Some(Instant::now() + GRACE.min(left));
                     ends.notice.send_replace(lines::STOPPING.to_owned());
                 }
-                () = sleep(nap) => {}
             }
         }
     }
@@ -425,6 +419,6 @@ fn leg_key() -> Result<(PrivateKey, Key), Refusal> {
     let pair = russh::keys::ssh_key::private::Ed25519Keypair::from_seed(&seed);
     zeroize::Zeroize::zeroize(&mut seed);
     let key = PrivateKey::from(pair);
-    let public = super::keys::key(key.public_key()).ok_or_else(bug)?;
+    let public = keys::key(key.public_key()).ok_or_else(bug)?;
     Ok((key, public))
 }

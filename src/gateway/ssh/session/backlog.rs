@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+/// The most that waits while the target takes it, in bytes: it is still in the processor's cache then.
+const BEHIND: u64 = 256 * 1024;
 /// The most that waits in memory, in bytes.
 pub const MEMORY: u64 = 4 * 1024 * 1024;
 /// The most that waits on the disk, in bytes.
@@ -41,8 +43,13 @@ impl Backlog {
         Self { dir, memory: VecDeque::new(), held: 0, file: None, read_at: 0, written_at: 0, disk }
     }
 
-    /// True when memory is full, so that the client should be slowed.
-    pub fn is_long(&self) -> bool {
+    /// True when the client should be slowed.
+    pub fn is_behind(&self) -> bool {
+        self.held >= BEHIND || self.read_at != self.written_at
+    }
+
+    /// True when memory is full.
+    fn is_long(&self) -> bool {
         self.held >= MEMORY || self.read_at != self.written_at
     }
 

@@ -7,12 +7,12 @@ use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelWriteHalf, Pty, client};
 use tokio::sync::watch;
 
-use super::ask::Asking;
 use super::live::{Live, Standing};
 use super::relay::{self, Asked, CUT_STATUS, Down, Up};
 use super::tape::{Kind, Tape, small};
-use super::{door, lines};
 use crate::domain::target::Allow;
+use crate::gateway::ssh::ask::Asking;
+use crate::gateway::ssh::{door, lines};
 
 /// The most environment variables of one channel.
 const MAX_ENV: usize = 32;

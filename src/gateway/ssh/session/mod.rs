@@ -1,0 +1,15 @@
+//! One session behind a connection: opened in the log, recorded, cut at its end.
+//!
+//! [`live`] begins and ends it, [`channel`] and [`forward`] open what the person asks for, [`upstream`] reaches the target, [`relay`] passes
+//! the bytes and [`tape`] records them first. [`sftp`] reads what happens to files, from [`packets`]; it is pure.
+
+mod backlog;
+pub(super) mod channel;
+pub(super) mod forward;
+pub(super) mod live;
+mod packets;
+mod relay;
+mod screen;
+pub mod sftp;
+mod tape;
+pub(super) mod upstream;
