@@ -10,6 +10,8 @@
 //! Integers are little-endian, varints LEB128. A frame never crosses a chunk; [`MORE`] in its kind says that the next frame of
 //! the same kind and channel goes on with it.
 
+use std::io::Read;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -299,11 +301,23 @@ impl Decoder {
 
     /// Takes more bytes of the file.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.at > 0 {
-            self.pending.drain(..self.at);
-            self.at = 0;
-        }
+        self.make_room();
         self.pending.extend_from_slice(bytes);
+    }
+
+    /// Takes at most `most` bytes from a file; gives how many came.
+    ///
+    /// # Errors
+    /// As reading.
+    pub(super) fn pull(&mut self, from: &mut impl Read, most: u64) -> std::io::Result<usize> {
+        self.make_room();
+        from.take(most).read_to_end(&mut self.pending)
+    }
+
+    /// Forgets what was read.
+    fn make_room(&mut self) {
+        self.pending.drain(..self.at);
+        self.at = 0;
     }
 
     /// The header, once it was read.

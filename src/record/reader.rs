@@ -6,6 +6,9 @@ use std::io::Read;
 use super::format::{Broken, Decoder};
 use super::frame::{Header, Stamped};
 
+/// How much is read at once, in bytes.
+const PIECE: u64 = 128 << 10;
+
 /// An iterator over the frames of a recording; it checks the chain on its way. A last chunk that is torn is not there.
 #[derive(Debug)]
 pub struct Reader<R> {
@@ -45,13 +48,11 @@ impl<R: Read> Reader<R> {
 
     /// Reads the next piece of the file.
     fn more(&mut self) -> Result<(), Broken> {
-        let mut buffer = vec![0; 64 << 10];
-        let n = self.from.read(&mut buffer).map_err(|e| {
+        let n = self.decoder.pull(&mut self.from, PIECE).map_err(|e| {
             self.over = true;
             Broken { chunk: self.decoder.whole().1 + 1, what: e.to_string() }
         })?;
         self.over = n == 0;
-        self.decoder.push(&buffer[..n]);
         loop {
             match self.decoder.chunk() {
                 Ok(Some(frames)) => self.frames.extend(frames),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
@@ -290,16 +290,11 @@ fn indexer(top: Arc<Folder>) -> std::io::Result<Sender<(SessionId, (String, Stri
 
 /// Reads a file to its end or to the first chunk that is broken.
 fn follow(file: &mut File, decoder: &mut Decoder) -> Result<(), Broken> {
-    let mut buffer = vec![0; 256 << 10];
     loop {
-        let n = match file.read(&mut buffer) {
-            Ok(n) => n,
-            Err(e) => return Err(Broken { chunk: decoder.whole().1 + 1, what: e.to_string() }),
-        };
-        if n == 0 {
+        let read = decoder.pull(file, 256 << 10);
+        if read.map_err(|e| Broken { chunk: decoder.whole().1 + 1, what: e.to_string() })? == 0 {
             return Ok(());
         }
-        decoder.push(&buffer[..n]);
         while decoder.skip()? {}
     }
 }
