@@ -7,7 +7,8 @@ use jit_ca::x509::ServerName;
 use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
-use super::keys::{Keys, replace};
+use super::head::{HeadFile, newest};
+use super::keys::Keys;
 use super::recall::Recall;
 use super::{Answer, Leaf, Order, Signer, lies, refused};
 use crate::clock::Timekeeper;
@@ -83,7 +84,7 @@ pub struct Gate {
     pub(super) late: Late,
     pub(super) head: Head,
     pub(super) recall: Recall,
-    head_path: PathBuf,
+    head_file: HeadFile,
     pub(super) pins: Pins,
     pub(super) keeper: Timekeeper,
     /// Why nothing is signed any more until somebody has looked.
@@ -99,7 +100,7 @@ impl Gate {
     pub fn open(keys: Keys, head_path: PathBuf, pins: Pins, keeper: Timekeeper) -> Result<Self, Refusal> {
         let shown = head_path.display();
         let head = match std::fs::read_to_string(&head_path) {
-            Ok(text) => serde_json::from_str(&text)
+            Ok(text) => serde_json::from_str(newest(&text))
                 .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{shown} is damaged: {e}.")))?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let gone = format!("{shown} is not there, but the keys beside it have signed a log.");
@@ -133,7 +134,7 @@ impl Gate {
             late: head.late.clone(),
             head,
             recall: Recall { cache, writing: None, begun: 0 },
-            head_path,
+            head_file: HeadFile::at(head_path),
             pins,
             keeper,
             broken: None,
@@ -331,8 +332,8 @@ impl Gate {
         if head == self.head {
             return Ok(());
         }
-        let text = serde_json::to_vec(&head).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
-        replace(&self.head_path, &text, 0o600)?;
+        let text = serde_json::to_string(&head).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
+        self.head_file.write(&text)?;
         self.head = head;
         Ok(())
     }

@@ -8,6 +8,7 @@
 
 pub mod cache;
 pub mod gate;
+pub mod head;
 pub mod keys;
 mod recall;
 mod sign;
