@@ -60,7 +60,7 @@ where
         alive: connection.alive,
     });
     let stream = Cuttable::new(BufReader::with_capacity(READ, stream), switch.clone());
-    let mut session = timeout_at(deadline, run_stream(connection.face, stream, door))
+    let mut session = timeout_at(deadline, Box::pin(run_stream(connection.face, stream, door)))
         .await
         .map_err(|_| russh::Error::ConnectionTimeout)??;
     let let_in = tokio::select! {

@@ -180,7 +180,8 @@ impl Live {
             return Ok(first);
         }
         let _permit = self.connecting.acquire().await;
-        self.leg().await?.connect(self.gate.broker.now()).await
+        let leg = self.leg().await?;
+        Box::pin(leg.connect(self.gate.broker.now())).await
     }
 }
 
@@ -216,8 +217,7 @@ impl Task {
     async fn run(&self, entrance: Entrance) -> Result<(), String> {
         let broker = &self.gate.broker;
         let (key, public) = leg_key().map_err(|refusal| lines::refused(&refusal))?;
-        let opened = broker
-            .open_session(entrance.grant, &entrance.login, &entrance.by_key, &public)
+        let opened = Box::pin(broker.open_session(entrance.grant, &entrance.login, &entrance.by_key, &public))
             .await
             .map_err(|refusal| lines::refused(&refusal))?;
         let id = opened.session;
@@ -241,7 +241,7 @@ impl Task {
         };
         tracing::info!(session = %id, person = %opened.person, target = %opened.target.name, "session opened");
         let mut end = SessionEnd::nothing(SessionCause::Closed);
-        let told = match self.reach(&opened, key, recorder.clone()).await {
+        let told = match Box::pin(self.reach(&opened, key, recorder.clone())).await {
             Ok((live, ends)) => {
                 let live = Arc::new(live);
                 self.standing.send_replace(Standing::Open(live.clone()));

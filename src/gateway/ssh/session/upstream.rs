@@ -107,7 +107,8 @@ impl Leg {
             forwarded: sender,
         };
         let stream = Cuttable::new(BufReader::with_capacity(READ, stream), switch.clone());
-        let reached = tokio::time::timeout(HANDSHAKE, self.enter(stream, check)).await;
+        // In a box: what it takes is given back, and a session does not hold it for as long as it lasts.
+        let reached = tokio::time::timeout(HANDSHAKE, Box::pin(self.enter(stream, check))).await;
         let mismatch = wrong.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (reached, mismatch) {
             (_, Some(line)) => {
