@@ -16,6 +16,7 @@
 //! | 1 | [`accounts`] | temporary accounts on target servers: made, locked, dropped, proven gone |
 //! | 1 | [`record`] | recordings of sessions: append, seal, verify, read back |
 //! | 2 | [`broker`] | every verb, once: clerk, reaper, sessions, documents |
+//! | 2 | [`witness`] | copies of checkpoints: ours handed outside, and asked at the start; those of other logs kept |
 //! | 3 | [`api`] | HTTPS and JSON |
 //! | 3 | [`gateway`] | what people connect to instead of the target: SSH |
 //! | 3 | [`cli`] | the command line: a client of the API |
@@ -42,3 +43,4 @@ pub mod record;
 pub mod settings;
 pub mod signer;
 pub mod wire;
+pub mod witness;

@@ -13,6 +13,10 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::Gateway;
 use crate::domain::target::Address;
 
+mod witness;
+
+pub use witness::{HttpsUrl, Outside, WitnessAt, forbidden};
+
 /// The full commented reference, which `init` writes.
 pub const REFERENCE: &str = include_str!("../config/jit-broker.toml");
 
@@ -39,6 +43,8 @@ pub struct Settings {
     pub gateway_ssh: Option<GatewaySsh>,
     /// Where recordings of sessions lie.
     pub recordings: PathBuf,
+    /// Copies of checkpoints: where ours go, and whose are kept here.
+    pub outside: Outside,
 }
 
 /// The SSH gateway of a configuration.
@@ -100,6 +106,10 @@ struct File {
     gateway: Gateways,
     #[serde(default)]
     recording: Recording,
+    #[serde(default)]
+    witness: BTreeMap<String, witness::WitnessLine>,
+    #[serde(default)]
+    keeps: BTreeMap<String, witness::KeepsLine>,
 }
 
 #[derive(Deserialize, Default)]
@@ -170,7 +180,12 @@ fn state_dir() -> PathBuf {
     PathBuf::from("state")
 }
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 28] = [
+    "witness",
+    "keeps",
+    "origin",
+    "webhook",
+    "file",
     "gateway",
     "ssh",
     "address",
@@ -283,6 +298,7 @@ impl File {
             .gateway
             .ssh
             .and_then(|line| line.read(&public_url).map_err(|why| problems.push(format!("gateway.ssh: {why}"))).ok());
+        let outside = witness::read(self.witness, self.keeps, base, &mut problems);
         let recordings = self.recording.dir.map_or_else(|| state_dir.join("recordings"), |dir| base.join(dir));
         match listen {
             Some(listen) if problems.is_empty() => Ok(Settings {
@@ -296,6 +312,7 @@ impl File {
                 secrets,
                 gateway_ssh,
                 recordings,
+                outside,
             }),
             _ => Err(problems),
         }

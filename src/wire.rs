@@ -26,17 +26,22 @@
 //! | `GET /v1/sessions/search?text=` | session; only one's own, but auditors all; an event for each that is found | [`List`] of [`FoundDoc`] |
 //! | `GET /v1/audit/events?…` | session; only what concerns one, but auditors all | [`List`] of [`EventDoc`] |
 //! | `GET /v1/audit/export` | auditors, operators | lines of JSON |
+//! | `GET /v1/audit/witnesses` | auditors, operators | [`List`] of [`WitnessDoc`] |
+//! | `GET /v1/receipts/{about}` | whom the request or grant concerns, auditors | [`ReceiptDoc`] |
+//! | `POST /v1/witness/add-checkpoint` | – (public): a log that this broker keeps notes of, C2SP tlog-witness | text |
 //! | `GET /livez`, `GET /readyz` | – (public) | text |
 //!
 //! A request with the header `jit-seen: SIZE` is answered with `jit-checkpoint` (base64 of the newest signed note) and
 //! `jit-proof` (base64 of the consistency proof from SIZE, hashes back to back); the session travels as `authorization: Bearer …`.
 
+mod receipt;
 mod recorded;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use receipt::{EventDoc, ProvenDoc, ReceiptDoc, WitnessDoc};
 pub use recorded::{FoundDoc, RecordedDoc};
 
 use crate::domain::act::Terms;
@@ -572,29 +577,4 @@ pub struct PersonDoc {
     pub disabled: bool,
     /// Fingerprints of their keys.
     pub keys: Vec<String>,
-}
-
-/// `event/v1` (cli.md).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventDoc {
-    /// `jit-broker/event/v1`.
-    pub schema: String,
-    /// The leaf's index.
-    pub seq: u64,
-    /// RFC 3339.
-    pub at: String,
-    /// Such as `grant.opened`.
-    pub kind: String,
-    /// Who did it.
-    pub actor: Option<PersonName>,
-    /// The request.
-    pub request_id: Option<RequestId>,
-    /// The grant.
-    pub grant_id: Option<GrantId>,
-    /// The session.
-    pub session_id: Option<String>,
-    /// The target.
-    pub target: Option<TargetName>,
-    /// The event itself.
-    pub detail: serde_json::Value,
 }

@@ -4,22 +4,24 @@ use std::io::BufWriter;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::Response;
+use axum::{Extension, Json};
 use hyper::body::Frame;
 use serde::Deserialize;
 
-use super::{Api, Caller, Problem, Query};
+use super::{Api, Caller, Path, Problem, Query};
 use crate::broker::clerk::ledger_refusal;
+use crate::broker::receipt::About;
 use crate::broker::view::instant;
 use crate::domain::digest::read_canonical;
 use crate::domain::event::Entry;
 use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::Filter;
-use crate::wire::{EventDoc, List};
+use crate::wire::{EventDoc, List, ReceiptDoc, WitnessDoc};
+use crate::witness::Outside;
 
 /// The most events in one answer.
 const MAX_EVENTS: u32 = 1000;
@@ -144,4 +146,40 @@ pub(super) async fn export(State(api): State<Api>, caller: Caller) -> Result<Res
     });
     let response = Response::builder().header("content-type", "application/jsonl").body(Body::new(Export(body)));
     response.map_err(|e| Refusal::new(Code::BUG, e.to_string()).into())
+}
+
+/// Why something was granted, for those who have the log's public key and nothing else.
+pub(super) async fn receipt(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(about): Path<String>,
+) -> Result<Json<ReceiptDoc>, Problem> {
+    let missing = || Refusal::new(Code::MISSING, "There is no such thing, or you may not know of it.");
+    let about: About = about.parse().map_err(|()| missing())?;
+    Ok(Json(api.broker.receipt(caller.name(), &about).await?))
+}
+
+/// The copies of the newest checkpoint elsewhere, as the broker knows of them.
+pub(super) async fn witnesses(
+    State(api): State<Api>,
+    outside: Option<Extension<Outside>>,
+    caller: Caller,
+) -> Result<Json<List<WitnessDoc>>, Problem> {
+    if !reads_all(&api, caller.name()).await {
+        return Err(Refusal::new(Code::NOT_OFFICE, "Auditors and operators alone see the witnesses.").into());
+    }
+    let items = outside.map(|Extension(outside)| outside.witnesses.docs()).unwrap_or_default();
+    Ok(Json(List { schema: "jit-broker/witness-list/v1".to_owned(), items, next: None }))
+}
+
+/// C2SP tlog-witness, `add-checkpoint`: another log shows that it only grew.
+pub(super) async fn add_checkpoint(
+    State(api): State<Api>,
+    outside: Option<Extension<Outside>>,
+    body: String,
+) -> Response {
+    let keeper = outside.map(|Extension(outside)| outside.keeper).unwrap_or_default();
+    let (status, kind, text) = keeper.add(&body, api.broker.now()).await;
+    let answer = Response::builder().status(status).header("content-type", kind).body(Body::from(text));
+    answer.unwrap_or_default()
 }

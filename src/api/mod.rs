@@ -23,6 +23,7 @@ use crate::broker::session::Session;
 use crate::broker::view::error_doc;
 use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
+use crate::witness::Outside;
 
 /// The largest body of most routes, in bytes.
 const MAX_BODY: usize = 128 * 1024;
@@ -72,6 +73,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/people", get(reads::people))
         .route("/v1/audit/events", get(audit::events))
         .route("/v1/audit/export", get(audit::export))
+        .route("/v1/audit/witnesses", get(audit::witnesses))
+        .route("/v1/receipts/{about}", get(audit::receipt))
+        .route("/v1/witness/add-checkpoint", post(audit::add_checkpoint))
         .method_not_allowed_fallback(async || {
             (StatusCode::METHOD_NOT_ALLOWED, Problem(Refusal::new(Code::MISSING, "This route takes another method.")))
         })
@@ -79,6 +83,11 @@ pub fn router(api: Api) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn_with_state(api.clone(), prove))
         .with_state(api)
+}
+
+/// The routes, with the copies of checkpoints that they tell of.
+pub fn with_outside(router: Router, outside: Outside) -> Router {
+    router.layer(axum::Extension(outside))
 }
 
 /// A refusal on its way out.

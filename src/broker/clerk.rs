@@ -163,7 +163,7 @@ async fn page(reader: &Reader, from: u64) -> Result<Vec<Leaf>, Refusal> {
     }
 }
 
-pub(super) fn corrupt(what: &str) -> Refusal {
+pub(crate) fn corrupt(what: &str) -> Refusal {
     Refusal::new(Code::LEDGER_CORRUPT, format!("The ledger is damaged: {what}."))
 }
 

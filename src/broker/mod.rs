@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod clerk;
+pub mod evidence;
 mod fold;
 pub mod gateway;
 pub mod lease;
@@ -13,6 +14,7 @@ pub mod left;
 mod past;
 pub mod quota;
 pub mod reaper;
+pub mod receipt;
 pub mod recorded;
 pub mod session;
 pub mod snapshot;
@@ -177,6 +179,11 @@ impl Broker {
     /// The newest signed checkpoint with its size.
     pub fn note(&self) -> Option<(u64, String)> {
         self.inner.note.borrow().clone()
+    }
+
+    /// Changes whenever a checkpoint was signed.
+    pub fn notes(&self) -> watch::Receiver<Option<(u64, String)>> {
+        self.inner.note.clone()
     }
 
     /// Why the signer signs nothing, while it does not.

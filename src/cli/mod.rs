@@ -9,6 +9,7 @@ mod ask;
 mod audit;
 mod auth;
 mod ca;
+mod certificate;
 mod client;
 mod clock;
 mod context;
@@ -21,6 +22,7 @@ mod keys;
 mod left;
 mod output;
 mod prompt;
+mod receipt;
 mod serve;
 mod session;
 mod ssh;
@@ -171,6 +173,10 @@ enum Verb {
     /// Recorded sessions
     #[command(subcommand)]
     Session(session::SessionVerb),
+    /// A proof of who asked and who agreed, for those who have the log's public key alone
+    Receipt(receipt::ReceiptArgs),
+    /// Judges a certificate or a receipt: is it in the log, and why was it issued?
+    Verify(receipt::VerifyArgs),
     /// Reads and verifies the log
     #[command(subcommand)]
     Audit(audit::AuditVerb),
@@ -332,6 +338,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Deny { id, reason } => answer::deny(id, reason.as_deref(), globals).await,
         Verb::Revoke { which, reason } => answer::revoke(which, reason.as_deref(), globals).await,
         Verb::Session(verb) => verb.run(globals).await,
+        Verb::Receipt(args) => args.run(globals).await,
+        Verb::Verify(args) => args.run(globals).await,
         Verb::Audit(verb) => verb.run(globals).await,
         Verb::Apply { dir, dry_run, yes } => admin::apply(dir, *dry_run, *yes, globals).await,
         Verb::Person(verb) => verb.run(globals).await,

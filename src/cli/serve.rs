@@ -99,6 +99,10 @@ impl ConfigArgs {
         let settings = self.settings()?;
         let mut daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
         eprintln!("listening on https://{}", daemon.address);
+        daemon
+            .witness_key
+            .iter()
+            .for_each(|key| eprintln!("keeps checkpoints of other logs, and signs for them as {key}"));
         daemon.gateway_ssh.iter().for_each(|address| eprintln!("ssh gateway on {address}"));
         let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
         let mut over = std::pin::pin!(ended());
@@ -136,6 +140,9 @@ impl ConfigArgs {
         if settings.signer == SignerAt::Local
             && let Err(refusal) = open_gate(&settings, Arc::new(System::new()))
         {
+            problems.push(refusal.message);
+        }
+        if let Err(refusal) = crate::daemon::outside::witnesses(&settings) {
             problems.push(refusal.message);
         }
         let folder = self.config.parent().unwrap_or(Path::new("."));

@@ -3,8 +3,10 @@
 //! Start with [`Daemon::start`].
 
 pub mod dev;
+pub mod dig;
 mod gateways;
 pub mod init;
+pub mod outside;
 pub mod postgres;
 pub mod secrets;
 pub mod story;
@@ -18,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::sessions::Recordings;
-use crate::api::{Api, router};
+use crate::api::{Api, router, with_outside};
 use crate::broker::clerk::{self, SignerHandle, ledger_refusal};
 use crate::broker::{Broker, accounts, lease, reaper, snapshot, sweep};
 use crate::clock::{Clock, Timekeeper};
@@ -33,6 +35,7 @@ use crate::signer::cache::Cache;
 use crate::signer::gate::{Gate, Pins};
 use crate::signer::keys::Keys;
 use crate::signer::socket::Remote;
+use crate::witness::Witnesses;
 
 /// The file in the keys' folder in which the signer keeps how much of which log it has signed.
 const HEAD: &str = "head.json";
@@ -45,9 +48,12 @@ pub struct Daemon {
     pub address: std::net::SocketAddr,
     /// The recordings, where a gateway makes them.
     pub recordings: Option<Arc<Store>>,
+    /// The key by which others know this broker as a witness, where it is one.
+    pub witness_key: Option<String>,
     /// Where the SSH gateway listens, where there is one.
     pub gateway_ssh: Option<std::net::SocketAddr>,
     gateways: gateways::Gateways,
+    witnesses: Witnesses,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     clerk: JoinHandle<Result<(), Refusal>>,
@@ -122,6 +128,7 @@ impl Daemon {
         let listener = bind(settings).await?;
         let address = listener.local_addr().map_err(|e| Refusal::new(Code::PORT_TAKEN, e.to_string()))?;
         let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
+        let outside = outside::open(settings, &ledger.reader()).await?;
         let signer = SignerHandle::new(signer);
         let keeper = Arc::new(Timekeeper::new(clock));
         let mut parts = clerk::start(ledger, signer.clone(), keeper, cache_of(settings)).await?;
@@ -147,21 +154,25 @@ impl Daemon {
         let gateways = gateways::start(settings, &broker, recordings.clone()).await?;
         let served = recordings.clone().map(Recordings::of);
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into(), recordings: served };
-        let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, router(api), stopped.clone()));
+        let routes = with_outside(router(api), outside.clone());
+        let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, routes, stopped.clone()));
         let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
         let removing = tokio::spawn(accounts::run(broker.clone(), stopped.clone()));
         let sweeping = tokio::spawn(sweep::run(broker.clone(), stopped.clone()));
         let leasing = tokio::spawn(lease::run(broker.clone(), stopped.clone()));
         let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped.clone()));
+        let witnessing = tokio::spawn(outside::tend(&broker, &outside.witnesses, stopped.clone()));
         let renewing = tokio::spawn(certificate.tend(stopped));
         Ok(Self {
+            witness_key: outside.keeper.public().map(|key| key.to_string()),
             gateway_ssh: gateways.ssh_address(),
             gateways,
+            witnesses: outside.witnesses,
             broker,
             address,
             recordings,
             stop,
-            tasks: vec![serving, reaping, removing, sweeping, leasing, picturing, renewing],
+            tasks: vec![serving, reaping, removing, sweeping, leasing, picturing, witnessing, renewing],
             clerk,
         })
     }
@@ -187,6 +198,7 @@ impl Daemon {
         if let Err(refusal) = self.broker.command(Command::Stop, Vec::new()).await {
             tracing::warn!(code = %refusal.code, "the stop was not logged: {}", refusal.message);
         }
+        self.witnesses.last(self.broker.reader(), self.broker.note(), self.broker.now()).await;
         drop(self.broker);
         if !self.clerk.is_finished() {
             self.clerk.abort();

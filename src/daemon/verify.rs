@@ -14,7 +14,7 @@ use crate::domain::session::{Sealed, SessionEnd};
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
 use crate::ledger::export::first_leaf;
-use crate::ledger::verify::{LeafCheck, LeafFacts, OutsideNote, Pinned, Problem, Report, Source, verify};
+use crate::ledger::verify::{LeafCheck, LeafFacts, OutsideNote, Pinned, Problem, Report, Source, verify, verify_tree};
 use crate::ledger::{Hash, Reader};
 use crate::record::Store;
 use crate::signer::gate::origin_of;
@@ -223,12 +223,7 @@ pub async fn audit(
     let mut entries = Entries::new(origin.clone(), log_key.clone());
     // What leaf 0 must say is compared where it is read; clients keep its key and installation, not its hash.
     let pinned = Pinned { origin, public, genesis: None };
-    let sqlite = begins_like_sqlite(path);
-    let source = if sqlite {
-        Source::Sqlite(Reader::open(path).await.map_err(|e| ledger_refusal(&e))?)
-    } else {
-        Source::Export(path.to_owned())
-    };
+    let source = source_at(path).await?;
     let mut report = verify(&source, &pinned, outside, &mut entries).await.map_err(|e| ledger_refusal(&e))?;
     if !entries.expected.is_empty() {
         let detail = "the log ends in the middle of a command".to_owned();
@@ -243,6 +238,28 @@ pub async fn audit(
         }
     }
     Ok(report)
+}
+
+/// Hashes everything and compares with the newest checkpoint: that nothing was changed, not that it was right.
+///
+/// # Errors
+/// As [`audit`].
+pub async fn audit_tree(
+    path: &Path,
+    origin: String,
+    log_key: &Key,
+    outside: &[OutsideNote],
+) -> Result<Report, Refusal> {
+    let pinned = Pinned { origin, public: log_key.0.ed25519_bytes().unwrap_or_default(), genesis: None };
+    verify_tree(&source_at(path).await?, &pinned, outside).await.map_err(|e| ledger_refusal(&e))
+}
+
+async fn source_at(path: &Path) -> Result<Source, Refusal> {
+    Ok(if begins_like_sqlite(path) {
+        Source::Sqlite(Reader::open(path).await.map_err(|e| ledger_refusal(&e))?)
+    } else {
+        Source::Export(path.to_owned())
+    })
 }
 
 /// The origin that the first entry of a ledger or an export implies, unchecked; none where there is no entry. An entry that cannot be read
@@ -263,7 +280,7 @@ pub async fn first_origin(path: &Path) -> Result<Option<String>, Refusal> {
     }))
 }
 
-fn begins_like_sqlite(path: &Path) -> bool {
+pub(crate) fn begins_like_sqlite(path: &Path) -> bool {
     let mut head = [0; 16];
     let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head));
     read.is_ok() && &head == b"SQLite format 3\0"

@@ -154,6 +154,12 @@ codes! {
         "Stored bytes do not hash to what the checkpoints say. Keep the file, and compare with outside copies.";
     DISK_FULL = 6005, 1, 503, "the disk is full", Some("Free space below state_dir."),
         "A write failed for lack of space. Nothing was half done: the request was not accepted.";
+    NOT_IN_LOG = 6011, 1, 404, "a certificate that the log does not know", Some("Tell your administrators, and keep the certificate."),
+        "No entry of the log allows these bytes to be signed. If an authority of this installation signed them, its key was used behind the log's back: revoke, and replace the authority. Certificates of the gateway's own host key and of the HTTPS server are not entries.";
+    FALSE_PROOF = 6012, 1, 400, "a receipt that does not hold", Some("Ask for another one, and keep both."),
+        "Something in the receipt does not follow: a signature, the place of an entry in the log, the digest of a text, or what the rules make of what people signed. The message says which. Nothing in it may be believed.";
+    OUTSIDE_KNOWS_MORE = 6013, 70, 503, "an outside copy knows more of this log", Some("jit-broker audit verify --offline DIR --witness NOTE"),
+        "A witness of jit-broker.toml holds a checkpoint of a longer log, or of another one, than the ledger here: the ledger was rolled back or forked, so nothing is signed. Put the newest copy of the ledger back. If the entries are lost for good, that is a restore: it is acknowledged by a new epoch (`jit-broker audit begin-epoch`), under whose name witnesses begin anew. A witness that is itself wrong is taken out of jit-broker.toml.";
 
     UNREACHABLE = 7001, 69, 503, "the broker cannot be reached", Some("jit-broker auth status"),
         "No connection, or no answer in time. Certificates that you hold work on until their end.";

@@ -73,6 +73,36 @@ pub async fn export_jsonl(reader: &Reader, out: &mut (dyn Write + Send)) -> Resu
     Ok(out.flush()?)
 }
 
+/// One piece of a log on its way by.
+#[derive(Debug)]
+pub enum Part {
+    /// A leaf, in order.
+    Leaf {
+        /// Its index.
+        seq: u64,
+        /// Its exact bytes.
+        bytes: Vec<u8>,
+    },
+    /// A blob; in an export after all leaves.
+    Blob(Vec<u8>),
+}
+
+/// Shows every leaf and blob of an export; nothing is judged, which is for [`super::verify::verify`].
+///
+/// # Errors
+/// [`LedgerError::Missing`], [`LedgerError::Io`].
+pub async fn each(path: &Path, see: &mut (dyn FnMut(Part) + Send)) -> Result<(), LedgerError> {
+    let mut lines = ExportLines::open(path).await?;
+    while let Some(record) = lines.next().await? {
+        match record {
+            Record::Leaf { seq, bytes } => see(Part::Leaf { seq, bytes }),
+            Record::Blob { bytes, .. } => see(Part::Blob(bytes)),
+            Record::Header { .. } | Record::Checkpoint { .. } | Record::Bad { .. } => {}
+        }
+    }
+    Ok(())
+}
+
 /// Reads the first leaf of an export, as its line has it.
 ///
 /// # Errors
@@ -119,15 +149,30 @@ impl ExportLines {
         Ok(Self { reader: BufReader::with_capacity(256 * 1024, file), line: 0, buffer: Vec::new() })
     }
 
+    /// Reads the next line that is no leaf, as the first of two readings does: leaves are judged in the second.
+    pub(super) async fn next_beside(&mut self) -> Result<Option<Record>, LedgerError> {
+        while self.fill().await? {
+            if !self.buffer.starts_with(b"{\"seq\":") {
+                return Ok(Some(self.record()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads the next line; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Record>, LedgerError> {
+        Ok(if self.fill().await? { Some(self.record()) } else { None })
+    }
+
+    async fn fill(&mut self) -> Result<bool, LedgerError> {
         self.buffer.clear();
         let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut self.buffer).await?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.line += 1;
-        Ok(Some(decode(&self.buffer, self.line).unwrap_or_else(|why| Record::Bad { line: self.line, why })))
+        self.line += u64::from(read > 0);
+        Ok(read > 0)
+    }
+
+    fn record(&self) -> Record {
+        decode(&self.buffer, self.line).unwrap_or_else(|why| Record::Bad { line: self.line, why })
     }
 }
 

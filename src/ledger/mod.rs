@@ -6,6 +6,7 @@
 //!
 //! Start at [`Ledger::append`]; then `tree.rs` for the hashes, `note.rs` for checkpoints, `verify.rs` for the judgement.
 
+pub mod cosign;
 mod error;
 pub mod export;
 mod findings;
@@ -14,8 +15,10 @@ mod proof;
 mod reader;
 pub mod reserve;
 mod sqlite;
+pub mod tlog_proof;
 pub mod tree;
 pub mod verify;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,8 @@ mod tests;
 mod tests_attacks;
 #[cfg(test)]
 mod tests_exports;
+#[cfg(test)]
+mod tests_proofs;
 #[cfg(test)]
 mod tests_store;
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 const MAX_NOTE: usize = 64 * 1024;
 /// PROTOCOL: signed-note, "Signature types": 0x01 is Ed25519.
 const ED25519_TYPE: u8 = 0x01;
-const SIGNATURE_MARK: &str = "\u{2014} ";
+pub(super) const SIGNATURE_MARK: &str = "\u{2014} ";
 
 /// Why a note is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -91,6 +91,26 @@ impl Reader {
         }
     }
 
+    /// Shows every leaf and blob; nothing is judged, which is for [`super::verify::verify`].
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub async fn each(&self, see: &mut (dyn FnMut(super::export::Part) + Send)) -> Result<(), LedgerError> {
+        let mut from = 0;
+        loop {
+            let page = self.leaves(from, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            from = last.seq + 1;
+            page.into_iter().for_each(|leaf| see(super::export::Part::Leaf { seq: leaf.seq, bytes: leaf.bytes }));
+        }
+        let mut id = i64::MIN;
+        while let Some(blob) = sqlite::blob_after(&self.pool, id).await? {
+            id = blob.id;
+            see(super::export::Part::Blob(blob.bytes));
+        }
+        Ok(())
+    }
+
     /// Finds leaves by their columns, newest first.
     ///
     /// # Errors

@@ -376,6 +376,13 @@ pub(super) async fn search(pool: &SqlitePool, filter: &Filter) -> Result<Vec<Sto
     Ok(rows.into_iter().map(|(seq, bytes)| StoredLeaf { seq: unsigned(seq), bytes }).collect())
 }
 
+/// Reads the checkpoints of the largest size; more than one where they contradict each other or are cosigned.
+pub(super) async fn checkpoints_largest(pool: &SqlitePool) -> Result<Vec<FullCheckpoint>, LedgerError> {
+    let sql = "SELECT id, size, CAST(text AS BLOB) FROM checkpoint WHERE size = (SELECT max(size) FROM checkpoint) LIMIT 1000";
+    let rows: Vec<(i64, i64, Vec<u8>)> = query_as(sql).fetch_all(pool).await?;
+    Ok(rows.into_iter().map(|(id, size, text)| FullCheckpoint { id, size, text }).collect())
+}
+
 /// Reads a blob.
 pub(super) async fn blob(pool: &SqlitePool, hash: &Hash) -> Result<Option<Vec<u8>>, LedgerError> {
     Ok(query_scalar("SELECT bytes FROM blob WHERE sha256 = ?").bind(hash.as_slice()).fetch_optional(pool).await?)

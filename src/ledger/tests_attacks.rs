@@ -3,7 +3,9 @@
 
 use super::tests::{Key, ORIGIN};
 use super::tests_store::{leaf, numbered, seal};
-use super::verify::{LeafCheck, LeafFacts, NoChecks, OutsideNote, Pinned, Problem, Report, Source, verify};
+use super::verify::{
+    LeafCheck, LeafFacts, NoChecks, OutsideNote, Pinned, Problem, Report, Source, verify, verify_tree,
+};
 use super::*;
 use sqlx::{AssertSqlSafe, query, query_as, raw_sql};
 use tempfile::TempDir;
@@ -561,4 +563,37 @@ async fn a_smashed_file_is_never_ok() {
             assert!(!report.ok || report.size == 300, "page {page}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_tree_alone_shows_every_change_of_a_leaf_and_nothing_else() {
+    let mut victim = Victim::new(&[300, 600]).await;
+    let quick = async |victim: &Victim, outside: &[OutsideNote]| {
+        let store = verify_tree(&Source::Sqlite(victim.reader.clone()), &victim.pinned(), outside).await.unwrap();
+        let path = victim.dir.path().join("quick.jsonl");
+        std::fs::write(&path, victim.export().await).unwrap();
+        let export = verify_tree(&Source::Export(path), &victim.pinned(), outside).await.unwrap();
+        assert_eq!(store.ok, export.ok, "{store:#?}\n{export:#?}");
+        assert_eq!(store.attested, export.attested);
+        store
+    };
+    let (old, new) = (kept(&victim.notes[0]), kept(&victim.notes[1]));
+    assert!(quick(&victim, &[]).await.ok);
+    assert_eq!(quick(&victim, &old).await.attested, Some((300, "cli alice".into())));
+    let good = victim.leaves().await;
+    for at in [0, 299, 300, 599] {
+        let mut leaves = good.clone();
+        leaves[at] = b"another leaf".to_vec();
+        victim.rebuild(&leaves).await;
+        fails_with(&quick(&victim, &[]).await, "checkpoint");
+        leaves.remove(at);
+        victim.rebuild(&leaves).await;
+        fails_with(&quick(&victim, &[]).await, "truncated");
+    }
+    victim.rebuild(&good[..300]).await;
+    victim.sql("DELETE FROM checkpoint WHERE size = 600").await;
+    assert!(quick(&victim, &[]).await.ok, "nobody here knows more");
+    fails_with(&quick(&victim, &new).await, "rolled-back");
+    victim.sql("DELETE FROM checkpoint").await;
+    fails_with(&quick(&victim, &[]).await, "unsigned");
 }

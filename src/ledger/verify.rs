@@ -4,22 +4,19 @@
 //! every leaf is hashed again, in a stream. What never happens here: nothing is written or repaired; no clock.
 //! Start at [`verify`]. Problem kinds are listed at [`Problem`].
 
+use super::Keep;
 use super::error::LedgerError;
 use super::export::{ExportLines, Record};
 use super::findings::Findings;
 use super::note::{Checkpoint, SignedNote};
-use super::proof::Run;
 use super::reader::{PAGE, Reader};
-use super::sqlite::{self, FullLeaf, Tile};
-use super::tree::{Frontier, Hash, blob_hash, leaf_hash};
-use super::{Keep, push_with_tiles};
+use super::sqlite;
+use super::tree::{Hash, blob_hash};
+use super::walk::Walk;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
-
-/// Twice the heartbeat of 10 minutes, in seconds (decisions.md 19).
-const SILENCE_S: i64 = 1200;
 
 /// What is verified.
 #[derive(Debug, Clone)]
@@ -78,6 +75,8 @@ pub struct Report {
     pub root: Hash,
     /// The largest outside note that agrees: its size, and who kept it.
     pub attested: Option<(u64, String)>,
+    /// Every outside note that agrees, the largest first.
+    pub copies: Vec<(u64, String)>,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// What is worth a look.
@@ -122,6 +121,15 @@ impl LeafCheck for NoChecks {
     }
 }
 
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Everything: each stored checkpoint, each blob.
+    Whole,
+    /// The hashes of all leaves and the newest checkpoint: that nothing was changed, not that it was right.
+    Tree,
+}
+
 /// Verifies a log from its first leaf to its last against the pinned key and the notes kept outside.
 ///
 /// Of a store that is being written the leaves after the newest checkpoint may show as `unsigned-tail` for a moment.
@@ -134,9 +142,27 @@ pub async fn verify(
     outside: &[OutsideNote],
     checks: &mut (dyn LeafCheck + Send),
 ) -> Result<Report, LedgerError> {
+    judge(source, pinned, outside, checks, Depth::Whole).await
+}
+
+/// Hashes every leaf and compares with the newest checkpoint and the notes kept outside, and looks at nothing else.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_tree(source: &Source, pinned: &Pinned, outside: &[OutsideNote]) -> Result<Report, LedgerError> {
+    judge(source, pinned, outside, &mut NoChecks, Depth::Tree).await
+}
+
+async fn judge(
+    source: &Source,
+    pinned: &Pinned,
+    outside: &[OutsideNote],
+    checks: &mut (dyn LeafCheck + Send),
+    depth: Depth,
+) -> Result<Report, LedgerError> {
     let mut found = Findings::default();
     let outside = open_outside(pinned, outside, &mut found);
-    let mut beside = Beside::new(pinned, &outside);
+    let mut beside = Beside::new(pinned, &outside, depth);
     let mut walk = Walk::new(pinned);
     match source {
         Source::Sqlite(reader) => {
@@ -153,13 +179,15 @@ pub async fn verify(
         }
     }
     let size = walk.frontier.size();
-    let attested = beside.conclude(&walk, &mut found);
+    let mut copies = beside.conclude(&walk, &mut found);
+    copies.sort_by(|(a, _), (b, _)| b.cmp(a));
+    let attested = copies.first().cloned();
     if attested.as_ref().is_none_or(|(n, _)| *n < size) {
         let seen = attested.as_ref().map_or(0, |(n, _)| *n);
         found.warning(Some(seen), "unattested", format!("leaves {seen} to {size} are attested by nobody outside"));
     }
     let (problems, warnings) = (found.problems.close(), found.warnings.close());
-    Ok(Report { ok: problems.is_empty(), size, root: walk.frontier.root(), attested, problems, warnings })
+    Ok(Report { ok: problems.is_empty(), size, root: walk.frontier.root(), attested, copies, problems, warnings })
 }
 
 /// An outside note that verified.
@@ -192,33 +220,34 @@ fn both_notes(first: &str, first_text: &str, second: &str, second_text: &str) ->
 
 /// A root that the tree must have at a size. Small, because there is one for each stored checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Mark {
-    size: u64,
+pub(super) struct Mark {
+    pub(super) size: u64,
     /// The outside note, by index; `None` is a stored checkpoint.
-    outside: Option<u32>,
-    root: Hash,
+    pub(super) outside: Option<u32>,
+    pub(super) root: Hash,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum BlobState {
+pub(super) enum BlobState {
     Good(Keep),
     Altered,
 }
 
 /// What stands beside the leaves: checkpoints and blobs, read first.
-struct Beside<'a> {
+pub(super) struct Beside<'a> {
     pinned: &'a Pinned,
     outside: &'a [Witnessed<'a>],
-    marks: Vec<Mark>,
+    depth: Depth,
+    pub(super) marks: Vec<Mark>,
     newest: Option<u64>,
     any_note: bool,
     /// For each outside note the stored one to print next to it: of the same size or the next larger.
     nearest: Vec<Option<(u64, String)>>,
-    blobs: HashMap<Hash, BlobState>,
+    pub(super) blobs: HashMap<Hash, BlobState>,
 }
 
 impl<'a> Beside<'a> {
-    fn new(pinned: &'a Pinned, outside: &'a [Witnessed<'a>]) -> Self {
+    fn new(pinned: &'a Pinned, outside: &'a [Witnessed<'a>], depth: Depth) -> Self {
         let marks = (0..).zip(outside).map(|(i, w)| Mark {
             size: w.checkpoint.size,
             outside: Some(i),
@@ -227,6 +256,7 @@ impl<'a> Beside<'a> {
         Self {
             pinned,
             outside,
+            depth,
             marks: marks.collect(),
             newest: None,
             any_note: false,
@@ -242,6 +272,13 @@ impl<'a> Beside<'a> {
         checks: &mut (dyn LeafCheck + Send),
         found: &mut Findings,
     ) -> Result<(), LedgerError> {
+        if self.depth == Depth::Tree {
+            for row in sqlite::checkpoints_largest(&reader.pool).await? {
+                let text = String::from_utf8_lossy(&row.text);
+                self.stored_note(&text, u64::try_from(row.size).ok(), found);
+            }
+            return Ok(());
+        }
         let mut id = i64::MIN;
         loop {
             let page = sqlite::checkpoints(&reader.pool, id, PAGE).await?;
@@ -276,12 +313,22 @@ impl<'a> Beside<'a> {
         checks: &mut (dyn LeafCheck + Send),
         found: &mut Findings,
     ) -> Result<(), LedgerError> {
-        while let Some(record) = lines.next().await? {
+        let mut newest: Option<(u64, String)> = None;
+        while let Some(record) = lines.next_beside().await? {
             match record {
+                Record::Checkpoint { text, size } if self.depth == Depth::Tree => {
+                    if newest.as_ref().is_none_or(|(held, _)| *held <= size) {
+                        newest = Some((size, text));
+                    }
+                }
+                Record::Blob { .. } if self.depth == Depth::Tree => {}
                 Record::Checkpoint { text, size } => self.stored_note(&text, Some(size), found),
                 Record::Blob { hash, bytes, keep } => self.stored_blob(hash, &bytes, keep, checks, found),
                 Record::Header { .. } | Record::Leaf { .. } | Record::Bad { .. } => {}
             }
+        }
+        if let Some((size, text)) = newest {
+            self.stored_note(&text, Some(size), found);
         }
         Ok(())
     }
@@ -339,8 +386,8 @@ impl<'a> Beside<'a> {
         self.blobs.insert(hash, if good { BlobState::Good(keep) } else { BlobState::Altered });
     }
 
-    /// Judges what only the whole tree can tell, and finds the largest outside note that agrees.
-    fn conclude(&self, walk: &Walk<'_>, found: &mut Findings) -> Option<(u64, String)> {
+    /// Judges what only the whole tree can tell, and finds the outside notes that agree.
+    fn conclude(&self, walk: &Walk<'_>, found: &mut Findings) -> Vec<(u64, String)> {
         let size = walk.frontier.size();
         if size == 0 {
             found.problem(None, "empty", "the log has no leaves");
@@ -368,7 +415,7 @@ impl<'a> Beside<'a> {
                 found.problem(None, "two-notes", detail);
             }
         }
-        let mut attested: Option<(u64, String)> = None;
+        let mut copies = Vec::new();
         for (i, witness) in (0..).zip(self.outside) {
             let (from, seen) = (&witness.note.from, witness.checkpoint.size);
             if seen > size {
@@ -376,11 +423,11 @@ impl<'a> Beside<'a> {
                 found.problem(Some(size), "rolled-back", detail);
             } else if walk.failed.contains(&i) {
                 self.fork(i, found);
-            } else if attested.as_ref().is_none_or(|(n, _)| *n < seen) {
-                attested = Some((seen, from.clone()));
+            } else {
+                copies.push((seen, from.clone()));
             }
         }
-        attested
+        copies
     }
 
     fn fork(&self, index: u32, found: &mut Findings) {
@@ -396,197 +443,6 @@ impl<'a> Beside<'a> {
                 let (from, text) = (&witness.note.from, &witness.note.text);
                 found.problem(Some(seen), "fork", format!("fork at size {seen}: {from} has\n{text}"));
             }
-        }
-    }
-}
-
-/// The stream of leaves, hashed again.
-struct Walk<'a> {
-    pinned: &'a Pinned,
-    frontier: Frontier,
-    last_hash: Hash,
-    last_at: Option<i64>,
-    tiles: Vec<Tile>,
-    tile_count: u64,
-    next_mark: usize,
-    /// The largest size whose stored checkpoint agreed: what is wrong lies after it.
-    good: u64,
-    /// Outside notes with another root.
-    failed: Vec<u32>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(pinned: &'a Pinned) -> Self {
-        Self {
-            pinned,
-            frontier: Frontier::empty(),
-            last_hash: Hash::default(),
-            last_at: None,
-            tiles: Vec::new(),
-            tile_count: 0,
-            next_mark: 0,
-            good: 0,
-            failed: Vec::new(),
-        }
-    }
-
-    async fn read_store(
-        &mut self,
-        reader: &Reader,
-        end: u64,
-        beside: &Beside<'_>,
-        checks: &mut (dyn LeafCheck + Send),
-        found: &mut Findings,
-    ) -> Result<(), LedgerError> {
-        self.check_marks(beside, found);
-        let mut from = 0;
-        while from < end {
-            let page = sqlite::full_leaves(&reader.pool, from, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            from = last.seq.saturating_add(1);
-            for leaf in page.iter().filter(|leaf| leaf.seq < end) {
-                self.columns(leaf, found);
-                self.leaf(leaf.seq, &leaf.bytes, Some(leaf.at), beside, checks, found);
-            }
-            for tile in std::mem::take(&mut self.tiles) {
-                self.tile_count += 1;
-                let stored = sqlite::tiles(&reader.pool, Run { level: tile.level, from: tile.idx, to: tile.idx + 1 });
-                let same = stored.await?.first().is_some_and(|(_, hash)| *hash == tile.hash);
-                if !same {
-                    let seq = tile.idx.saturating_mul(1 << (8 * tile.level));
-                    let (level, idx) = (tile.level, tile.idx);
-                    found.problem(
-                        Some(seq),
-                        "tile",
-                        format!("tile {level}/{idx} is missing or is not of these leaves"),
-                    );
-                }
-            }
-        }
-        let stored = sqlite::tile_count(&reader.pool).await?;
-        if stored > self.tile_count && reader.size().await? == end {
-            found.problem(None, "tile", format!("{stored} tiles where {} belong", self.tile_count));
-        }
-        Ok(())
-    }
-
-    async fn read_export(
-        &mut self,
-        mut lines: ExportLines,
-        beside: &Beside<'_>,
-        checks: &mut (dyn LeafCheck + Send),
-        found: &mut Findings,
-    ) -> Result<(), LedgerError> {
-        self.check_marks(beside, found);
-        let mut header = None;
-        while let Some(record) = lines.next().await? {
-            match record {
-                Record::Header { size } => header = Some(size),
-                Record::Leaf { seq, bytes } => {
-                    self.leaf(seq, &bytes, None, beside, checks, found);
-                    self.tiles.clear();
-                }
-                Record::Bad { line, why } => found.problem(None, "export", format!("line {line}: {why}")),
-                Record::Blob { .. } | Record::Checkpoint { .. } => {}
-            }
-        }
-        if header != Some(self.frontier.size()) {
-            let size = self.frontier.size();
-            found.problem(None, "export", format!("the header says {header:?} leaves, there are {size}"));
-        }
-        Ok(())
-    }
-
-    /// Compares the columns that are derived from the leaf; nothing relies on them, but they must not lie.
-    fn columns(&self, leaf: &FullLeaf, found: &mut Findings) {
-        let hash = leaf_hash(&leaf.bytes);
-        if leaf.hash != hash {
-            let (want, is) = (HEXLOWER.encode(&leaf.hash), HEXLOWER.encode(&hash));
-            found.problem(Some(leaf.seq), "leaf-hash", format!("expected {want}, the leaf has {is}"));
-        }
-        if leaf.prev_hash != self.last_hash {
-            let (want, is) = (HEXLOWER.encode(&self.last_hash), HEXLOWER.encode(&leaf.prev_hash));
-            found.problem(Some(leaf.seq), "prev-hash", format!("expected {want}, found {is}"));
-        }
-    }
-
-    fn leaf(
-        &mut self,
-        seq: u64,
-        bytes: &[u8],
-        at_column: Option<i64>,
-        beside: &Beside<'_>,
-        checks: &mut (dyn LeafCheck + Send),
-        found: &mut Findings,
-    ) {
-        let expected = self.frontier.size();
-        if seq != expected {
-            found.problem(Some(seq), "sequence", format!("expected leaf {expected}, found {seq}"));
-        }
-        let hash = leaf_hash(bytes);
-        if expected == 0 && self.pinned.genesis.is_some_and(|genesis| genesis != hash) {
-            found.problem(Some(0), "genesis", format!("leaf 0 is {}, not the pinned one", HEXLOWER.encode(&hash)));
-        }
-        push_with_tiles(&mut self.frontier, hash, &mut self.tiles);
-        self.last_hash = hash;
-        self.check_marks(beside, found);
-        let facts = checks.leaf(seq, bytes);
-        self.times(seq, facts.at, at_column, found);
-        check_blobs(seq, &facts, beside, found);
-        for problem in facts.problems {
-            found.problems.push(Problem { seq: problem.seq.or(Some(seq)), ..problem });
-        }
-        for warning in facts.warnings {
-            found.warnings.push(Problem { seq: warning.seq.or(Some(seq)), ..warning });
-        }
-    }
-
-    fn check_marks(&mut self, beside: &Beside<'_>, found: &mut Findings) {
-        let size = self.frontier.size();
-        let mut root = None;
-        while let Some(mark) = beside.marks.get(self.next_mark).filter(|mark| mark.size <= size) {
-            self.next_mark += 1;
-            let root = *root.get_or_insert_with(|| self.frontier.root());
-            match mark.outside {
-                _ if mark.root == root && mark.outside.is_none() => self.good = size,
-                _ if mark.root == root => {}
-                Some(i) => self.failed.push(i),
-                None => {
-                    let (want, is) = (HEXLOWER.encode(&mark.root), HEXLOWER.encode(&root));
-                    let good = self.good;
-                    let detail = format!(
-                        "checkpoint at size {size}: signed root {want}, the leaves give {is}; it agreed at size {good}"
-                    );
-                    found.problem(None, "checkpoint", detail);
-                }
-            }
-        }
-    }
-
-    fn times(&mut self, seq: u64, at: Option<i64>, column: Option<i64>, found: &mut Findings) {
-        let Some(at) = at else { return };
-        if let Some(column) = column.filter(|column| *column != at) {
-            found.problem(Some(seq), "row", format!("the leaf is of {at}, its column says {column}"));
-        }
-        match self.last_at.replace(at).map(|last| at.saturating_sub(last)) {
-            Some(gap) if gap > SILENCE_S => found.warning(Some(seq), "silence", format!("{gap} s without an event")),
-            Some(gap) if gap < 0 => found.warning(Some(seq), "time", format!("{gap} s after the leaf before")),
-            _ => {}
-        }
-    }
-}
-
-fn check_blobs(seq: u64, facts: &LeafFacts, beside: &Beside<'_>, found: &mut Findings) {
-    let required = facts.required_blobs.iter().map(|hash| (hash, Keep::Required));
-    for (hash, keep) in required.chain(facts.shreddable_blobs.iter().map(|hash| (hash, Keep::Shreddable))) {
-        let name = HEXLOWER.encode(hash);
-        match (beside.blobs.get(hash), keep) {
-            (Some(BlobState::Altered), _) => found.problem(Some(seq), "blob-altered", format!("blob {name}")),
-            (None, Keep::Required) => found.problem(Some(seq), "blob-missing", format!("required blob {name}")),
-            (Some(BlobState::Good(Keep::Shreddable)), Keep::Required) => {
-                found.problem(Some(seq), "blob-keep", format!("required blob {name} is stored as shreddable"));
-            }
-            (None, Keep::Shreddable) | (Some(BlobState::Good(_)), _) => {}
         }
     }
 }

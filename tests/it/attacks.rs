@@ -50,6 +50,11 @@
 //! T147 options and shells: `metacharacters_never_reach_a_shell`, `a_server_cannot_write_more_than_an_address_into_the_configuration` ·
 //! T148 files: `a_link_is_replaced_and_not_written_through`, [`no_file_is_open_to_others_whatever_the_umask`] ·
 //! T150 server identity: `a_key_that_nobody_knows_gets_no_session` · T160 paths: no route takes one ·
+//! T155 SSRF: `witness::what_checkpoints_are_not_sent_to`, `witness::a_webhook_takes_the_note_and_a_name_that_leads_inward_takes_nothing`; a literal
+//! loopback address is the operator's own word · T177, T185, T191, T192 roll back: `witness::a_ledger_that_was_rolled_back_is_not_served_because_an_outside_copy_knows_more`,
+//! `an_older_copy_is_noticed_by_the_signer_and_by_everybody` · T187 to T195: `ledger::tests_attacks::t187_a_leaf_edited_and_everything_recomputed` and those beside it, and with receipts `receipts::no_forged_receipt_holds` ·
+//! T194 a fork by the real key: `witness::a_witness_takes_only_a_log_that_grew_and_remembers_before_it_answers` ·
+//! T200 orphans: `receipts::a_certificate_is_in_the_log_or_it_is_told_aloud` · T205: `second::t205_two_implementations_give_one_verdict_on_every_damaged_sample` ·
 //! T162 slow clients: `slow` · T165 listing: [`listings_are_bounded`] · T167 doors: `doors` · T168 modes: as T148.
 //! An empty list revokes nothing in sshd, and a key id could write into its log: `ca::a_krl_works_at_once_and_an_empty_one_refuses_nobody`.
 

@@ -17,9 +17,9 @@ use jit_broker::signer::keys::Keys;
 
 use crate::trust::{World, leaves};
 
-struct Root {
-    keys: Keys,
-    origin: String,
+pub(crate) struct Root {
+    pub(crate) keys: Keys,
+    pub(crate) origin: String,
 }
 
 impl NoteSigner for Root {
@@ -37,7 +37,7 @@ impl NoteSigner for Root {
 }
 
 impl Root {
-    fn of(world: &World) -> Self {
+    pub(crate) fn of(world: &World) -> Self {
         let keys = Keys::load(&world.settings.ca_dir).unwrap();
         Self { keys, origin: origin_of(&world.install.to_string()) }
     }
