@@ -1,0 +1,22 @@
+//! `audit verify` in the small client, which has no ledger to judge with.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::Globals;
+use super::failure::Failure;
+use super::serve::full_program;
+
+/// Says where it can be done.
+///
+/// # Errors
+/// Always.
+pub async fn verify(
+    _: Option<&Path>,
+    _: Option<&Path>,
+    _: &[PathBuf],
+    _: Option<&Path>,
+    _: &Globals,
+) -> Result<ExitCode, Failure> {
+    Err(full_program("audit verify"))
+}
