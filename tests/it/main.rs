@@ -31,6 +31,7 @@ mod sessions;
 mod slow;
 mod snapshot;
 mod story;
+mod supply;
 mod tampered;
 mod terminal;
 mod trust;
