@@ -6,7 +6,7 @@ CARGO ?= cargo
 RUST_MINIMUM := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 # program:package[,package...]; a program that is there installs nothing.
-WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev psql:postgresql-client initdb:postgresql tmux:tmux vim:vim less:less
+WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev psql:postgresql-client initdb:postgresql tmux:tmux vim:vim less:less systemd-analyze:systemd dpkg-deb:dpkg objdump:binutils
 
 # The clients that the tests log in with. npm's and Python's go below target/, at these versions; the JDBC driver is Debian's.
 PSYCOPG := 3.3.9
@@ -18,16 +18,22 @@ CLIENT_PROGRAMS := python3:python3,python3-pip node:nodejs npm:npm java:default-
 JDBC := /usr/share/java/postgresql.jar
 CLIENTS = $(or $(CARGO_TARGET_DIR),target)/clients
 
+# What looks at dependencies; built below target/ when there is none of this version.
+DENY := 0.20.2
+TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
+CARGO_DENY = $(TOOLS)/bin/cargo-deny
+
 # sshd is in /usr/sbin, which is not on everybody's path; rustup puts cargo in ~/.cargo/bin.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 
-.PHONY: help demo test lint bench setup clients lint-tools
+.PHONY: help demo test lint bench deb setup clients lint-tools cargo-deny
 
 help:
 	@echo 'make demo    builds, starts a throw-away broker with an sshd of its own, and plays the story'
 	@echo 'make test    every test, with the real ssh, sshd, ssh-keygen, openssl, PostgreSQL and its clients'
 	@echo 'make clients the database and SSH clients that the tests log in with, below target/'
-	@echo 'make lint    formatting, and clippy without a warning'
+	@echo 'make lint    formatting, clippy without a warning, the small client, and what may come in from outside (cargo-deny)'
+	@echo 'make deb     a Debian package, below target/debian/'
 	@echo 'make bench   measures a release build, and writes benches/RESULTS.md'
 
 demo: setup
@@ -37,9 +43,15 @@ demo: setup
 test: setup clients
 	$(CARGO) test --workspace --locked
 
-lint: setup lint-tools
+lint: setup lint-tools cargo-deny
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --package jit-broker --bins --no-default-features --locked -- -D warnings
+	$(CARGO_DENY) --locked check bans licenses sources
+
+deb: setup
+	$(CARGO) build --release --locked
+	@sh systemd/debian/build.sh $(or $(CARGO_TARGET_DIR),target)/release/jit-broker $(or $(CARGO_TARGET_DIR),target)/debian
 
 bench: setup
 	CARGO='$(CARGO)' sh benches/run.sh
@@ -124,6 +136,12 @@ clients:
 	  echo 'pg $(NODE_PG)' > '$(CLIENTS)/node/stamp'; \
 	fi; \
 	echo 'clients: psql, psycopg, node-postgres, the JDBC driver, Ansible and Paramiko are there'
+
+cargo-deny: setup
+	@[ "$$('$(CARGO_DENY)' --version 2>/dev/null)" = 'cargo-deny $(DENY)' ] \
+	  || { echo 'lint: building cargo-deny $(DENY); this takes some minutes, once'; \
+	       $(CARGO) install --quiet --locked --debug --root '$(TOOLS)' --version '$(DENY)' cargo-deny; } \
+	  || { echo 'lint: cargo-deny $(DENY) could not be built: cargo install --locked --version $(DENY) cargo-deny' >&2; exit 1; }
 
 lint-tools: setup
 	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 \

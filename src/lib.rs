@@ -11,6 +11,7 @@
 //! | 0 | [`wire`] | the documents of the API; types alone |
 //! | 0 | [`clock`] | the only reader of OS time and randomness |
 //! | 0 | [`settings`] | `jit-broker.toml`, checked |
+//! | 0 | [`bug`] | panics: counted, told without data |
 //! | 1 | [`ledger`] | the Merkle log: append, read, prove, verify |
 //! | 1 | [`signer`] | the gate in front of the keys; folds the log for itself |
 //! | 1 | [`accounts`] | temporary accounts on target servers: made, locked, dropped, proven gone |
@@ -30,17 +31,45 @@
 //! * `valid_before` is never later than the grant's end; a grant is `ended` only when that was shown.
 //! * State is the fold of the log; nothing is decided but in [`domain::decide`], and the signer decides everything again.
 
+#[cfg(feature = "server")]
 pub mod accounts;
+#[cfg(feature = "server")]
 pub mod api;
+#[cfg(feature = "server")]
 pub mod broker;
+pub mod bug;
 pub mod cli;
 pub mod clock;
+#[cfg(feature = "server")]
 pub mod daemon;
 pub mod domain;
+#[cfg(feature = "server")]
 pub mod gateway;
+#[cfg(feature = "server")]
 pub mod ledger;
 pub mod record;
 pub mod settings;
+#[cfg(feature = "server")]
 pub mod signer;
 pub mod wire;
+#[cfg(feature = "server")]
 pub mod witness;
+
+// Without the feature `server` this is a small client (decisions.md 35): of these rooms it has the files that a client needs.
+
+/// How a client proves a password without sending it.
+#[cfg(not(feature = "server"))]
+pub mod accounts {
+    pub mod scram;
+}
+/// How a client checks what the broker shows of the log.
+#[cfg(not(feature = "server"))]
+pub mod ledger {
+    pub mod note;
+    pub mod tree;
+}
+/// How files of keys are read and replaced.
+#[cfg(not(feature = "server"))]
+pub mod signer {
+    pub mod keys;
+}

@@ -45,6 +45,8 @@ pub struct Settings {
     pub recordings: PathBuf,
     /// Copies of checkpoints: where ours go, and whose are kept here.
     pub outside: Outside,
+    /// Where metrics are served, where they are; loopback.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The SSH gateway of a configuration.
@@ -110,6 +112,13 @@ struct File {
     witness: BTreeMap<String, witness::WitnessLine>,
     #[serde(default)]
     keeps: BTreeMap<String, witness::KeepsLine>,
+    metrics: Option<Metrics>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Metrics {
+    listen: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -180,7 +189,8 @@ fn state_dir() -> PathBuf {
     PathBuf::from("state")
 }
 
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 29] = [
+    "metrics",
     "witness",
     "keeps",
     "origin",
@@ -217,9 +227,17 @@ impl Settings {
     /// # Errors
     /// Every problem, each with its line where there is one.
     pub fn read(path: &Path) -> Result<Self, Vec<String>> {
+        let text = std::fs::read_to_string(path);
+        Self::parse(&text.map_err(|e| vec![format!("{}: cannot be read: {e}", path.display())])?, path)
+    }
+
+    /// Reads the text of a file that lies, or will lie, there.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Vec<String>> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|e| vec![format!("{shown}: cannot be read: {e}")])?;
-        let file: File = toml::from_str(&text).map_err(|e| vec![format!("{shown}:{}", toml_problem(&text, &e))])?;
+        let file: File = toml::from_str(text).map_err(|e| vec![format!("{shown}:{}", toml_problem(text, &e))])?;
         file.check(path.parent().unwrap_or(Path::new(".")))
             .map_err(|all| all.iter().map(|p| format!("{shown}: {p}")).collect())
     }
@@ -300,6 +318,9 @@ impl File {
             .and_then(|line| line.read(&public_url).map_err(|why| problems.push(format!("gateway.ssh: {why}"))).ok());
         let outside = witness::read(self.witness, self.keeps, base, &mut problems);
         let recordings = self.recording.dir.map_or_else(|| state_dir.join("recordings"), |dir| base.join(dir));
+        let metrics = self
+            .metrics
+            .and_then(|line| line.read().map_err(|why| problems.push(format!("metrics.listen: {why}"))).ok());
         match listen {
             Some(listen) if problems.is_empty() => Ok(Settings {
                 listen,
@@ -313,6 +334,7 @@ impl File {
                 gateway_ssh,
                 recordings,
                 outside,
+                metrics,
             }),
             _ => Err(problems),
         }
@@ -341,6 +363,17 @@ impl SecretLine {
             return Err("user is 1 to 63 bytes without control characters".to_owned());
         }
         Ok(Secret { from, target, user })
+    }
+}
+
+impl Metrics {
+    /// SECURITY: nobody signs in there, so it is for this machine alone.
+    fn read(self) -> Result<SocketAddr, String> {
+        let listen: SocketAddr = self.listen.parse().map_err(|e| format!("{e}"))?;
+        if listen.ip().is_loopback() {
+            return Ok(listen);
+        }
+        Err("there is neither TLS nor sign-in on it, so it listens on loopback only, as in 127.0.0.1:9464".to_owned())
     }
 }
 

@@ -34,6 +34,7 @@
 //! A request with the header `jit-seen: SIZE` is answered with `jit-checkpoint` (base64 of the newest signed note) and
 //! `jit-proof` (base64 of the consistency proof from SIZE, hashes back to back); the session travels as `authorization: Bearer …`.
 
+mod error;
 mod receipt;
 mod recorded;
 
@@ -41,6 +42,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use error::ErrorDoc;
 pub use receipt::{EventDoc, ProvenDoc, ReceiptDoc, WitnessDoc};
 pub use recorded::{FoundDoc, RecordedDoc};
 
@@ -50,26 +52,8 @@ use crate::domain::digest::Digest;
 use crate::domain::ids::{GrantId, InstallId, RequestId};
 use crate::domain::key::Key;
 use crate::domain::names::{AccountName, DatabaseName, GroupName, LoginName, PersonName, RoleName, RuleId, TargetName};
-use crate::domain::refusal::Code;
 use crate::domain::target::Allow;
 use crate::domain::text::Words;
-
-/// An error, on every face.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorDoc {
-    /// `jit-broker/error/v1`.
-    pub schema: String,
-    /// The stable code.
-    pub code: Code,
-    /// One sentence.
-    pub message: String,
-    /// The next command.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-    /// The rule that refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<RuleId>,
-}
 
 /// What a broker is, for everybody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 
 mod acts;
 mod audit;
+pub mod metrics;
 mod reads;
 pub mod serve;
 pub mod sessions;
@@ -20,9 +21,9 @@ use axum::routing::{get, post};
 
 use crate::broker::Broker;
 use crate::broker::session::Session;
-use crate::broker::view::error_doc;
 use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
+use crate::wire::ErrorDoc;
 use crate::witness::Outside;
 
 /// The largest body of most routes, in bytes.
@@ -102,7 +103,7 @@ impl From<Refusal> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.entry().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(error_doc(&self.0))).into_response()
+        (status, Json(ErrorDoc::from(&self.0))).into_response()
     }
 }
 
@@ -178,7 +179,13 @@ impl FromRequestParts<Api> for Caller {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let nobody = || Problem(Refusal::new(Code::NOT_SIGNED_IN, "You are not signed in, or not any more."));
         let token = bearer(&parts.headers).ok_or_else(nobody)?;
-        let session = api.broker.sessions().find(token, api.broker.now()).ok_or_else(nobody)?;
+        let session = api.broker.sessions().find(token, api.broker.now());
+        let Some(session) = session else {
+            // SECURITY (T146): the answer is that of no token at all; guessing gets slow, and nobody who holds a token waits.
+            let wait = parts.extensions.get::<serve::Peer>().map(|peer| api.broker.guessed(peer.0));
+            tokio::time::sleep(wait.unwrap_or_default()).await;
+            return Err(nobody());
+        };
         let memory = api.broker.memory().await;
         if memory.state.revoked_fps.contains(&session.key_fp) {
             return Err(nobody());

@@ -31,11 +31,8 @@ fn list<T>(kind: &str, items: Vec<T>) -> Json<List<T>> {
 }
 
 pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
-    match (api.broker.health(), api.broker.note()) {
-        (Some(why), _) => Err(Refusal::new(Code::SIGNER_AWAY, why.message).into()),
-        (None, Some(_)) => Ok("ok\n"),
-        (None, None) => Err(Refusal::new(Code::SIGNER_AWAY, "The signer has not signed a checkpoint yet.").into()),
-    }
+    api.broker.ready().await?;
+    Ok("ok\n")
 }
 
 pub(super) async fn about(State(api): State<Api>) -> Result<Json<About>, Problem> {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::Memory;
+use super::counts::{Counts, Took};
 pub use super::fold::fold;
-use crate::clock::{Moment, Timekeeper};
+use crate::clock::{Moment, Timekeeper, monotonic_us};
 use crate::domain::act::{Deed, SignedAct};
 use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, canonical, read_canonical};
@@ -71,6 +72,8 @@ pub struct Parts {
     pub cache: Cache,
     /// Why the signer signs nothing, while it does not.
     pub health: watch::Receiver<Option<Refusal>>,
+    /// What is counted.
+    pub counts: Arc<Counts>,
     /// The clerk's task; it ends with an error when memory and store can no longer be brought together.
     pub task: tokio::task::JoinHandle<Result<(), Refusal>>,
 }
@@ -79,20 +82,28 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct SignerHandle {
     signer: Arc<Mutex<Box<dyn Signer>>>,
+    took: Arc<Took>,
 }
 
 impl SignerHandle {
     /// Wraps a gate or a socket to one.
     pub fn new(signer: Box<dyn Signer>) -> Self {
-        Self { signer: Arc::new(Mutex::new(signer)) }
+        Self { signer: Arc::new(Mutex::new(signer)), took: Arc::default() }
+    }
+
+    /// How long its orders took, whatever came of them.
+    pub fn took(&self) -> &Took {
+        &self.took
     }
 
     async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
-        let signer = self.signer.clone();
+        let (signer, began_us) = (self.signer.clone(), monotonic_us());
         // SECURITY: a signer that panicked has folded half an order: it signs nothing more.
         let failed = || Refusal::new(Code::SIGNER_AWAY, "The signer failed in the middle of an order; start it anew.");
         let carried_out = move || signer.lock().map_err(|_| failed())?.order(order);
-        tokio::task::spawn_blocking(carried_out).await.map_err(|_| failed())?
+        let answer = tokio::task::spawn_blocking(carried_out).await;
+        self.took.since(began_us);
+        answer.map_err(|_| failed())?
     }
 
     /// Carries out an order; a signer that was restarted is shown the log again first.
@@ -211,6 +222,7 @@ struct Clerk {
     /// The size at which the shelf was last cleared of what nothing needs.
     cleared: u64,
     health: watch::Sender<Option<Refusal>>,
+    counts: Arc<Counts>,
 }
 
 /// Starts the clerk on an opened ledger: folds it, lets the signer catch up, and serves the queue.
@@ -232,6 +244,7 @@ pub async fn start(
     let (changed, changed_seen) = watch::channel(size);
     let (note, note_seen) = watch::channel(None);
     let (health, health_seen) = watch::channel(None);
+    let counts = Arc::<Counts>::default();
     let mut clerk = Clerk {
         ledger,
         reader: own,
@@ -244,6 +257,7 @@ pub async fn start(
         cache: cache.clone(),
         cleared: size,
         health,
+        counts: counts.clone(),
     };
     if size > 0 {
         let (size, note) = clerk.signer.catch_up(&clerk.reader).await?;
@@ -251,7 +265,7 @@ pub async fn start(
     }
     let task = tokio::spawn(clerk.run(queue));
     let (changed, note, health) = (changed_seen, note_seen, health_seen);
-    Ok(Parts { jobs, memory, reader, reserve, signer, keeper, changed, note, health, cache, task })
+    Ok(Parts { jobs, memory, reader, reserve, signer, keeper, changed, note, health, counts, cache, task })
 }
 
 /// A job that was decided and waits for its batch to be durable.
@@ -317,6 +331,8 @@ impl Clerk {
                 Err(refusal) => drop(job.reply.send(Err(refusal))),
             }
         }
+        let began_us = monotonic_us();
+        let kinds: Vec<String> = leaves.iter().map(|leaf| leaf.row.kind.clone()).collect();
         if !leaves.is_empty()
             && let Err(error) = self.ledger.append(leaves).await
         {
@@ -324,6 +340,10 @@ impl Clerk {
             self.fold_again(&mut memory).await?;
             let jobs = decided.into_iter().map(|d| d.job).collect();
             return Ok(Some(Undone { jobs, why: ledger_refusal(&error) }));
+        }
+        if !kinds.is_empty() {
+            self.counts.append.since(began_us);
+            kinds.iter().for_each(|kind| self.counts.entry(kind));
         }
         let size = memory.state.size;
         if size >= self.cleared + every(memory.state.requests.len()) {

@@ -119,6 +119,7 @@ pub async fn run(broker: Broker, mut stop: watch::Receiver<bool>) {
     let mut changed = broker.changed();
     loop {
         let nap = look(&broker).await;
+        broker.counts().leased.now();
         tokio::select! {
             () = tokio::time::sleep(nap) => {}
             grown = changed.changed() => if grown.is_err() { return },

@@ -6,9 +6,11 @@
 
 pub mod accounts;
 pub mod clerk;
+pub mod counts;
 pub mod evidence;
 mod fold;
 pub mod gateway;
+mod health;
 pub mod lease;
 pub mod left;
 mod past;
@@ -73,11 +75,13 @@ struct Inner {
     keeper: Arc<Timekeeper>,
     sessions: Mutex<Sessions>,
     quotas: Mutex<quota::Quotas>,
+    guesses: Mutex<quota::Guesses>,
     changed: watch::Receiver<u64>,
     note: watch::Receiver<Option<(u64, String)>>,
     cache: crate::signer::cache::Cache,
     snapshotting: tokio::sync::Mutex<()>,
     health: watch::Receiver<Option<Refusal>>,
+    counts: Arc<counts::Counts>,
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
     public_url: String,
@@ -126,11 +130,13 @@ impl Broker {
             keeper: parts.keeper,
             sessions: Mutex::new(Sessions::default()),
             quotas: Mutex::new(quota::Quotas::default()),
+            guesses: Mutex::new(quota::Guesses::default()),
             changed: parts.changed,
             note: parts.note,
             cache: parts.cache,
             snapshotting: tokio::sync::Mutex::new(()),
             health: parts.health,
+            counts: parts.counts,
             krl_path,
             krl: Mutex::new(None),
             public_url,
@@ -191,9 +197,25 @@ impl Broker {
         self.inner.health.borrow().clone()
     }
 
+    /// What is counted.
+    pub fn counts(&self) -> &counts::Counts {
+        &self.inner.counts
+    }
+
+    /// How long the signer's orders took.
+    pub fn signer_took(&self) -> &counts::Took {
+        self.inner.signer.took()
+    }
+
     /// Sessions and challenges.
     pub fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
         self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a token that is none; tells how long its sender waits to hear so.
+    pub fn guessed(&self, source: std::net::IpAddr) -> std::time::Duration {
+        let now_ms = self.inner.keeper.now().boot.ms;
+        self.inner.guesses.lock().unwrap_or_else(PoisonError::into_inner).count(source, now_ms)
     }
 
     /// Has the clerk decide a command; answers when what follows is durable and signed.

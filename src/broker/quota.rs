@@ -1,6 +1,9 @@
-//! How much one person may have decided: enough for any person and most scripts, too little to crowd out the others or fill the disk.
+//! How much one person may have decided: enough for any person and most scripts, too little to crowd out the others or fill the disk. And
+//! how many tokens that are none one address may show before it has to wait.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
@@ -32,10 +35,49 @@ impl Quotas {
     }
 }
 
+/// How many bad tokens of one source cost nothing; each is forgiven after a second.
+const TOKENS_MS: u64 = 100 * TOKEN_MS;
+const TOKEN_MS: u64 = 1000;
+/// How long a source waits for the answer to each further one.
+const SLOW: Duration = Duration::from_secs(1);
+/// The most sources that are remembered.
+const SOURCES: usize = 10_000;
+
+/// Bad tokens of each source, by the boot-time clock in milliseconds. Nobody is locked out: a good token is never looked for here.
+#[derive(Debug, Default)]
+pub struct Guesses {
+    free_at: HashMap<IpAddr, u64>,
+}
+
+impl Guesses {
+    /// Counts a bad token; tells how long its sender waits for the refusal.
+    pub fn count(&mut self, source: IpAddr, now_ms: u64) -> Duration {
+        self.free_at.retain(|_, at| *at > now_ms);
+        if self.free_at.len() >= SOURCES && !self.free_at.contains_key(&source) {
+            return SLOW;
+        }
+        let at = self.free_at.entry(source).or_insert(now_ms);
+        if *at + TOKEN_MS > now_ms + TOKENS_MS {
+            return SLOW;
+        }
+        *at += TOKEN_MS;
+        Duration::ZERO
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn one_address_that_guesses_waits_and_no_other() {
+        let (mut guesses, one, other) =
+            (Guesses::default(), "192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        assert_eq!((0..1000).filter(|_| guesses.count(one, 7).is_zero()).count(), 100);
+        assert!(guesses.count(other, 7).is_zero());
+        assert!(!guesses.count(one, 900).is_zero() && guesses.count(one, 1007).is_zero());
+    }
 
     #[test]
     fn one_person_is_slowed_down_and_no_other() {

@@ -27,6 +27,7 @@ pub async fn run(broker: Broker, mut stop: tokio::sync::watch::Receiver<bool>) {
             tracing::error!(code = %refusal.code, "an end could not be recorded; trying again: {}", refusal.message);
             delay = Duration::from_secs(1);
         }
+        broker.counts().reaped.now();
     }
 }
 

@@ -28,17 +28,6 @@ pub fn instant(at: i64) -> String {
     jiff::Timestamp::from_second(at).map_or_else(|_| at.to_string(), |t| t.to_string())
 }
 
-/// An error as every face shows it.
-pub fn error_doc(refusal: &Refusal) -> ErrorDoc {
-    ErrorDoc {
-        schema: "jit-broker/error/v1".to_owned(),
-        code: refusal.code,
-        message: refusal.message.clone(),
-        hint: refusal.hint.clone(),
-        rule: refusal.rule.clone(),
-    }
-}
-
 fn missing(what: &str) -> Refusal {
     Refusal::new(Code::MISSING, format!("There is no such {what}, or you may not know of it."))
 }
@@ -156,7 +145,7 @@ impl Broker {
             digest: request.digest,
             terms,
             act: None,
-            refusal: refusal.as_ref().map(error_doc),
+            refusal: refusal.as_ref().map(ErrorDoc::from),
             denied_by,
             denial: None,
             yours,
@@ -345,7 +334,7 @@ fn shape_why(state: &State, person: &Person, target: &Target, role: &RoleName, f
     };
     match verdict {
         Verdict::Refused(refusal) => {
-            doc.refusal = Some(error_doc(&refusal));
+            doc.refusal = Some((&refusal).into());
             doc.nearest = nearest(&state.bundle, &ask).map(|n| {
                 let span = show_span(n.for_s);
                 format!("jit-broker request {} --role {} --for {span} --reason \"…\"", target.name, n.role)

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::home::{Home, lock, private_folder, read_private, write_private};
+use crate::domain::ids::origin_of;
 use crate::domain::names::PersonName;
 use crate::domain::refusal::Code;
 use crate::ledger::note::{Checkpoint, SignedNote};
 use crate::ledger::tree::{Hash, verify_consistency};
 use crate::settings::url_host;
-use crate::signer::gate::origin_of;
 use crate::wire::About;
 
 /// The remembered broker.

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use crate::broker::view::error_doc;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::text::{shown, shown_json};
 use crate::wire::ErrorDoc;
@@ -42,7 +41,7 @@ impl Failure {
 
     /// One line of JSON.
     pub(super) fn json(&self) -> String {
-        shown_json(&serde_json::to_string(&error_doc(&self.0)).unwrap_or_default())
+        shown_json(&serde_json::to_string(&ErrorDoc::from(&self.0)).unwrap_or_default())
     }
 
     /// Lines for people; nothing in them moves a cursor or turns the text around.

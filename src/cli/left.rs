@@ -1,10 +1,5 @@
 //! What is left on targets, as `status` and `check` show it.
 
-use std::path::Path;
-
-use super::failure::Failure;
-use super::home::read_private;
-use crate::broker::left::LEFT;
 use crate::domain::text::shown;
 use crate::wire::LeftDoc;
 
@@ -21,15 +16,4 @@ pub fn show_left(doc: &LeftDoc) -> Vec<String> {
         lines.push(format!("{word} {account} on {server}: {what}"));
     }
     lines
-}
-
-/// What the broker of this machine last wrote down; nothing where none ran yet.
-///
-/// # Errors
-/// When the file is open to others or damaged.
-pub fn written(state_dir: &Path) -> Result<Option<LeftDoc>, Failure> {
-    let path = state_dir.join(LEFT);
-    let text = read_private(&path)?;
-    let damaged = |e: serde_json::Error| Failure::local(format!("{} is damaged", path.display()), e);
-    text.map(|text| serde_json::from_str(&text).map_err(damaged)).transpose()
 }

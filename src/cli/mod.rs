@@ -9,25 +9,38 @@ mod ask;
 mod audit;
 mod auth;
 mod ca;
+#[cfg(feature = "server")]
 mod certificate;
 mod client;
 mod clock;
 mod context;
 mod database;
 mod failure;
+mod files;
 mod home;
 mod hook;
 mod host;
 mod keys;
 mod left;
+mod log;
 mod output;
 mod prompt;
+#[cfg(feature = "server")]
 mod receipt;
+#[cfg(feature = "server")]
+mod serve;
+#[cfg(not(feature = "server"))]
+#[path = "serve_not.rs"]
 mod serve;
 mod session;
 mod ssh;
 mod ssh_config;
 mod terms;
+#[cfg(feature = "server")]
+mod verify;
+#[cfg(not(feature = "server"))]
+#[path = "verify_not.rs"]
+mod verify;
 mod wait;
 
 use std::path::PathBuf;
@@ -38,6 +51,7 @@ use clap::{Parser, Subcommand};
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::Code;
 use failure::Failure;
+pub use files::bundle_files;
 use output::Format;
 
 /// Access when it is needed, for as long as it is needed.
@@ -174,8 +188,10 @@ enum Verb {
     #[command(subcommand)]
     Session(session::SessionVerb),
     /// A proof of who asked and who agreed, for those who have the log's public key alone
+    #[cfg(feature = "server")]
     Receipt(receipt::ReceiptArgs),
     /// Judges a certificate or a receipt: is it in the log, and why was it issued?
+    #[cfg(feature = "server")]
     Verify(receipt::VerifyArgs),
     /// Reads and verifies the log
     #[command(subcommand)]
@@ -244,6 +260,17 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    let serves = matches!(cli.verb, Verb::Serve(_) | Verb::Dev(_) | Verb::Signer(_));
+    guarded(serves, || run_parsed(cli))
+}
+
+/// Runs a command; a defect in it is told, without anybody's data, and is an exit status of its own.
+pub fn guarded(serves: bool, run: impl FnOnce() -> ExitCode) -> ExitCode {
+    watch_defects(serves);
+    crate::bug::caught(run).unwrap_or_else(|| ExitCode::from(Code::BUG.entry().exit))
+}
+
+fn run_parsed(cli: Cli) -> ExitCode {
     if cli.no_input {
         prompt::forbid();
     }
@@ -263,17 +290,36 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Ends quietly when whoever reads the answer has gone away, as `head` does, with the status that the signal would have given. Rust turns
-/// SIGPIPE into an error of the write, and `println!` that into a panic.
-fn leave_with_reader() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let said = panic.payload_as_str().unwrap_or_default();
-        if said.starts_with("failed printing to std") && said.contains("Broken pipe") {
-            std::process::exit(141);
+/// A defect is a line of the daemon's log, or a report to whoever typed the command.
+fn watch_defects(serves: bool) {
+    let spare = move |panic: &std::panic::PanicHookInfo<'_>| {
+        if !serves {
+            leave_with_reader(panic);
         }
-        usual(panic);
-    }));
+    };
+    let tell = move |sentence: String| {
+        if serves {
+            tracing::error!(code = %Code::BUG, "{sentence}");
+        } else {
+            Failure::new(Code::BUG, sentence).report(wants_json());
+        }
+    };
+    crate::bug::watch(spare, tell);
+}
+
+/// Ends quietly when whoever reads the answer has gone away, as `head` does, with the status that the signal would have given; and says so
+/// when the answer cannot be written. Rust turns SIGPIPE into an error of the write, and `println!` that into a panic.
+fn leave_with_reader(panic: &std::panic::PanicHookInfo<'_>) {
+    let Some(said) = panic.payload_as_str().and_then(|said| said.strip_prefix("failed printing to std")) else {
+        return;
+    };
+    if said.contains("Broken pipe") {
+        std::process::exit(141);
+    }
+    let failure = Failure::local("the answer", said.split_once(": ").map_or(said, |(_, why)| why));
+    let text = if wants_json() { failure.json() } else { failure.text() };
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
+    std::process::exit(failure.0.code.entry().exit.into());
 }
 
 /// Whether a command line that cannot be parsed asked for JSON: its errors are JSON as well.
@@ -289,14 +335,10 @@ fn wants_json() -> bool {
 
 fn start(cli: Cli) -> Result<ExitCode, Failure> {
     let serves = matches!(cli.verb, Verb::Serve(_) | Verb::Dev(_) | Verb::Signer(_));
-    if !serves {
-        leave_with_reader();
-    }
     if let Verb::Explain { code } = &cli.verb {
         return explain(code, cli.globals.output);
     }
-    let level = std::env::var("JIT_BROKER_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(tracing::Level::WARN);
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
+    log::start();
     if let Verb::Signer(args) = &cli.verb {
         return args.signer();
     }
@@ -338,7 +380,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Deny { id, reason } => answer::deny(id, reason.as_deref(), globals).await,
         Verb::Revoke { which, reason } => answer::revoke(which, reason.as_deref(), globals).await,
         Verb::Session(verb) => verb.run(globals).await,
+        #[cfg(feature = "server")]
         Verb::Receipt(args) => args.run(globals).await,
+        #[cfg(feature = "server")]
         Verb::Verify(args) => args.run(globals).await,
         Verb::Audit(verb) => verb.run(globals).await,
         Verb::Apply { dir, dry_run, yes } => admin::apply(dir, *dry_run, *yes, globals).await,

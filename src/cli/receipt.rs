@@ -164,7 +164,7 @@ impl VerifyArgs {
 
     async fn offline(&self, path: &Path, cert: &Shown) -> Result<(Evidence, Option<Checkpoint>), Failure> {
         let log_key = self.log_key()?;
-        let path = super::audit::ledger_in(path);
+        let path = super::verify::ledger_in(path);
         let mut head = [0; 1024];
         let read_head = std::fs::File::open(&path).and_then(|mut file| file.read(&mut head));
         let length = read_head.map_err(|e| Failure::local(path.display(), e))?;

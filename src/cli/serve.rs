@@ -7,22 +7,29 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::failure::Failure;
-use super::home::Home;
+use super::home::{Home, read_private};
 use super::{Globals, keys, output};
+use crate::broker::left::LEFT;
 use crate::clock::System;
-use crate::daemon::init::{Plan, init};
-use crate::daemon::{Daemon, open_gate};
+use crate::daemon::init::{Plan, init, init_services};
+use crate::daemon::notify::Notify;
+use crate::daemon::services::CONFIG_DIR;
+use crate::daemon::{Daemon, open_gate, watch};
 use crate::domain::names::PersonName;
 use crate::domain::refusal::Code;
 use crate::domain::target::Mode;
 use crate::settings::{Settings, SignerAt, bad_config};
+use crate::wire::LeftDoc;
 
 /// `jit-broker init`
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// The folder that is made
+    #[arg(long, required_unless_present = "services")]
+    dir: Option<PathBuf>,
+    /// For the two units, as root: /etc/jit-broker, and the users' own folders below /var/lib
     #[arg(long)]
-    dir: PathBuf,
+    services: bool,
     /// The first administrator's name
     #[arg(long)]
     admin: PersonName,
@@ -50,7 +57,7 @@ impl InitArgs {
     /// [`Code::NOT_EMPTY`], or what the disk says.
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         let plan = Plan {
-            dir: self.dir.clone(),
+            dir: self.dir.clone().unwrap_or_else(|| CONFIG_DIR.into()),
             admin: self.admin.clone(),
             key: keys::public(&self.key)?,
             listen: self.listen,
@@ -58,7 +65,8 @@ impl InitArgs {
             gateway_ssh: self.gateway_ssh,
             gateway_source: self.gateway_source.clone(),
         };
-        let made = init(&plan, Arc::new(System::new())).await?;
+        let clock = Arc::new(System::new());
+        let made = if self.services { init_services(&plan, clock).await? } else { init(&plan, clock).await? };
         let (genesis, config) = (&made.genesis, made.config.display().to_string());
         let fields = serde_json::json!({ "config": config, "install": genesis.install, "ssh_user": genesis.ssh_user,
             "ssh_host": genesis.ssh_host, "log_key": genesis.log_key, "fingerprint": genesis.x509_server });
@@ -71,7 +79,11 @@ impl InitArgs {
         output::answer(globals.output, "init", fields, &config, &lines)?;
         let (url, fingerprint, dir) = (&plan.public_url, &genesis.x509_server, plan.dir.display());
         eprintln!("Next:");
-        eprintln!("  jit-broker serve --config {config}");
+        if self.services {
+            eprintln!("  systemctl enable --now jit-broker-signer jit-broker");
+        } else {
+            eprintln!("  jit-broker serve --config {config}");
+        }
         eprintln!("  jit-broker auth login --server {url} --fingerprint {fingerprint} --as {}", plan.admin);
         eprintln!("  jit-broker apply {dir}      # after people.toml, targets.toml and policy.toml were filled in");
         Ok(ExitCode::SUCCESS)
@@ -104,6 +116,10 @@ impl ConfigArgs {
             .iter()
             .for_each(|key| eprintln!("keeps checkpoints of other logs, and signs for them as {key}"));
         daemon.gateway_ssh.iter().for_each(|address| eprintln!("ssh gateway on {address}"));
+        daemon.metrics.iter().for_each(|address| eprintln!("metrics on http://{address}/metrics"));
+        let notify = Arc::new(Notify::from_env());
+        notify.ready("serving");
+        daemon.watch(notify.clone());
         let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
         let mut over = std::pin::pin!(ended());
         let failure = loop {
@@ -117,12 +133,17 @@ impl ConfigArgs {
                 () = &mut over => break None,
                 refusal = daemon.failed() => break Some(refusal),
                 // The bundle takes effect by `apply`; what this file says is about sockets and keys, which are opened once.
-                _ = told => match self.settings() {
-                    Ok(_) => eprintln!("{} is good; a restart makes it count.", self.config.display()),
-                    Err(failure) => drop(failure.report(false)),
-                },
+                _ = told => {
+                    notify.reloading();
+                    match self.settings() {
+                        Ok(_) => eprintln!("{} is good; a restart makes it count.", self.config.display()),
+                        Err(failure) => drop(failure.report(false)),
+                    }
+                    notify.ready("serving");
+                }
             }
         };
+        notify.stopping();
         daemon.stop().await;
         match failure {
             None => Ok(ExitCode::SUCCESS),
@@ -157,7 +178,7 @@ impl ConfigArgs {
         if !problems.is_empty() {
             return Err(bad_config(&problems).into());
         }
-        let left = super::left::written(&settings.state_dir)?;
+        let left = written(&settings.state_dir)?;
         let good = format!("{}: good", self.config.display());
         let Some(left) = left else {
             output::done(globals.output, "check", &good)?;
@@ -186,9 +207,21 @@ impl ConfigArgs {
         };
         let mut gate = open_gate(&settings, Arc::new(System::new()))?;
         eprintln!("signing for {}", path.display());
+        let notify = Notify::from_env();
+        if notify.is_heard() {
+            watch::signer(path, notify);
+        }
         crate::signer::socket::serve(path, 0o660, &mut gate)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What the broker of this machine last wrote down; nothing where none ran yet.
+fn written(state_dir: &Path) -> Result<Option<LeftDoc>, Failure> {
+    let path = state_dir.join(LEFT);
+    let text = read_private(&path)?;
+    let damaged = |e: serde_json::Error| Failure::local(format!("{} is damaged", path.display()), e);
+    text.map(|text| serde_json::from_str(&text).map_err(damaged)).transpose()
 }
 
 /// Waits for SIGTERM or SIGINT.
@@ -228,15 +261,18 @@ impl DevArgs {
             None => Home::find()?.state.join(format!("dev-{}", std::process::id())),
         };
         let mode = if self.direct { Mode::Direct } else { Mode::Gateway };
-        let world = crate::daemon::dev::start(&dir, mode).await?;
+        let mut world = crate::daemon::dev::start(&dir, mode).await?;
         let played = crate::daemon::story::introduce(&world).await;
-        let result = match played {
+        let mut result = match played {
             Ok(()) if self.story => crate::daemon::story::play(&world).await,
             other => other,
         };
         if result.is_ok() && !self.story {
             crate::daemon::story::by_hand(&world);
-            ended().await;
+            result = tokio::select! {
+                () = ended() => Ok(()),
+                refusal = world.daemon.failed() => Err(refusal),
+            };
         }
         world.stop().await;
         if self.dir.is_none() {

@@ -57,6 +57,14 @@ impl Gateways {
         self.ssh.as_ref().map(|running| running.address)
     }
 
+    /// Waits for the first that ends; for ever, where there are none.
+    pub(super) async fn ended(&mut self) {
+        match &mut self.ssh {
+            Some(running) => running.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// No new sessions; live ones get a notice and a little time, never past their end.
     pub(super) async fn stop(self) {
         self.drain.send_replace(true);

@@ -6,7 +6,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::services;
 use crate::broker::clerk::{self, Job, SignerHandle, ledger_refusal};
+pub use crate::cli::bundle_files;
 use crate::clock::{Clock, Timekeeper};
 use crate::domain::event::{Command, Genesis};
 use crate::domain::ids::InstallId;
@@ -57,33 +59,53 @@ pub const BUNDLE_FILES: [(&str, &str); 3] = [
 /// # Errors
 /// [`Code::NOT_EMPTY`] when the folder has something in it; nothing is made then.
 pub async fn init(plan: &Plan, clock: Arc<dyn Clock>) -> Result<Made, Refusal> {
+    make(plan, clock, None).await
+}
+
+/// The same for the two units, with their folders and users (systemd/).
+///
+/// # Errors
+/// As [`init`]; [`Code::BAD_CONFIG`] where the users are not there yet.
+pub async fn init_services(plan: &Plan, clock: Arc<dyn Clock>) -> Result<Made, Refusal> {
+    make(plan, clock, Some(services::Users::find()?)).await
+}
+
+fn vacant(dir: &Path) -> Result<(), Refusal> {
+    let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied || dir.is_file() {
+        return Err(Refusal::new(Code::NOT_EMPTY, format!("{} is not empty; nothing was changed.", dir.display())));
+    }
+    Ok(())
+}
+
+fn folder(path: &Path) -> Result<(), Refusal> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| Refusal::new(Code::LOCAL_IO, format!("{} cannot be made: {e}.", path.display())))
+}
+
+async fn make(plan: &Plan, clock: Arc<dyn Clock>, users: Option<services::Users>) -> Result<Made, Refusal> {
     if !plan.key.0.signs_acts() {
         return Err(Refusal::new(Code::BAD_KEY, "RSA keys do not sign acts; take Ed25519, ECDSA or a security key."));
     }
     if let Some(listen) = plan.gateway_ssh {
         source_of(listen, &plan.gateway_source)?;
     }
-    let occupied = fs::read_dir(&plan.dir).is_ok_and(|mut entries| entries.next().is_some());
-    if occupied || plan.dir.is_file() {
-        return Err(Refusal::new(
-            Code::NOT_EMPTY,
-            format!("{} is not empty; nothing was changed.", plan.dir.display()),
-        ));
-    }
-    let state = plan.dir.join("state");
-    for folder in [&plan.dir, &state, &state.join("ca")] {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|e| Refusal::new(Code::LOCAL_IO, format!("{} cannot be made: {e}.", folder.display())))?;
-    }
+    vacant(&plan.dir)?;
+    let text = configuration(plan, if users.is_some() { &services::LINES } else { &[] });
     let config = plan.dir.join("jit-broker.toml");
-    write_new(&config, configuration(plan).as_bytes())?;
+    if users.is_some() {
+        let planned = Settings::parse(&text, &config).map_err(|problems| bad_config(&problems))?;
+        vacant(&planned.state_dir)?;
+        vacant(&planned.ca_dir)?;
+    }
+    folder(&plan.dir)?;
+    write_new(&config, text.as_bytes())?;
     for (name, text) in BUNDLE_FILES {
         write_new(&plan.dir.join(name), text.as_bytes())?;
     }
     let settings = Settings::read(&config).map_err(|problems| bad_config(&problems))?;
+    folder(&settings.state_dir)?;
+    folder(&settings.ca_dir)?;
     let keys = Keys::make(&settings.ca_dir, clock.read().wall_s)?;
     let mut install = [0; 16];
     clock.fill(&mut install);
@@ -99,11 +121,14 @@ pub async fn init(plan: &Plan, clock: Arc<dyn Clock>) -> Result<Made, Refusal> {
     };
     drop(keys);
     begin(&settings, clock, &genesis).await?;
+    if let Some(users) = users {
+        users.own(&settings, &config)?;
+    }
     Ok(Made { config, genesis })
 }
 
 /// The commented reference with the answers filled in.
-fn configuration(plan: &Plan) -> String {
+fn configuration(plan: &Plan, services: &[(&str, &str)]) -> String {
     let mut out = String::new();
     for line in REFERENCE.lines() {
         let key = line.split('=').next().unwrap_or_default().trim();
@@ -111,7 +136,7 @@ fn configuration(plan: &Plan) -> String {
             "listen" => Some(format!("listen     = \"{}\"", plan.listen)),
             "public_url" => Some(format!("public_url = \"{}\"", plan.public_url)),
             "admins" => Some(format!("admins = [{{ name = \"{}\", key = \"{}\" }}]", plan.admin, plan.key)),
-            _ => None,
+            _ => services.iter().find(|(name, _)| *name == key).map(|(_, line)| (*line).to_owned()),
         };
         out.push_str(filled.as_deref().unwrap_or(line));
         out.push('\n');
@@ -167,43 +192,4 @@ async fn begin(settings: &Settings, clock: Arc<dyn Clock>, genesis: &Genesis) ->
     drop(parts.jobs);
     let _ = parts.task.await;
     Ok(())
-}
-
-/// The files of a bundle in a folder: the three files, or folders of such files.
-///
-/// # Errors
-/// [`Code::BAD_CONFIG`] when none can be read.
-pub fn bundle_files(dir: &Path) -> Result<BTreeMap<String, String>, Refusal> {
-    let mut files = BTreeMap::new();
-    let broken = |path: &Path, e: std::io::Error| Refusal::new(Code::BAD_CONFIG, format!("{}: {e}.", path.display()));
-    for kind in ["people", "targets", "policy"] {
-        let single = dir.join(format!("{kind}.toml"));
-        if single.is_file() {
-            files.insert(format!("{kind}.toml"), fs::read_to_string(&single).map_err(|e| broken(&single, e))?);
-        }
-        let folder = dir.join(kind);
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if path.extension().is_some_and(|e| e == "toml") {
-                files.insert(format!("{kind}/{name}"), fs::read_to_string(&path).map_err(|e| broken(&path, e))?);
-            }
-        }
-    }
-    if files.is_empty() {
-        return Err(Refusal::new(
-            Code::BAD_CONFIG,
-            format!("{} has no people.toml, targets.toml or policy.toml.", dir.display()),
-        ));
-    }
-    // Authorities that a target names are inlined, and nothing else that lies beside them.
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let named = || files.iter().any(|(file, text)| file.starts_with("targets") && text.contains(&name));
-        if name.ends_with(".crt") && named() {
-            let path = entry.path();
-            files.insert(name, fs::read_to_string(&path).map_err(|e| broken(&path, e))?);
-        }
-    }
-    Ok(files)
 }

@@ -6,19 +6,26 @@ pub mod dev;
 pub mod dig;
 mod gateways;
 pub mod init;
+pub mod notify;
 pub mod outside;
 pub mod postgres;
 pub mod secrets;
+pub mod services;
 pub mod story;
+mod tasks;
 pub mod tls;
 pub mod verify;
+pub mod watch;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::api::metrics::{self, Metrics};
+use crate::api::serve::{serve, serve_plain};
 use crate::api::sessions::Recordings;
 use crate::api::{Api, router, with_outside};
 use crate::broker::clerk::{self, SignerHandle, ledger_refusal};
@@ -45,17 +52,19 @@ pub struct Daemon {
     /// The verbs.
     pub broker: Broker,
     /// Where HTTPS listens.
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
     /// The recordings, where a gateway makes them.
     pub recordings: Option<Arc<Store>>,
     /// The key by which others know this broker as a witness, where it is one.
     pub witness_key: Option<String>,
     /// Where the SSH gateway listens, where there is one.
-    pub gateway_ssh: Option<std::net::SocketAddr>,
+    pub gateway_ssh: Option<SocketAddr>,
+    /// Where metrics are served, where they are.
+    pub metrics: Option<SocketAddr>,
     gateways: gateways::Gateways,
     witnesses: Witnesses,
-    stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    stop: tokio::sync::watch::Sender<bool>,
+    tasks: tasks::Tasks,
     clerk: JoinHandle<Result<(), Refusal>>,
 }
 
@@ -125,8 +134,11 @@ impl Daemon {
         clock: Arc<dyn Clock>,
         signer: Box<dyn Signer>,
     ) -> Result<Self, Refusal> {
-        let listener = bind(settings).await?;
-        let address = listener.local_addr().map_err(|e| Refusal::new(Code::PORT_TAKEN, e.to_string()))?;
+        let (listener, address) = bind(settings.listen).await?;
+        let local = match settings.metrics {
+            Some(listen) => Some(bind(listen).await?),
+            None => None,
+        };
         let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
         let outside = outside::open(settings, &ledger.reader()).await?;
         let signer = SignerHandle::new(signer);
@@ -148,21 +160,27 @@ impl Daemon {
             settings.gateway_ssh.as_ref().map(|ssh| ssh.seen.clone()),
         );
         broker.command(Command::Start, Vec::new()).await?;
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = tokio::sync::watch::channel(false);
         let (acceptor, server_ca_pem, certificate) = tls::acceptor(&broker, signer).await?;
         reaper::round(&broker).await?;
         let gateways = gateways::start(settings, &broker, recordings.clone()).await?;
         let served = recordings.clone().map(Recordings::of);
         let api = Api { broker: broker.clone(), server_ca_pem: server_ca_pem.into(), recordings: served };
-        let routes = with_outside(router(api), outside.clone());
-        let serving = tokio::spawn(crate::api::serve::serve(listener, acceptor, routes, stopped.clone()));
-        let reaping = tokio::spawn(reaper::run(broker.clone(), stopped.clone()));
-        let removing = tokio::spawn(accounts::run(broker.clone(), stopped.clone()));
-        let sweeping = tokio::spawn(sweep::run(broker.clone(), stopped.clone()));
-        let leasing = tokio::spawn(lease::run(broker.clone(), stopped.clone()));
-        let picturing = tokio::spawn(snapshot::run(broker.clone(), stopped.clone()));
-        let witnessing = tokio::spawn(outside::tend(&broker, &outside.witnesses, stopped.clone()));
-        let renewing = tokio::spawn(certificate.tend(stopped));
+        let mut tasks = tasks::Tasks::default();
+        tasks.start("the API", serve(listener, acceptor, with_outside(router(api), outside.clone()), stopped.clone()));
+        tasks.start("the reaper", reaper::run(broker.clone(), stopped.clone()));
+        tasks.start("what removes accounts", accounts::run(broker.clone(), stopped.clone()));
+        tasks.start("what looks for strangers", sweep::run(broker.clone(), stopped.clone()));
+        tasks.start("what looks after leases", lease::run(broker.clone(), stopped.clone()));
+        tasks.start("what takes snapshots", snapshot::run(broker.clone(), stopped.clone()));
+        tasks.start("what hands checkpoints out", outside::tend(&broker, &outside.witnesses, stopped.clone()));
+        let metrics = local.as_ref().map(|(_, address)| *address);
+        if let Some((listener, _)) = local {
+            let (broker, ledger) = (broker.clone(), settings.ledger.clone());
+            let routes = metrics::router(Metrics { broker, ledger, recordings: recordings.clone() });
+            tasks.start("the metrics", serve_plain(listener, routes, stopped.clone()));
+        }
+        tasks.start("what renews the certificate", certificate.tend(stopped));
         Ok(Self {
             witness_key: outside.keeper.public().map(|key| key.to_string()),
             gateway_ssh: gateways.ssh_address(),
@@ -171,18 +189,31 @@ impl Daemon {
             broker,
             address,
             recordings,
+            metrics,
             stop,
-            tasks: vec![serving, reaping, removing, sweeping, leasing, picturing, witnessing, renewing],
+            tasks,
             clerk,
         })
     }
 
+    /// Has the daemon look at itself, and tells the service manager.
+    pub fn watch(&mut self, notify: Arc<notify::Notify>) {
+        let looking = watch::daemon(self.broker.clone(), notify, self.stop.subscribe());
+        self.tasks.start("the self-check", looking);
+    }
+
     /// Waits until the daemon can do its work no longer, and says why.
     pub async fn failed(&mut self) -> Refusal {
-        match (&mut self.clerk).await {
-            Ok(Err(refusal)) => refusal,
-            Ok(Ok(())) => Refusal::new(Code::BUG, "The clerk stopped by itself."),
-            Err(error) => Refusal::new(Code::BUG, format!("The clerk failed: {error}.")),
+        let part = tokio::select! {
+            clerk = &mut self.clerk => return clerk_ended(clerk),
+            part = self.tasks.ended() => part,
+            () = self.gateways.ended() => "the SSH gateway",
+        };
+        // The clerk takes the others along, and knows why.
+        match tokio::time::timeout(Duration::from_secs(1), &mut self.clerk).await {
+            Ok(clerk) => clerk_ended(clerk),
+            // An end that nobody keeps is worse than a restart.
+            Err(_) => Refusal::new(Code::BUG, format!("A part of the daemon ended by itself: {part}.")),
         }
     }
 
@@ -191,9 +222,7 @@ impl Daemon {
         // Leases are looked after for as long as a session drains.
         self.gateways.stop().await;
         self.stop.send_replace(true);
-        for task in self.tasks {
-            let _ = task.await;
-        }
+        self.tasks.all().await;
         self.broker.snapshot_at_stop().await;
         if let Err(refusal) = self.broker.command(Command::Stop, Vec::new()).await {
             tracing::warn!(code = %refusal.code, "the stop was not logged: {}", refusal.message);
@@ -207,10 +236,19 @@ impl Daemon {
     }
 }
 
-async fn bind(settings: &Settings) -> Result<TcpListener, Refusal> {
-    TcpListener::bind(settings.listen)
-        .await
-        .map_err(|e| Refusal::new(Code::PORT_TAKEN, format!("{} cannot be listened on: {e}.", settings.listen)))
+fn clerk_ended(clerk: Result<Result<(), Refusal>, tokio::task::JoinError>) -> Refusal {
+    match clerk {
+        Ok(Err(refusal)) => refusal,
+        Ok(Ok(())) => Refusal::new(Code::BUG, "The clerk stopped by itself."),
+        Err(_) => Refusal::new(Code::BUG, "The clerk failed."),
+    }
+}
+
+async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), Refusal> {
+    let taken = |e: std::io::Error| Refusal::new(Code::PORT_TAKEN, format!("{listen} cannot be listened on: {e}."));
+    let listener = TcpListener::bind(listen).await.map_err(taken)?;
+    let address = listener.local_addr().map_err(taken)?;
+    Ok((listener, address))
 }
 
 /// The file must name the administrators that leaf 0 pins (decisions.md 3).

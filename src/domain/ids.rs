@@ -119,6 +119,11 @@ id!(
     InstallId, "in_"
 );
 
+/// The origin of an installation's log: the first line of its checkpoints.
+pub fn origin_of(install: &str) -> String {
+    format!("jit-broker/audit/{install}/e0")
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

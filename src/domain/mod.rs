@@ -7,6 +7,10 @@
 
 pub mod act;
 pub mod bundle;
+#[cfg(feature = "server")]
+pub mod cel;
+#[cfg(not(feature = "server"))]
+#[path = "cel_unread.rs"]
 pub mod cel;
 pub mod code;
 pub mod codes;

@@ -184,7 +184,18 @@ pub struct Ledger {
     frontier: Frontier,
     last_hash: Hash,
     // Declared last, dropped last: the lock outlives the connection's handle.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The lock of the one writer. Given back by word, because a program that is just being started by another thread of this process has
+/// the descriptor as well until it is exec'ed, and would hold it for a moment longer.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl Ledger {
@@ -332,7 +343,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn take_lock(path: &Path) -> Result<File, LedgerError> {
+fn take_lock(path: &Path) -> Result<Lock, LedgerError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(beside(path, ".lock"))?;
@@ -348,7 +359,7 @@ fn take_lock(path: &Path) -> Result<File, LedgerError> {
     }
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 /// Makes the file private; SQLite gives its write-ahead log the same mode.

@@ -61,6 +61,11 @@ impl Reserve {
         }
     }
 
+    /// True while it is there.
+    pub fn stands(&self) -> bool {
+        *self.inner.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives the room away; true when there was some.
     pub fn spend(&self) -> bool {
         let mut stands = self.inner.stands.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,8 +105,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let reserve = Reserve::beside(&folder.path().join("ledger.db"));
         let path = folder.path().join("ledger.db.reserve");
-        assert!(!reserve.spend(), "there is nothing yet");
+        assert!(!reserve.spend() && !reserve.stands(), "there is nothing yet");
         reserve.stand().unwrap();
+        assert!(reserve.stands());
         let found = std::fs::metadata(&path).unwrap();
         assert!(found.blocks() * 512 >= RESERVE_BYTES, "the blocks are really taken");
         assert_eq!(found.mode() & 0o777, 0o600);
@@ -111,7 +117,7 @@ mod tests {
         let again = Reserve::beside(&folder.path().join("ledger.db"));
         again.stand().unwrap();
         assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= RESERVE_BYTES);
-        assert!(again.spend() && !path.exists());
+        assert!(again.spend() && !again.stands() && !path.exists());
         // Where it cannot be made nothing is left behind.
         let nowhere = Reserve::beside(&folder.path().join("missing/ledger.db"));
         assert!(matches!(nowhere.stand(), Err(LedgerError::Io(_))));

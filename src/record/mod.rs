@@ -26,3 +26,4 @@ pub use index::Found;
 pub use live::Recorder;
 pub use reader::Reader;
 pub use store::Store;
+pub use writer::written_bytes;

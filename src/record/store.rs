@@ -86,6 +86,14 @@ impl Store {
         &self.dir
     }
 
+    /// How much of the disk is free, in thousandths.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`].
+    pub fn free_permille(&self) -> Result<u64, RecordError> {
+        self.top.free_permille().map_err(RecordError::io("the disk".to_owned()))
+    }
+
     /// Begins a recording; the header is in the file when this returns. Blocks on the disk for a moment.
     ///
     /// # Errors

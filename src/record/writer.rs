@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -24,6 +25,13 @@ use crate::domain::session::Sealed;
 const AGE_US: u64 = 250_000;
 /// How long what is written may be only in the system's memory, in microseconds.
 const SYNC_US: u64 = 8_000_000;
+
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// How many bytes of recordings this process has written.
+pub fn written_bytes() -> u64 {
+    WRITTEN.load(Ordering::Relaxed)
+}
 
 /// What a writer is told.
 pub enum Order {
@@ -165,6 +173,7 @@ impl Writer {
                 live.lose(why);
                 return;
             }
+            WRITTEN.fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
             chain.link = batch.link;
             (chain.chunks, chain.bytes) = (chain.chunks + batch.chunks, chain.bytes + batch.bytes.len() as u64);
             let bytes = chain.bytes;

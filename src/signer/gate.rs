@@ -423,10 +423,7 @@ impl Signer for Gate {
     }
 }
 
-/// The origin of an installation's log: the first line of its checkpoints.
-pub fn origin_of(install: &str) -> String {
-    format!("jit-broker/audit/{install}/e0")
-}
+pub use crate::domain::ids::origin_of;
 
 pub(super) fn hex(hash: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(hash)

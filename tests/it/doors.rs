@@ -10,9 +10,10 @@ use tower::ServiceExt;
 use crate::trust::World;
 
 /// Method, path, body, and the status for nobody, alice (no office), bob (operator, auditor) and the administrator.
-const DOORS: [(&str, &str, &str, [u16; 4]); 31] = [
+const DOORS: [(&str, &str, &str, [u16; 4]); 32] = [
     ("GET", "/livez", "", [200, 200, 200, 200]),
     ("GET", "/readyz", "", [200, 200, 200, 200]),
+    ("GET", "/metrics", "", [404, 404, 404, 404]),
     ("GET", "/v1/about", "", [200, 200, 200, 200]),
     ("POST", "/v1/challenge", "{}", [200, 200, 200, 200]),
     ("POST", "/v1/acts", "{\"act\":\"{}\",\"signature\":\"\"}", [400, 400, 400, 400]),

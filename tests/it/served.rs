@@ -271,7 +271,13 @@ impl Client<'_> {
         }
     }
 
-    fn connect(&self) -> std::io::Result<rustls::StreamOwned<rustls::ClientConnection, TcpStream>> {
+    /// The token of the session.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// A connection on which anything may be said.
+    pub fn connect(&self) -> std::io::Result<rustls::StreamOwned<rustls::ClientConnection, TcpStream>> {
         let stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(40)))?;
         let name = "127.0.0.1".try_into().unwrap();

@@ -60,9 +60,12 @@ where
         alive: connection.alive,
     });
     let stream = Cuttable::new(BufReader::with_capacity(READ, stream), switch.clone());
-    let mut session = timeout_at(deadline, Box::pin(run_stream(connection.face, stream, door)))
-        .await
-        .map_err(|_| russh::Error::ConnectionTimeout)??;
+    // A stop waits for nobody who has not even said who they are.
+    let begun = tokio::select! {
+        begun = timeout_at(deadline, Box::pin(run_stream(connection.face, stream, door))) => begun.ok(),
+        () = async { let _ = stop.wait_for(|stop| *stop).await; } => None,
+    };
+    let mut session = begun.ok_or(russh::Error::ConnectionTimeout)??;
     let let_in = tokio::select! {
         done = &mut session => return done,
         let_in = &mut entered => let_in.is_ok(),

@@ -44,8 +44,15 @@ pub struct Running {
 
 impl Running {
     /// Waits until it has stopped: nothing is accepted any more and every session is closed and sealed.
-    pub async fn stopped(self) {
-        let _ = self.task.await;
+    pub async fn stopped(mut self) {
+        self.ended().await;
+    }
+
+    /// Waits until it is over, by itself or because it was told to stop; again it answers at once.
+    pub async fn ended(&mut self) {
+        if !self.task.is_finished() {
+            let _ = (&mut self.task).await;
+        }
     }
 }
 

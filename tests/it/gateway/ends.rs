@@ -180,6 +180,38 @@ fn a_stop_gives_a_moment_and_then_seals() {
 }
 
 #[test]
+fn a_stop_waits_for_no_stranger() {
+    let mut world = Gw::start();
+    let strangers: Vec<_> = [&b""[..], b"SSH-2.0-x\r\n", b"SSH-2.0-x\r\n\0\0\x01"]
+        .into_iter()
+        .map(|said| {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", world.port)).unwrap();
+            std::io::Write::write_all(&mut stream, said).unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let took = world.close();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    drop(strangers);
+}
+
+#[test]
+fn a_stop_gives_no_more_than_the_window() {
+    let mut world = Gw::start();
+    let pass = world.pass("work", 600);
+    let shell = Busy::start(&world, &pass, &["-tt", "gateway", "echo on; sleep 3600"]);
+    shell.wait_for("on");
+    world.clock.advance(596);
+    let took = world.close();
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    let (done, ..) = shell.ended(Instant::now());
+    assert_eq!(done.code, Some(254), "{done:?}");
+    let cause = world.end(pass.grant).1.cause;
+    assert!([SessionCause::Drained, SessionCause::WindowEnd].contains(&cause), "{cause:?}");
+}
+
+#[test]
 fn an_overlapping_grant_keeps_the_connection_and_what_it_opens() {
     let world = Gw::start();
     let pass = world.pass("work", 600);

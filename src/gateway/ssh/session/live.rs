@@ -393,7 +393,9 @@ impl Task {
                 _ = closed.wait_for(|closed| *closed) => return by(SessionCause::Closed),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return by(SessionCause::Drained),
                 _ = stop.wait_for(|stop| *stop), if deadline.is_none() => {
-                    // Nobody looks after leases any more from here on, so the end is kept by this deadline as well.
+                    // Whoever looks after leases may be gone before this is, so the end is kept by this deadline as well; what was
+                    // left when the nap began is seconds old.
+                    let left_s = lease.ends_at() - self.gate.broker.now();
                     let left = Duration::from_secs(u64::try_from(left_s).unwrap_or(0));
                     deadline = Some(Instant::now() + GRACE.min(left));
                     ends.notice.send_replace(lines::STOPPING.to_owned());

@@ -1,0 +1,46 @@
+//! The files of a bundle, as an administrator has them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::domain::refusal::{Code, Refusal};
+
+/// The files of a bundle in a folder: the three files, or folders of such files.
+///
+/// # Errors
+/// [`Code::BAD_CONFIG`] when none can be read.
+pub fn bundle_files(dir: &Path) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut files = BTreeMap::new();
+    let broken = |path: &Path, e: std::io::Error| Refusal::new(Code::BAD_CONFIG, format!("{}: {e}.", path.display()));
+    for kind in ["people", "targets", "policy"] {
+        let single = dir.join(format!("{kind}.toml"));
+        if single.is_file() {
+            files.insert(format!("{kind}.toml"), fs::read_to_string(&single).map_err(|e| broken(&single, e))?);
+        }
+        let folder = dir.join(kind);
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if path.extension().is_some_and(|e| e == "toml") {
+                files.insert(format!("{kind}/{name}"), fs::read_to_string(&path).map_err(|e| broken(&path, e))?);
+            }
+        }
+    }
+    if files.is_empty() {
+        return Err(Refusal::new(
+            Code::BAD_CONFIG,
+            format!("{} has no people.toml, targets.toml or policy.toml.", dir.display()),
+        ));
+    }
+    // Authorities that a target names are inlined, and nothing else that lies beside them.
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let named = || files.iter().any(|(file, text)| file.starts_with("targets") && text.contains(&name));
+        if name.ends_with(".crt") && named() {
+            let path = entry.path();
+            files.insert(name, fs::read_to_string(&path).map_err(|e| broken(&path, e))?);
+        }
+    }
+    Ok(files)
+}

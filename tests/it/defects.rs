@@ -1,0 +1,111 @@
+//! Where the program is wrong: one connection, one task or one command ends, it is counted, and nobody's data is in what is told.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, ExitCode, Output};
+use std::time::Duration;
+
+use axum::routing::get;
+use jit_broker::api::metrics::{Metrics, router};
+use jit_broker::api::serve::serve_plain;
+use jit_broker::domain::refusal::Code;
+use tokio::net::TcpListener;
+
+use crate::served::PROGRAM;
+use crate::trust::World;
+
+const CANARY: &str = "canary-in-a-panic-44d1";
+
+fn get_from(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    text
+}
+
+/// Says to a test that it is the process which panics: the hook of panics is a process's.
+const CHILD: &str = "JIT_TEST_PANICS_HERE";
+
+/// This test again, in a process of its own.
+fn again(name: &str) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("defects::{name}"), "--nocapture"]).env(CHILD, "1").output().unwrap()
+}
+
+async fn a_daemon_with_a_defect() {
+    jit_broker::bug::watch(|_| {}, |sentence| eprintln!("TOLD {sentence}"));
+    let world = World::start().await;
+    let metrics = Metrics { broker: world.broker().clone(), ledger: world.settings.ledger.clone(), recordings: None };
+    let secret = format!("token {CANARY}");
+    let wrong = move || {
+        let secret = secret.clone();
+        async move {
+            let found: Result<(), String> = std::hint::black_box(Err(secret));
+            found.unwrap();
+            "never"
+        }
+    };
+    let routes = router(metrics)
+        .route("/defect", get(wrong))
+        .route("/said", get(async || -> &'static str { panic!("a text of the source") }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let serving = tokio::spawn(serve_plain(listener, routes, stopped));
+    let asked = tokio::task::spawn_blocking(move || {
+        let before = get_from(port, "/metrics");
+        assert!(before.contains("jit_broker_panics_total 0\n"), "{before}");
+        for path in ["/defect", "/said"] {
+            assert_eq!(get_from(port, path), "", "the connection is closed without an answer");
+        }
+        let after = get_from(port, "/metrics");
+        assert!(after.contains("jit_broker_panics_total 2\n") && after.contains("jit_broker_ready 1\n"), "{after}");
+        assert!(get_from(port, "/readyz").contains(" 200 "));
+    });
+    asked.await.unwrap();
+    assert!(world.open(600).await.to_string().starts_with("gr_"), "it goes on granting");
+    stop.send_replace(true);
+    serving.await.unwrap();
+    world.stop().await;
+}
+
+#[test]
+fn a_handler_that_panics_ends_its_connection_alone() {
+    if std::env::var_os(CHILD).is_some() {
+        return tokio::runtime::Runtime::new().unwrap().block_on(a_daemon_with_a_defect());
+    }
+    let out = again("a_handler_that_panics_ends_its_connection_alone");
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{said}");
+    let told: Vec<&str> = said.lines().filter(|line| line.starts_with("TOLD")).collect();
+    assert_eq!(told.len(), 2, "{said}");
+    assert!(told.iter().all(|line| line.contains("tests/it/defects.rs:")), "{told:?}");
+    assert!(told[1].ends_with(": a text of the source."), "{told:?}");
+    assert!(!said.contains(CANARY), "{said}");
+}
+
+#[test]
+fn a_command_that_panics_says_so_and_exits_70() {
+    if std::env::var_os(CHILD).is_some() {
+        let code = jit_broker::cli::guarded(false, || -> ExitCode { panic!("{CANARY} {}", std::process::id()) });
+        std::process::exit(if code == ExitCode::from(70) { 70 } else { 99 });
+    }
+    let out = again("a_command_that_panics_says_so_and_exits_70");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(i32::from(Code::BUG.entry().exit)), "{said}");
+    assert!(said.contains("JB7070: A defect of jit-broker ") && said.contains("tests/it/defects.rs:"), "{said}");
+    assert!(said.contains("next: Report it") && !said.contains(CANARY), "{said}");
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_no_defect() {
+    for (more, wanted) in [("", "JB7007: the answer: No space left on device"), ("-o json ", "\"code\":\"JB7007\"")] {
+        let line = format!("'{PROGRAM}' {more}explain JB2003 > /dev/full");
+        let out = Command::new("sh").args(["-c", &line]).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains(wanted) && said.lines().count() <= 2, "{said}");
+    }
+}

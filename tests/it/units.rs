@@ -1,0 +1,244 @@
+//! The units as systemd reads them, and what the two programs tell the service manager: ready, alive, stopping.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use jit_broker::domain::event::Command as Said;
+use jit_broker::domain::refusal::Code;
+
+use crate::served::{PROGRAM, Served, eventually};
+use crate::trust::World;
+
+/// The least that systemd's own judgement of a unit may be.
+const EXPOSURE: f64 = 1.5;
+
+fn unit(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(unit(name)).unwrap()
+}
+
+#[test]
+fn both_units_are_shut_in_as_systemd_sees_it() {
+    for name in ["jit-broker.service", "jit-broker-signer.service"] {
+        let mut analyze = Command::new("systemd-analyze");
+        let out = analyze.args(["security", "--offline=yes", "--no-pager"]).arg(unit(name)).output();
+        let out = out.expect("systemd-analyze is needed: apt-get install systemd");
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let level = said.split("Overall exposure level for ").nth(1).and_then(|rest| rest.split_whitespace().nth(1));
+        let level: f64 = level.and_then(|level| level.parse().ok()).unwrap_or_else(|| panic!("{name}: {said}"));
+        assert!(level <= EXPOSURE, "{name} is at {level}");
+    }
+}
+
+#[test]
+fn both_units_are_understood_and_keep_nothing_in_run() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for name in ["jit-broker.service", "jit-broker-signer.service"] {
+        let text = text(name);
+        std::fs::write(folder.path().join(name), text.replace("/usr/local/bin/jit-broker", PROGRAM)).unwrap();
+        // Debian 12's systemd knows neither notify-reload nor a state folder that a wiped /run would take along.
+        for line in ["Type=notify\n", "WatchdogSec=", "RestartPreventExitStatus=78", "NotifyAccess=main"] {
+            assert!(text.contains(line), "{name} has no {line}");
+        }
+        assert!(!text.contains("RuntimeDirectory"), "{name}");
+    }
+    let units = ["jit-broker.service", "jit-broker-signer.service"].map(|name| folder.path().join(name));
+    let out = Command::new("systemd-analyze").arg("verify").args(units).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && !said.contains("jit-broker"), "{said}");
+}
+
+#[test]
+fn the_users_and_their_folders_are_made() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not root: users are made by root alone");
+        return;
+    }
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let root = folder.path();
+    std::fs::create_dir(root.join("etc")).unwrap();
+    for name in ["passwd", "group"] {
+        std::fs::copy(format!("/etc/{name}"), root.join("etc").join(name)).unwrap();
+    }
+    let (users, folders) = (unit("sysusers.d/jit-broker.conf"), unit("tmpfiles.d/jit-broker.conf"));
+    for (program, more, file) in [("systemd-sysusers", None, users), ("systemd-tmpfiles", Some("--create"), folders)] {
+        let mut command = Command::new(program);
+        let out = command.arg(format!("--root={}", root.display())).args(more).arg(file).output().unwrap();
+        assert!(out.status.success(), "{program}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    let made = std::fs::read_to_string(root.join("etc/passwd")).unwrap();
+    let id = |name: &str| {
+        made.lines().find_map(|line| line.strip_prefix(&format!("{name}:x:"))?.split(':').next()?.parse().ok())
+    };
+    let (daemon, signer): (Option<u32>, Option<u32>) = (id("jit-broker"), id("jit-broker-signer"));
+    assert!(daemon.is_some() && signer.is_some() && daemon != signer, "{made}");
+    for (path, mode, owner) in [
+        ("run/jit-broker", 0o2750, signer),
+        ("var/lib/jit-broker", 0o700, daemon),
+        ("var/lib/jit-broker-signer", 0o700, signer),
+    ] {
+        let found = std::fs::metadata(root.join(path)).unwrap();
+        assert_eq!((found.permissions().mode() & 0o7777, Some(found.uid())), (mode, owner), "{path}");
+    }
+}
+
+/// A service manager's ear.
+struct Ear {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Ear {
+    fn beside(dir: &Path) -> Self {
+        let path = dir.join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        Self { socket, path }
+    }
+
+    /// What stands before a command that it hears.
+    fn before(&self, watchdog_s: u64) -> Vec<String> {
+        let socket = format!("NOTIFY_SOCKET={}", self.path.display());
+        vec!["env".to_owned(), socket, format!("WATCHDOG_USEC={}", watchdog_s * 1_000_000)]
+    }
+
+    /// Everything that is said until a line comes, or the time is over.
+    fn hear(&self, wanted: &str, within: Duration) -> Result<Vec<String>, Vec<String>> {
+        let (until, mut said) = (Instant::now() + within, Vec::new());
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(said);
+            }
+            self.socket.set_read_timeout(Some(left)).unwrap();
+            let mut buffer = [0; 4096];
+            let Ok(length) = self.socket.recv(&mut buffer) else { return Err(said) };
+            said.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
+            if said.iter().any(|line| line == wanted) {
+                return Ok(said);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_daemon_says_when_it_serves_that_it_is_alive_and_when_it_stops() {
+    let mut served = Served::init();
+    let ear = Ear::beside(&served.dir);
+    served.before = ear.before(2);
+    served.serve();
+    ear.hear("READY=1", Duration::from_secs(10)).unwrap();
+    served.sign_in("root-admin");
+    ear.hear("STATUS=serving", Duration::from_secs(10)).unwrap();
+    for _ in 0..2 {
+        ear.hear("WATCHDOG=1", Duration::from_secs(2)).unwrap();
+    }
+    // SIGHUP is a reload: told before and after.
+    let pid = served.server.as_ref().unwrap().id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    let said = ear.hear("READY=1", Duration::from_secs(5)).unwrap();
+    assert!(said.contains(&"RELOADING=1".to_owned()), "{said:?}");
+    served.stop();
+    ear.hear("STOPPING=1", Duration::from_secs(5)).unwrap();
+}
+
+/// A signer of its own that is stopped holds the clerk up for ten seconds: that is what a watchdog of four must see, and no timer would.
+#[test]
+fn a_clerk_that_hangs_is_not_told_alive() {
+    let mut served = Served::init();
+    let ear = Ear::beside(&served.dir);
+    let socket = served.dir.join("signer.sock");
+    let text = std::fs::read_to_string(served.config()).unwrap();
+    let text = text.replace("signer = \"local\"", &format!("signer = \"unix:{}\"", socket.display()));
+    std::fs::write(served.config(), text).unwrap();
+    let mut signer = served.signer(&[]);
+    eventually("the signer's socket", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    served.before = ear.before(4);
+    served.serve();
+    ear.hear("WATCHDOG=1", Duration::from_secs(10)).unwrap();
+    let signal =
+        |name: &str| assert!(Command::new("kill").args([name, &signer.id().to_string()]).status().unwrap().success());
+    signal("-STOP");
+    // Something to sign: the act is durable, and its checkpoint is waited for.
+    let home = served.dir.join("root-admin");
+    let said = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| served.sign_in("root-admin"));
+        // What was sent before it hung.
+        ear.hear("no such line", Duration::from_secs(3)).unwrap_err();
+        let said = ear.hear("WATCHDOG=1", Duration::from_secs(4));
+        signal("-CONT");
+        asking.join().unwrap();
+        said
+    });
+    assert!(said.is_err(), "it was told alive while its clerk hung: {said:?}");
+    assert!(home.join("jit").exists());
+    ear.hear("WATCHDOG=1", Duration::from_secs(30)).unwrap();
+    signer.kill().unwrap();
+    signer.wait().unwrap();
+    // Without its signer it grants nothing, says so, and stays alive: a restart would cut sessions and mend nothing.
+    served.kill();
+}
+
+#[test]
+fn a_signer_is_alive_while_its_socket_answers() {
+    let mut served = Served::init();
+    let ear = Ear::beside(&served.dir);
+    let socket = served.dir.join("signer.sock");
+    let text = std::fs::read_to_string(served.config()).unwrap();
+    let text = text.replace("signer = \"local\"", &format!("signer = \"unix:{}\"", socket.display()));
+    std::fs::write(served.config(), text).unwrap();
+    let before = ear.before(1);
+    let mut signer = served.signer(&before.iter().map(String::as_str).collect::<Vec<_>>());
+    let said = ear.hear("READY=1", Duration::from_secs(10)).unwrap();
+    assert!(!said.contains(&"WATCHDOG=1".to_owned()));
+    ear.hear("WATCHDOG=1", Duration::from_secs(2)).unwrap();
+    // A wiped /run: the process is there, and nobody could reach it.
+    std::fs::remove_file(&socket).unwrap();
+    ear.hear("WATCHDOG=1", Duration::from_millis(400)).ok();
+    let said = ear.hear("WATCHDOG=1", Duration::from_secs(2));
+    assert!(said.is_err(), "{said:?}");
+    signer.kill().unwrap();
+    signer.wait().unwrap();
+    served.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_self_check_finds_a_clerk_that_does_not_answer() {
+    let world = World::start().await;
+    let broker = world.broker().clone();
+    broker.alive(Duration::from_secs(5)).await.unwrap();
+    broker.ready().await.unwrap();
+    // Whoever looks at the state keeps the clerk waiting.
+    let look = broker.memory().await;
+    let waiting = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.command(Said::Beat, Vec::new()).await }
+    });
+    let stuck = broker.alive(Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!((stuck.code, stuck.message.as_str()), (Code::LEDGER_DOWN, "The clerk does not answer."));
+    drop(look);
+    waiting.await.unwrap().unwrap();
+    broker.alive(Duration::from_secs(5)).await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_tells_what_keeps_from_granting() {
+    let world = World::start().await;
+    let broker = world.broker().clone();
+    broker.ready().await.unwrap();
+    assert!(broker.reserve().spend());
+    assert_eq!(broker.ready().await.unwrap_err().code, Code::DISK_FULL);
+    broker.alive(Duration::from_secs(5)).await.expect("a full disk is no reason for a restart");
+    broker.reserve().stand().unwrap();
+    broker.ready().await.unwrap();
+    world.clock.step_wall(-3600);
+    assert_eq!(broker.ready().await.unwrap_err().code, Code::CLOCK);
+    broker.alive(Duration::from_secs(5)).await.expect("nor is a clock");
+    world.stop().await;
+}
