@@ -6,7 +6,8 @@
 
 pub mod accounts;
 pub mod clerk;
-mod fold;
+mod earlier;
+pub(crate) mod fold;
 pub mod gateway;
 pub mod lease;
 pub mod left;

@@ -44,7 +44,11 @@ fn a_cast_is_what_players_read() {
     assert!(times.is_sorted() && times[0] == 0.000_002, "{times:?}");
     let other = exported(&session(), |reader, out| cast(reader, Some(2), Escapes::Harmless, out));
     assert!(other.ends_with("\"other\\r\\n\"]\n"), "{other}");
-    assert_eq!(exported(&file(&[]), |reader, out| cast(reader, None, Escapes::Untouched, out)).lines().count(), 1, "nothing happened");
+    assert_eq!(
+        exported(&file(&[]), |reader, out| cast(reader, None, Escapes::Untouched, out)).lines().count(),
+        1,
+        "nothing happened"
+    );
 }
 
 #[test]
@@ -92,6 +96,7 @@ fn a_cast_harms_no_terminal_unless_every_byte_is_wanted() {
     }
     assert!(kept.ends_with("g\x1b[31mred\x1b[0m\r\r\n"), "{kept:?}");
     assert!(kept.starts_with("abc") && kept.contains('d') && kept.contains('e'), "{kept:?}");
-    let whole: Vec<u8> = HOSTILE.concat().iter().flat_map(|b| if *b == b'\n' { vec![b'\r', b'\n'] } else { vec![*b] }).collect();
+    let whole: Vec<u8> =
+        HOSTILE.concat().iter().flat_map(|b| if *b == b'\n' { vec![b'\r', b'\n'] } else { vec![*b] }).collect();
     assert_eq!(all(Escapes::Untouched), String::from_utf8_lossy(&whole), "as it passed");
 }
