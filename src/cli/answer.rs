@@ -13,7 +13,7 @@ use super::{Globals, output, prompt, ssh, terms};
 use crate::domain::act::{Deed, Selector};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::names::{PersonName, RoleName, TargetName};
-use crate::domain::refusal::Code;
+use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::parse_span;
 use crate::domain::text::shown;
 use crate::wire::{BundleDoc, GrantDoc, List, RequestDoc};
@@ -65,7 +65,11 @@ pub(super) fn only<T>(mut fitting: impl Iterator<Item = T>, what: &str, text: &s
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => Err(Failure::new(Code::AMBIGUOUS, format!("{text} fits more than one {what}."))),
-        (None, _) => Err(Failure::new(Code::MISSING, format!("There is no {what} {text}, or you may not know of it."))),
+        (None, _) => {
+            let message = format!("There is no {what} {text}, or you may not know of it.");
+            let all = if what == "session" { "jit-broker session ls" } else { "jit-broker status" };
+            Err(Failure(Refusal::new(Code::MISSING, message).hint(all)))
+        }
     }
 }
 

@@ -244,15 +244,7 @@ fn show_request(doc: &RequestDoc) -> Vec<String> {
     lines.extend(doc.reason.iter().map(|r| format!("  reason: {r}")));
     lines.extend(doc.ticket.iter().map(|t| format!("  ticket: {t}")));
     for step in &doc.steps {
-        let by: Vec<String> = step.approved_by.iter().map(ToString::to_string).collect();
-        let mark = if step.open { "open" } else { "" };
-        lines.push(format!(
-            "  step {}: {} of {} [{}] {mark}",
-            step.name,
-            step.need,
-            step.from.join(", "),
-            by.join(", ")
-        ));
+        lines.push(format!("  step {}", super::review::step(step)));
     }
     lines.extend(doc.grant_id.iter().map(|g| format!("  grant {g}")));
     lines.extend(doc.denial.iter().map(|d| format!("  denied: {d}")));

@@ -14,7 +14,7 @@ use crate::domain::ids::RequestId;
 use crate::domain::refusal::Code;
 use crate::domain::span::parse_span;
 use crate::domain::text::shown;
-use crate::wire::{EarlierDoc, List, RequestDoc};
+use crate::wire::{EarlierDoc, List, RequestDoc, StepDoc};
 
 /// How a round goes on after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,10 +220,7 @@ fn card(doc: &RequestDoc, earlier: &[EarlierDoc], (at, of): (usize, usize), now:
     doc.ticket.iter().for_each(|ticket| put("ticket", ticket.clone()));
     put("asked", format!("{}; it lapses {}", ago(&doc.created_at, now), ago(&doc.answer_by, now)));
     for step in &doc.steps {
-        let by: Vec<&str> = step.approved_by.iter().map(|p| p.as_str()).collect();
-        let agreed = if by.is_empty() { String::new() } else { format!("; {} agreed", by.join(", ")) };
-        let mark = if step.open { "  <- you" } else { "" };
-        put("step", format!("{}: {} of {}{agreed}{mark}", step.name, step.need, step.from.join(", ")));
+        put("step", format!("{}{}", self::step(step), if step.open { "  <- you" } else { "" }));
     }
     if earlier.is_empty() {
         put("earlier", format!("nothing that you may know of by {}", doc.requester));
@@ -232,6 +229,14 @@ fn card(doc: &RequestDoc, earlier: &[EarlierDoc], (at, of): (usize, usize), now:
         put(if row == 0 { "earlier" } else { "" }, once(other, now));
     }
     lines
+}
+
+/// A step in words: who is asked, and who agreed.
+pub(super) fn step(step: &StepDoc) -> String {
+    let by: Vec<&str> = step.approved_by.iter().map(|p| p.as_str()).collect();
+    let agreed = if by.is_empty() { String::new() } else { format!("; {} agreed", by.join(", ")) };
+    let open = if step.open { ", open" } else { "" };
+    format!("{}: {} of {}{agreed}{open}", step.name, step.need, step.from.join(", "))
 }
 
 fn once(other: &EarlierDoc, now: i64) -> String {

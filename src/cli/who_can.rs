@@ -15,7 +15,7 @@ use crate::domain::bundle::{Bundle, BundleText};
 use crate::domain::judge::{Ask, Verdict, preview};
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
-use crate::domain::target::Target;
+use crate::domain::target::{Target, TargetKind};
 use crate::wire::{BundleDoc, List, PersonDoc};
 
 /// `jit-broker policy who-can`
@@ -64,7 +64,8 @@ impl WhoCanArgs {
             ["person", "role", "verdict", "max_s", "who", "rules"].map(|key| text(&row[key])).into()
         })?;
         if rows.is_empty() && !globals.json() {
-            eprintln!("Nobody.");
+            let governed = bundle.policy.governs_itself() || target.kind != TargetKind::Broker;
+            eprintln!("{}", if governed { "Nobody." } else { "No rule: each administrator alone changes the bundle." });
         }
         Ok(ExitCode::SUCCESS)
     }

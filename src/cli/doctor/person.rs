@@ -238,10 +238,10 @@ fn resolved(user: &Path, target: &TargetDoc) -> Option<Vec<String>> {
         ("hostname", target.host.clone()),
         ("port", target.port.to_string()),
         ("hostkeyalias", target.alias.clone()),
-        ("stricthostkeychecking", "true".to_owned()),
+        ("stricthostkeychecking", "yes".to_owned()),
     ];
-    let wrong = wanted.iter().filter(|(key, wanted)| {
-        !value(key).eq_ignore_ascii_case(wanted) && !(*wanted == "true" && value(key) == "yes")
-    });
+    // `ssh -G` says true for yes.
+    let same = |said: &str, wanted: &str| said.eq_ignore_ascii_case(wanted) || wanted == "yes" && said == "true";
+    let wrong = wanted.iter().filter(|(key, wanted)| !same(&value(key), wanted));
     Some(wrong.map(|(key, _)| format!("{key} {}", value(key))).collect())
 }

@@ -95,6 +95,8 @@ fn honest() -> RequestDoc {
     doc(&act(asks("root", Some(3600))), granted("root", 3600))
 }
 
+type Lie = fn(&mut RequestDoc);
+
 fn goes_on() -> Deed {
     let key = Key(jit_ca::key::PrivateKey::from_seed([1; 32]).public().clone());
     let target = TargetName::new("web-07").unwrap();
@@ -112,7 +114,7 @@ fn an_extension_is_shown_with_the_grant_and_the_end_that_were_signed() {
     let act = act(goes_on());
     let honest = || extension(&act, granted("deploy", 3600), 3601);
     assert!(!refused(&honest()));
-    let lies: [(&str, fn(&mut RequestDoc)); 7] = [
+    let lies: [(&str, Lie); 7] = [
         ("another grant", |d| d.extends = Some(GrantId::new([4; 16]))),
         ("no extension", |d| d.extends = None),
         ("another end", |d| d.until = Some(crate::cli::output::instant(3602))),

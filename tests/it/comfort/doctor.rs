@@ -4,7 +4,10 @@ use serde_json::Value;
 
 use crate::world::{Done, World};
 
-fn findings(done: Done) -> (Option<i32>, Vec<(String, String, String, String)>) {
+/// What, health, detail, next.
+type Found = (String, String, String, String);
+
+fn findings(done: Done) -> (Option<i32>, Vec<Found>) {
     let doc: Value = serde_json::from_str(&done.out).unwrap_or_else(|e| panic!("{e}: {}\n{}", done.out, done.err));
     let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
     let all = doc["items"].as_array().unwrap().iter();
@@ -15,9 +18,7 @@ fn findings(done: Done) -> (Option<i32>, Vec<(String, String, String, String)>) 
 fn problem(done: Done, what: &str, detail: &str, next: &str) {
     let (code, all) = findings(done);
     assert_eq!(code, Some(1), "{all:#?}");
-    let fits = |(w, h, d, n): &&(String, String, String, String)| {
-        w == what && h == "problem" && d.contains(detail) && n.contains(next)
-    };
+    let fits = |(w, h, d, n): &&Found| w == what && h == "problem" && d.contains(detail) && n.contains(next);
     assert!(all.iter().any(|found| fits(&found)), "no {what}: {detail} in {all:#?}");
 }
 
@@ -77,7 +78,7 @@ fn the_brokers_machine() {
         "{all:#?}"
     );
     assert!(wrong.contains(&"administrators"));
-    let alone = |(_, _, detail, _): &&(String, String, String, String)| detail.contains("when bob asks");
+    let alone = |(_, _, detail, _): &&Found| detail.contains("when bob asks");
     assert!(
         all.iter().any(|f| alone(&f)) && !all.iter().any(|f| f.2.contains("alice asks")),
         "bob is the only lead: {all:#?}"

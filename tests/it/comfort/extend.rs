@@ -106,7 +106,7 @@ fn a_live_session_goes_on_under_the_extension_and_ends_with_it() {
     until(Duration::from_secs(2), "the end of the first grant", over);
     let moved =
         |event: &Event| matches!(event, Event::SessionMoved { from, to, .. } if *from == pass.grant && *to == longer);
-    assert!(world.events().iter().any(|event| moved(event)));
+    assert!(world.events().iter().any(moved));
     let mut command = world.client("ssh", None);
     let done: Done = command.args(["-o", &path, "gateway", "echo on"]).output().unwrap().into();
     assert_eq!(done.ok(), "on\n");
