@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use super::super::client::Client;
 use super::super::failure::Failure;
@@ -22,6 +23,9 @@ const PROGRAM: &str = "/usr/local/bin/jit-broker";
 /// What sshd uses, also where a Match would make it ask for whom.
 const LOOK: &str =
     "PATH=$PATH:/usr/sbin:/sbin; sshd -T -C user=root,host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22";
+/// How often, and how long after another, a thing is looked for that comes with a reload.
+const LOOKS: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(500);
 /// The host's own key.
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
 
@@ -35,6 +39,8 @@ pub struct Remote {
 /// What a command on the host gave.
 struct Done {
     ok: bool,
+    /// ssh itself failed, and not the command (ssh(1)).
+    away: bool,
     out: String,
     err: String,
 }
@@ -68,7 +74,20 @@ impl Remote {
         let out = child.wait_with_output().map_err(failed)?;
         let _ = writing.join();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-        Ok(Done { ok: out.status.success(), out: text(&out.stdout), err: text(&out.stderr) })
+        Ok(Done {
+            ok: out.status.success(),
+            away: out.status.code() == Some(255),
+            out: text(&out.stdout),
+            err: text(&out.stderr),
+        })
+    }
+
+    /// Runs a command on a host whose sshd was told to read its configuration anew a moment ago: it lets nobody in for that moment.
+    fn look(&self, command: &str) -> Result<Done, Failure> {
+        match patiently(|| Ok(Some(self.run(command, b"")?).filter(|done| !done.away)))? {
+            Some(done) => Ok(done),
+            None => self.run(command, b""),
+        }
     }
 
     fn must(&self, command: &str, input: &[u8]) -> Result<String, Failure> {
@@ -143,7 +162,7 @@ fn proofs(
     krl: &KrlDoc,
     found: &mut Findings,
 ) -> Result<(), Failure> {
-    let told = remote.run(LOOK, b"")?;
+    let told = remote.look(LOOK)?;
     let lower = told.out.to_ascii_lowercase();
     let uses =
         |key: &str| lower.lines().any(|line| line.starts_with(&format!("{key} ")) && line.contains("/jit-broker/"));
@@ -159,7 +178,7 @@ fn proofs(
     }
     let port = lower.lines().find_map(|line| line.strip_prefix("port ")).unwrap_or("22").trim().to_owned();
     shown_certificate(remote, name, client, &port, found)?;
-    let list = remote.run("cat /etc/ssh/jit-broker/krl.version", b"")?;
+    let list = remote.look("cat /etc/ssh/jit-broker/krl.version")?;
     match list.out.trim().parse::<u64>() {
         Ok(version) if version >= krl.version => {
             found.ok("revocation list", format!("list {version} is there, and confirmed to the broker"))
@@ -170,13 +189,24 @@ fn proofs(
             format!("ssh {} systemctl status jit-broker-host", remote.destination),
         ),
     }
-    let timer = remote.run("[ -d /run/systemd/system ] || exit 9; systemctl is-active jit-broker-host.timer", b"")?;
+    let timer = remote.look("[ -d /run/systemd/system ] || exit 9; systemctl is-active jit-broker-host.timer")?;
     if timer.ok {
         found.ok("timer", "it keeps the list fresh");
     } else {
         found.note("timer", "no systemd timer runs there: keep jit-broker host run going by other means", "");
     }
     still_in(remote, found)
+}
+
+/// Looks again for a while: what comes with a reload needs a moment.
+fn patiently<T>(mut look: impl FnMut() -> Result<Option<T>, Failure>) -> Result<Option<T>, Failure> {
+    for _ in 1..LOOKS {
+        if let Some(seen) = look()? {
+            return Ok(Some(seen));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    look()
 }
 
 /// The certificate that sshd shows to whoever connects, judged as a client would.
@@ -190,9 +220,13 @@ fn shown_certificate(
     if !port.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(());
     }
-    let scan = remote.run(&format!("ssh-keyscan -c -t ed25519 -p {port} 127.0.0.1"), b"")?;
     // `@cert-authority HOST TYPE BLOB` (ssh-keyscan(1), -c).
-    let line = scan.out.lines().find_map(|line| line.find("ssh-ed25519-cert-v01@").and_then(|at| line.get(at..)));
+    let scan = || -> Result<Option<String>, Failure> {
+        let out = remote.look(&format!("ssh-keyscan -c -t ed25519 -p {port} 127.0.0.1"))?.out;
+        let line = out.lines().find_map(|line| line.find("ssh-ed25519-cert-v01@").and_then(|at| line.get(at..)));
+        Ok(line.map(str::to_owned))
+    };
+    let line = patiently(scan)?;
     let authority = &client.context()?.about.ssh_host;
     match line.and_then(|line| jit_ca::ssh::read(line.trim()).ok()) {
         Some(facts) if facts.ca == authority.0 && facts.principals.iter().any(|p| p == name.as_str()) => {
@@ -206,7 +240,7 @@ fn shown_certificate(
 
 /// A new connection after the change: nobody is locked out of the host.
 fn still_in(remote: &Remote, found: &mut Findings) -> Result<(), Failure> {
-    if remote.run("true", b"")?.ok {
+    if remote.look("true")?.ok {
         found.ok("login", format!("ssh {} still gets in", remote.destination));
     } else {
         found.problem(
@@ -231,7 +265,7 @@ pub fn leave(name: &TargetName, remote: &Remote, globals: &Globals) -> Result<Ex
     } else {
         found.problem("steps", last_line(&done.err), format!("jit-broker host leave {name} --print shows the steps"));
     }
-    let told = remote.run(LOOK, b"")?.out.to_ascii_lowercase();
+    let told = remote.look(LOOK)?.out.to_ascii_lowercase();
     let uses: Vec<&str> = told.lines().filter(|line| line.contains("/etc/ssh/jit-broker/")).collect();
     match uses.as_slice() {
         [] => found.ok("sshd", "it uses nothing of the broker's"),
@@ -241,7 +275,7 @@ pub fn leave(name: &TargetName, remote: &Remote, globals: &Globals) -> Result<Ex
             "Take these lines out of sshd_config there, and run this again",
         ),
     }
-    if remote.run("[ ! -e /etc/ssh/jit-broker ] && [ ! -e /etc/systemd/system/jit-broker-host.timer ]", b"")?.ok {
+    if remote.look("[ ! -e /etc/ssh/jit-broker ] && [ ! -e /etc/systemd/system/jit-broker-host.timer ]")?.ok {
         found.ok("files", "none of the broker's is left there");
     } else {
         found.problem(
