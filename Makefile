@@ -6,7 +6,7 @@ CARGO ?= cargo
 RUST_MINIMUM := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 # program:package[,package...]; a program that is there installs nothing.
-WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev psql:postgresql-client initdb:postgresql tmux:tmux vim:vim less:less systemd-analyze:systemd dpkg-deb:dpkg objdump:binutils
+WANTED := sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync git:git openssl:openssl cc:gcc,libc6-dev psql:postgresql-client initdb:postgresql tmux:tmux vim:vim less:less systemd-analyze:systemd dpkg-deb:dpkg objdump:binutils zsh:zsh fish:fish groff:groff-base
 
 # The clients that the tests log in with. npm's and Python's go below target/, at these versions; the JDBC driver is Debian's.
 PSYCOPG := 3.3.9

@@ -138,6 +138,7 @@ impl Scribe {
             deed: None,
             key_fp: None,
             attested: false,
+            extends: None,
         };
         self.put(at, Some(2 * n), submitted, Some(&words)).await;
         let step = StepName::new("peer").unwrap();

@@ -12,6 +12,7 @@
 //! | `GET /v1/why?target=&role=&for_s=&as=` | session (`as` another: operators, auditors) | [`WhyDoc`] |
 //! | `GET /v1/requests?scope=mine\|answer\|all` | session (`all`: auditors) | [`List`] of [`RequestDoc`] |
 //! | `GET /v1/requests/{id}?wait_s=` | requester, eligible approver, operator, auditor | [`RequestDoc`] |
+//! | `GET /v1/requests/{id}/earlier` | as the request; other targets: operators, auditors | [`List`] of [`EarlierDoc`] |
 //! | `GET /v1/grants?scope=mine\|all` | session (`all`: operators, auditors) | [`List`] of [`GrantDoc`] |
 //! | `GET /v1/left` | session; only what concerns one, but operators and auditors all | [`LeftDoc`] |
 //! | `GET /v1/grants/{id}` | holder, operator, auditor, approver | [`GrantDoc`] |
@@ -34,7 +35,10 @@
 //! A request with the header `jit-seen: SIZE` is answered with `jit-checkpoint` (base64 of the newest signed note) and
 //! `jit-proof` (base64 of the consistency proof from SIZE, hashes back to back); the session travels as `authorization: Bearer …`.
 
+mod earlier;
 mod error;
+mod finding;
+mod left;
 mod receipt;
 mod recorded;
 
@@ -42,7 +46,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use earlier::EarlierDoc;
 pub use error::ErrorDoc;
+pub use finding::{FindingDoc, Health};
+pub use left::{LeftDoc, ResidueDoc, StrangerDoc};
 pub use receipt::{EventDoc, ProvenDoc, ReceiptDoc, WitnessDoc};
 pub use recorded::{FoundDoc, RecordedDoc};
 
@@ -303,6 +310,12 @@ pub struct RequestDoc {
     pub for_s: u64,
     /// When the window begins; at approval where absent.
     pub start_at: Option<String>,
+    /// The grant that is to go on, where it is an extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extends: Option<GrantId>,
+    /// The end that was asked for, where it is an extension; RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
     /// RFC 3339.
     pub created_at: String,
     /// RFC 3339.
@@ -380,55 +393,6 @@ pub struct GrantDoc {
     /// What the account made and what is kept, under a role without rights; hostile text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<String>,
-}
-
-/// What is left on targets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftDoc {
-    /// `jit-broker/left/v1`.
-    pub schema: String,
-    /// Grants that are over and of which something is left.
-    pub residue: Vec<ResidueDoc>,
-    /// Accounts that no open grant explains, as the last look at each server found them.
-    pub strangers: Vec<StrangerDoc>,
-}
-
-impl LeftDoc {
-    /// Whether something of this installation is left that should be gone.
-    pub fn is_residue(&self) -> bool {
-        !self.residue.is_empty() || self.strangers.iter().any(|stranger| stranger.ours)
-    }
-}
-
-/// A grant of which something is left.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResidueDoc {
-    /// The grant.
-    pub grant: GrantId,
-    /// Who had it.
-    pub person: PersonName,
-    /// The target.
-    pub target: TargetName,
-    /// The role on it.
-    pub role: RoleName,
-    /// The account on a database.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub account: Option<AccountName>,
-    /// What is left; hostile text.
-    pub left: Vec<String>,
-}
-
-/// An account that no open grant explains.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StrangerDoc {
-    /// The server's address.
-    pub server: String,
-    /// Its name there; hostile text.
-    pub account: String,
-    /// Whether it carries this installation's mark; others are never touched.
-    pub ours: bool,
-    /// What was done about it.
-    pub what: String,
 }
 
 /// What was read back when an access ended.

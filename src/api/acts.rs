@@ -108,6 +108,7 @@ async fn attach(
     grants.dedup();
     let request = match deed {
         Deed::Request { .. }
+        | Deed::Extend { .. }
         | Deed::Apply { .. }
         | Deed::Enable { .. }
         | Deed::Enroll { .. }

@@ -61,6 +61,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/why", get(reads::why))
         .route("/v1/requests", get(reads::requests))
         .route("/v1/requests/{id}", get(reads::request))
+        .route("/v1/requests/{id}/earlier", get(reads::earlier))
         .route("/v1/grants", get(reads::grants))
         .route("/v1/left", get(reads::left))
         .route("/v1/grants/{id}", get(reads::grant))

@@ -14,7 +14,8 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::request::RequestState;
 use crate::signer::gate::origin_of;
 use crate::wire::{
-    About, BundleDoc, GrantDoc, HostCertificate, KrlDoc, LeftDoc, List, Me, PersonDoc, RequestDoc, TargetDoc, WhyDoc,
+    About, BundleDoc, EarlierDoc, GrantDoc, HostCertificate, KrlDoc, LeftDoc, List, Me, PersonDoc, RequestDoc,
+    TargetDoc, WhyDoc,
 };
 
 /// The target whose roles are changes of the bundle (config.md).
@@ -155,6 +156,14 @@ pub(super) async fn request(
     };
     let _ = tokio::time::timeout(patience, answered).await;
     Ok(Json(api.broker.request_doc(caller.name(), id).await?))
+}
+
+pub(super) async fn earlier(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<RequestId>,
+) -> Result<Json<List<EarlierDoc>>, Problem> {
+    Ok(list("earlier", api.broker.earlier(caller.name(), id).await?))
 }
 
 pub(super) async fn grants(

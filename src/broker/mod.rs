@@ -7,8 +7,9 @@
 pub mod accounts;
 pub mod clerk;
 pub mod counts;
+mod earlier;
 pub mod evidence;
-mod fold;
+pub(crate) mod fold;
 pub mod gateway;
 mod health;
 pub mod lease;

@@ -49,17 +49,22 @@ impl Broker {
 
     /// The better answer to an act that was refused because memory has no such thing any more: to whom it concerns, how it came out.
     pub(super) async fn over_long_ago(&self, by: &PersonName, signed: &SignedAct) -> Option<Refusal> {
-        let (what, word) = match signed.read().ok()?.deed {
+        let (what, id, word) = match signed.read().ok()?.deed {
             Deed::Approve { request, .. } | Deed::Deny { request, .. } | Deed::Withdraw { request, .. } => {
-                (format!("Request {request}"), self.request_doc(by, request).await.ok()?.state)
+                ("Request", request.to_string(), self.request_doc(by, request).await.ok()?.state)
             }
             Deed::Release { grant, .. }
+            | Deed::Extend { grant, .. }
             | Deed::BindKey { grant, .. }
             | Deed::Revoke { of: Selector::Grant(grant), .. } => {
-                (format!("Grant {grant}"), self.grant_doc(by, grant).await.ok()?.state)
+                ("Grant", grant.to_string(), self.grant_doc(by, grant).await.ok()?.state)
             }
             _ => return None,
         };
-        Some(Refusal::new(Code::FINAL, format!("{what} is {word} already.")))
+        // What is open and somebody else's is not over.
+        if matches!(word.as_str(), "pending" | "ready" | "active" | "ending" | "residue") {
+            return None;
+        }
+        Some(Refusal::new(Code::FINAL, format!("{what} {id} is {word} already.")).hint(format!("jit-broker show {id}")))
     }
 }

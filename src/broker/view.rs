@@ -137,6 +137,8 @@ impl Broker {
             ticket: None,
             for_s: terms.for_s,
             start_at: None,
+            extends: request.extends.map(|extension| extension.grant),
+            until: request.extends.map(|extension| instant(extension.until)),
             created_at: instant(request.created_at),
             answer_by: instant(request.answer_by),
             code: request.code.clone(),
@@ -359,7 +361,8 @@ fn shape_target(state: &State, gateway: Option<&Gateway>, person: &Person, targe
             let why = shape_why(state, person, target, name, None, now);
             let grant = state
                 .open_grants_of(&person.name)
-                .find(|g| g.terms.target == target.name && g.terms.role == *name && g.live_at(now).is_ok());
+                .filter(|g| g.terms.target == target.name && g.terms.role == *name && g.live_at(now).is_ok())
+                .max_by_key(|g| (g.ends_at, g.id));
             RoleDoc {
                 name: name.clone(),
                 logins: role.logins.clone(),

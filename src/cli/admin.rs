@@ -300,6 +300,8 @@ pub enum PolicyVerb {
     },
     /// The adopted bundle
     Show,
+    /// Everybody who may have a role on a target, at once or after whose answer
+    WhoCan(super::who_can::WhoCanArgs),
 }
 
 impl PolicyVerb {
@@ -322,6 +324,7 @@ impl PolicyVerb {
                 let line = format!("{}: {who}, {targets}, {rules}, {passed}.", text.digest());
                 output::answer(globals.output, "policy", fields, &text.digest().to_string(), &[line])?;
             }
+            Self::WhoCan(args) => return args.run(globals).await,
             Self::Show => {
                 let mut client = Client::remembered(&Home::find()?)?;
                 let doc: BundleDoc = client.get("/v1/bundle").await?;

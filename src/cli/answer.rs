@@ -13,7 +13,7 @@ use super::{Globals, output, prompt, ssh, terms};
 use crate::domain::act::{Deed, Selector};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::names::{PersonName, RoleName, TargetName};
-use crate::domain::refusal::Code;
+use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::parse_span;
 use crate::domain::text::shown;
 use crate::wire::{BundleDoc, GrantDoc, List, RequestDoc};
@@ -65,7 +65,11 @@ pub(super) fn only<T>(mut fitting: impl Iterator<Item = T>, what: &str, text: &s
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => Err(Failure::new(Code::AMBIGUOUS, format!("{text} fits more than one {what}."))),
-        (None, _) => Err(Failure::new(Code::MISSING, format!("There is no {what} {text}, or you may not know of it."))),
+        (None, _) => {
+            let message = format!("There is no {what} {text}, or you may not know of it.");
+            let all = if what == "session" { "jit-broker session ls" } else { "jit-broker status" };
+            Err(Failure(Refusal::new(Code::MISSING, message).hint(all)))
+        }
     }
 }
 
@@ -86,7 +90,7 @@ pub struct ApproveArgs {
 }
 
 /// Signs an approval of what the requester signed, or of less; the broker's word alone is never signed.
-async fn approve_doc(
+pub(super) async fn approve_doc(
     client: &mut Client,
     doc: &RequestDoc,
     for_s: Option<u64>,
@@ -123,6 +127,12 @@ pub async fn approve(args: &ApproveArgs, globals: &Globals) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
+/// Signs a denial, and gives what came of it.
+pub(super) async fn deny_doc(client: &mut Client, doc: &RequestDoc, reason: &str) -> Result<RequestDoc, Failure> {
+    client.act(Deed::Deny { by: me(client)?, request: doc.id }, words(Some(reason), None)?, None).await?;
+    client.get(&format!("/v1/requests/{}", doc.id)).await
+}
+
 /// `deny`
 pub async fn deny(id: &str, reason: Option<&str>, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
@@ -131,9 +141,7 @@ pub async fn deny(id: &str, reason: Option<&str>, globals: &Globals) -> Result<E
         Some(reason) => reason.to_owned(),
         None => prompt::ask("Reason: ", "--reason TEXT")?,
     };
-    client.act(Deed::Deny { by: me(&client)?, request: doc.id }, words(Some(&reason), None)?, None).await?;
-    let after: RequestDoc = client.get(&format!("/v1/requests/{}", doc.id)).await?;
-    print_request(&after, globals)?;
+    print_request(&deny_doc(&mut client, &doc, &reason).await?, globals)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -145,88 +153,6 @@ pub async fn withdraw(id: &str, globals: &Globals) -> Result<ExitCode, Failure> 
     let after: RequestDoc = client.get(&format!("/v1/requests/{}", doc.id)).await?;
     print_request(&after, globals)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// `pending`
-pub async fn pending(all: bool, globals: &Globals) -> Result<ExitCode, Failure> {
-    let mut client = Client::remembered(&Home::find()?)?;
-    let scope = if all { "all" } else { "answer" };
-    let list: List<RequestDoc> = client.get(&format!("/v1/requests?scope={scope}")).await?;
-    let head = ["id", "who", "what", "for", "code", "reason"];
-    output::list(globals.output, "request", &list.items, &head, |r| {
-        vec![
-            r.id.to_string(),
-            r.requester.to_string(),
-            format!("{} on {}", r.role, r.target),
-            output::span(i64::try_from(r.for_s).unwrap_or(0)),
-            r.code.clone(),
-            r.reason.clone().unwrap_or_default(),
-        ]
-    })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `review`: one request at a time.
-pub async fn review() -> Result<ExitCode, Failure> {
-    let mut client = Client::remembered(&Home::find()?)?;
-    let list: List<RequestDoc> = client.get("/v1/requests?scope=answer").await?;
-    if list.items.is_empty() {
-        eprintln!("Nothing waits for you.");
-    }
-    for item in list.items {
-        let doc: RequestDoc = client.get(&format!("/v1/requests/{}", item.id)).await?;
-        print_request(&doc, &Globals { output: output::Format::Table })?;
-        if doc.target.as_str() == "broker/policy" {
-            super::admin::show_proposal(&mut client, &doc).await?;
-        }
-        // One refusal, such as an answer that came in between, does not end the round.
-        match review_one(&mut client, &doc).await {
-            Ok(Answer::Next) => {}
-            Ok(Answer::Quit) => break,
-            Err(failure) if matches!(failure.0.code, Code::USAGE | Code::CANCELLED | Code::UNREACHABLE) => {
-                return Err(failure);
-            }
-            Err(failure) => drop(failure.report(false)),
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// How a round goes on after an answer.
-enum Answer {
-    Next,
-    Quit,
-}
-
-async fn review_one(client: &mut Client, doc: &RequestDoc) -> Result<Answer, Failure> {
-    let question = "(a)pprove  (s)horten  (d)eny  (w)hy  (n)ext  (q)uit: ";
-    let answered = loop {
-        let answer = prompt::ask(question, "jit-broker approve ID, or deny ID")?;
-        match answer.trim() {
-            "a" => break approve_doc(client, doc, None, None, None).await?,
-            "s" => {
-                let span = parse_span(prompt::ask("For how long? ", "--for D")?.trim())?;
-                break approve_doc(client, doc, Some(span), None, None).await?;
-            }
-            "d" => {
-                let reason = prompt::ask("Reason: ", "--reason TEXT")?;
-                client.act(Deed::Deny { by: me(client)?, request: doc.id }, words(Some(&reason), None)?, None).await?;
-                break client.get(&format!("/v1/requests/{}", doc.id)).await?;
-            }
-            "w" => {
-                let (target, role, who) = (&doc.target, &doc.role, Some(&doc.requester));
-                let table = Globals { output: output::Format::Table };
-                if let Err(failure) = super::ask::why(target, Some(role), None, who, &table).await {
-                    failure.report(false);
-                }
-            }
-            "n" | "" => return Ok(Answer::Next),
-            "q" => return Ok(Answer::Quit),
-            _ => {}
-        }
-    };
-    eprintln!("{}: {}", answered.code, answered.state);
-    Ok(Answer::Next)
 }
 
 /// `wait`

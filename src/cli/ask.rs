@@ -8,16 +8,15 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::home::Home;
-use super::wait::{complete, outcome, wait_for, waits_for};
-use super::{Globals, database, output, prompt, ssh};
+use super::wait::{complete, outcome, wait_for};
+use super::{Globals, database, hint, hook, output, prompt, ssh};
 use crate::domain::act::Deed;
-use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::parse_span;
-use crate::domain::text::{Words, shown};
-use crate::wire::{GrantDoc, LeftDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
+use crate::domain::text::Words;
+use crate::wire::{GrantDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
 
 /// How long people are waited for where nothing was said.
 pub const LONG: Duration = Duration::from_secs(8 * 3600);
@@ -134,8 +133,14 @@ fn role<'a>(doc: &'a TargetDoc, wished: Option<&RoleName>) -> Result<&'a RoleDoc
     let names = || doc.roles.iter().map(|r| r.name.to_string()).collect::<Vec<_>>().join(", ");
     match roles.as_slice() {
         [one] => Ok(one),
-        [] => Err(Failure::new(Code::NO_ROLE, format!("{} has no such role; it has {}.", doc.name, names()))),
-        _ => Err(Failure::new(Code::USAGE, format!("{} has the roles {}. Say which with --role.", doc.name, names()))),
+        [] => {
+            let message = format!("{} has no such role; it has {}.", doc.name, names());
+            Err(Failure(Refusal::new(Code::NO_ROLE, message).hint(format!("jit-broker ls {}", doc.name))))
+        }
+        _ => {
+            let message = format!("{} has the roles {}. Say which with --role.", doc.name, names());
+            Err(Failure(Refusal::new(Code::USAGE, message).hint(format!("jit-broker ls {}", doc.name))))
+        }
     }
 }
 
@@ -161,7 +166,8 @@ pub async fn granted(
     if prompt::possible() {
         (wish.reason, wish.ticket) = complete(client, name, &role.name, (wish.reason, wish.ticket)).await?;
     } else if wish.reason.is_none() && role.verdict == "ask" {
-        return Err(prompt::nobody("--reason TEXT"));
+        let again = format!("jit-broker login {name} --role {} --reason \"…\"", role.name);
+        return Err(hook::hinted(prompt::nobody("--reason TEXT"), again));
     }
     let request = submit(client, &wish, name, &role.name, key).await?;
     let answered = wait_for(client, request, LONG).await?;
@@ -197,8 +203,21 @@ async fn submit(
 pub(super) fn gives(terms: &crate::domain::act::Terms) -> String {
     match &terms.database {
         Some(role) => role.words(),
-        None => format!("logins {}", terms.logins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        None => {
+            let logins: Vec<&str> = terms.logins.iter().map(|login| login.as_str()).collect();
+            let allow: Vec<&str> = terms.allow.iter().map(|allow| allow.word()).collect();
+            format!("logins {}; allows {}", logins.join(", "), allow.join(", "))
+        }
     }
+}
+
+/// How it would be reached, and what its end does; nothing for databases, where it is always the same.
+pub(super) fn powers(terms: &crate::domain::act::Terms) -> Option<String> {
+    let how = match terms.gateway {
+        true => "through the gateway: recorded, and cut at the end",
+        false => "straight to the host: nothing is recorded, and what is open at the end stays open",
+    };
+    terms.database.is_none().then(|| how.to_owned())
 }
 
 fn show_request(doc: &RequestDoc) -> Vec<String> {
@@ -209,8 +228,15 @@ fn show_request(doc: &RequestDoc) -> Vec<String> {
         lines.push(format!("  {} asks to change the bundle to {}", doc.requester, doc.terms.target_digest));
     } else {
         let span = output::span(i64::try_from(doc.for_s).unwrap_or(0));
-        lines.push(format!("  {} asks for {} on {} for {span}", doc.requester, doc.role, doc.target));
+        match (&doc.extends, &doc.until) {
+            (Some(grant), Some(until)) => {
+                let (who, role, target) = (&doc.requester, &doc.role, &doc.target);
+                lines.push(format!("  {who} asks to go on with {grant}, {role} on {target}, until {until}"));
+            }
+            _ => lines.push(format!("  {} asks for {} on {} for {span}", doc.requester, doc.role, doc.target)),
+        }
         lines.push(format!("  {}", gives(&doc.terms)));
+        lines.extend(powers(&doc.terms).map(|how| format!("  {how}")));
         if doc.attested {
             lines.push(format!("  asked inside ssh: the gateway saw {}'s key, and nobody signed this", doc.requester));
         }
@@ -218,15 +244,7 @@ fn show_request(doc: &RequestDoc) -> Vec<String> {
     lines.extend(doc.reason.iter().map(|r| format!("  reason: {r}")));
     lines.extend(doc.ticket.iter().map(|t| format!("  ticket: {t}")));
     for step in &doc.steps {
-        let by: Vec<String> = step.approved_by.iter().map(ToString::to_string).collect();
-        let mark = if step.open { "open" } else { "" };
-        lines.push(format!(
-            "  step {}: {} of {} [{}] {mark}",
-            step.name,
-            step.need,
-            step.from.join(", "),
-            by.join(", ")
-        ));
+        lines.push(format!("  step {}", super::review::step(step)));
     }
     lines.extend(doc.grant_id.iter().map(|g| format!("  grant {g}")));
     lines.extend(doc.denial.iter().map(|d| format!("  denied: {d}")));
@@ -284,28 +302,19 @@ pub async fn ls(name: Option<&TargetName>, globals: &Globals) -> Result<ExitCode
     if let (true, Some(name)) = (items.is_empty(), name) {
         target(&mut client, name).await?;
     }
-    output::list(
-        globals.output,
-        "target",
-        &items,
-        &["target", "kind", "role", "verdict", "longest", "who answers"],
-        |t| {
-            let column = |f: &dyn Fn(&RoleDoc) -> String| t.roles.iter().map(f).collect::<Vec<_>>().join(" | ");
-            vec![
-                t.name.to_string(),
-                t.kind.clone(),
-                column(&|r| r.name.to_string()),
-                column(&|r| {
-                    r.left_s.map_or_else(
-                        || r.verdict.clone(),
-                        |left| format!("{} ({} left)", r.verdict, output::span(left)),
-                    )
-                }),
-                column(&|r| r.max_s.map_or_else(|| "-".to_owned(), |s| output::span(i64::try_from(s).unwrap_or(0)))),
-                column(&|r| if r.who.is_empty() { "-".to_owned() } else { r.who.join(", ") }),
-            ]
-        },
-    )?;
+    let head = ["target", "kind", "role", "verdict", "longest", "who answers"];
+    output::lists(globals.output, "target", &items, &head, |t| {
+        let row = |r: &RoleDoc| {
+            let left = r.left_s.map(|left| format!(" ({} left)", output::span(left))).unwrap_or_default();
+            let longest = r.max_s.map_or_else(|| "-".to_owned(), |s| output::span(i64::try_from(s).unwrap_or(0)));
+            let who = if r.who.is_empty() { "-".to_owned() } else { r.who.join(", ") };
+            vec![t.name.to_string(), t.kind.clone(), r.name.to_string(), format!("{}{left}", r.verdict), longest, who]
+        };
+        t.roles.iter().map(row).collect()
+    })?;
+    if items.is_empty() && !globals.json() {
+        eprintln!("There is nothing that you may ask for.");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -342,8 +351,19 @@ pub async fn why(
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is left on this machine when access is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaves {
+    /// Nothing: it was only asked.
+    Nothing,
+    /// The files of the credential.
+    Files,
+    /// These, and the certificate in the ssh-agent.
+    FilesAndAgent,
+}
+
 /// `request` and `login`
-pub async fn request(wish: &Wish, credentials: bool, globals: &Globals) -> Result<ExitCode, Failure> {
+pub async fn request(wish: &Wish, leaves: Leaves, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
     if wish.dry_run {
         return why(wish.one()?, wish.role.as_ref(), wish.for_.as_deref(), None, globals).await;
@@ -355,14 +375,33 @@ pub async fn request(wish: &Wish, credentials: bool, globals: &Globals) -> Resul
             Some(_) => database::client_key(client.home(), name)?,
             None => ssh::client_key(client.home(), name)?,
         };
-        if credentials {
+        if leaves == Leaves::FilesAndAgent && database.is_some() {
+            return Err(Failure::new(Code::USAGE, format!("{name} is a database; the ssh-agent is for hosts.")));
+        }
+        if leaves != Leaves::Nothing {
             let grant = granted(&mut client, wish, name, &key, globals).await?;
             let (doc, line) = match &database {
                 Some(found) => {
                     let doc = database::ensure(&mut client, &grant, found.auth).await?;
                     (doc, database::how_to_use(client.home(), name))
                 }
-                None => (ssh::ensure(&mut client, &grant).await?, how_to_use(&client, name)),
+                None => {
+                    let doc = ssh::ensure(&mut client, &grant).await?;
+                    if leaves == Leaves::FilesAndAgent {
+                        ssh::hand_over(client.home(), name, &doc)?;
+                        eprintln!("The ssh-agent has it until {}.", doc.valid_before);
+                    }
+                    let line = how_to_use(&client, name);
+                    if line.starts_with("jit-broker ssh ") {
+                        let home = client.home();
+                        hint::once(
+                            home,
+                            "ssh-config",
+                            "jit-broker ssh-config --install makes plain ssh, scp and git ask by themselves.",
+                        );
+                    }
+                    (doc, line)
+                }
             };
             eprintln!("{} until {}", doc.principals.join(", "), doc.valid_before);
             output::one(globals.output, &doc, &doc.id, |_| vec![line])?;
@@ -395,45 +434,6 @@ pub async fn request(wish: &Wish, credentials: bool, globals: &Globals) -> Resul
         }
     }
     Ok(worst)
-}
-
-/// `status`
-pub async fn status(globals: &Globals) -> Result<ExitCode, Failure> {
-    let mut client = Client::remembered(&Home::find()?)?;
-    let grants: List<GrantDoc> = client.get("/v1/grants?scope=mine").await?;
-    let requests: List<RequestDoc> = client.get("/v1/requests?scope=mine").await?;
-    let pending: Vec<RequestDoc> = requests.items.into_iter().filter(|r| r.state == "pending").collect();
-    let left: LeftDoc = client.get("/v1/left").await?;
-    let ids = || grants.items.iter().map(|g| g.id.to_string()).chain(pending.iter().map(|r| r.id.to_string()));
-    if globals.json() {
-        let doc = serde_json::json!({ "grants": grants.items, "requests": pending, "residue": left.residue, "strangers": left.strangers });
-        output::answer(globals.output, "status", doc, "", &[])?;
-    } else if globals.output == output::Format::Name {
-        ids().for_each(|id| println!("{id}"));
-    } else {
-        if grants.items.is_empty() && pending.is_empty() {
-            eprintln!("Nothing is open. jit-broker ls shows what you may ask for.");
-        }
-        grants.items.iter().flat_map(show_grant).for_each(|line| println!("{}", shown(&line)));
-        for request in &pending {
-            println!(
-                "{}  {}  {} on {}  waits for {}",
-                request.id,
-                request.code,
-                request.role,
-                request.target,
-                waits_for(request)
-            );
-        }
-    }
-    if !globals.json() && globals.output != output::Format::Name {
-        let mine = |id: &GrantId| grants.items.iter().any(|g| g.id == *id);
-        let others =
-            LeftDoc { residue: left.residue.iter().filter(|r| !mine(&r.grant)).cloned().collect(), ..left.clone() };
-        super::left::show_left(&others).iter().for_each(|line| println!("{line}"));
-    }
-    let residue = left.is_residue() || grants.items.iter().any(super::answer::unproven);
-    Ok(if residue { ExitCode::from(10) } else { ExitCode::SUCCESS })
 }
 
 /// What to type next: plain ssh where the hook is installed, else our own.

@@ -10,7 +10,7 @@ use super::context::{Context, consistent};
 use super::failure::Failure;
 use super::home::Home;
 use super::keys::Signing;
-use super::{Globals, output};
+use super::{Globals, hint, output};
 use crate::domain::names::PersonName;
 use crate::domain::refusal::Code;
 use crate::wire::{About, Me, Outcome};
@@ -56,6 +56,11 @@ impl AuthVerb {
                     .as_ref()
                     .map(|k| std::path::absolute(k).unwrap_or_else(|_| k.clone()).display().to_string());
                 login(&home, server.as_deref(), trust, name.as_ref(), key).await?;
+                hint::once(
+                    &home,
+                    "ls",
+                    "jit-broker ls shows what you may ask for; jit-broker completions SHELL --install completes it.",
+                );
             }
             Self::Status => {}
             Self::Logout => {

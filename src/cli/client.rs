@@ -1,5 +1,6 @@
 //! The client of the API: one connection over TLS to exactly the pinned broker.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ use crate::wire::{ActPost, Challenge, ErrorDoc, Outcome, SessionDoc};
 /// How long connecting, and an answer, may take. Long polls ask for at most 30 s.
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(45);
+/// When a person is told that the broker is waited for.
+const SLOW: Duration = Duration::from_secs(3);
 /// The largest answer, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -128,8 +131,13 @@ impl Client {
         let late = || unreachable(&server, "no answer in time");
         let reused = self.sender.as_ref().is_some_and(|s| !s.is_closed());
         let made = request.build(&server, seen, self.token.as_deref())?;
-        let sending = self.connection().await?.send_request(made);
-        match tokio::time::timeout(ANSWER, sending).await.map_err(|_| late())? {
+        let told = told(&server, request.path);
+        let sending = async { Ok::<_, Failure>(self.connection().await?.send_request(made).await) };
+        let answered = tokio::select! {
+            answer = tokio::time::timeout(ANSWER, sending) => answer,
+            never = told => match never {},
+        };
+        match answered.map_err(|_| late())?? {
             Ok(response) => Ok(response),
             // The broker closes idle connections, for instance while a person reads a prompt. Sending twice is safe: acts are
             // idempotent (decisions.md 4), and so is issuing (22).
@@ -204,6 +212,9 @@ impl Client {
     /// What the broker says, or that it cannot be reached.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
         let bytes = self.call("GET", path, None).await?;
+        if self.context.is_some() {
+            super::known::learn(&self.home, path, &bytes);
+        }
         serde_json::from_slice(&bytes).map_err(|e| Failure::local("the broker's answer", e))
     }
 
@@ -311,6 +322,15 @@ impl Client {
         }
         self.keep_session(&session.token)
     }
+}
+
+/// Says what is waited for, to a person, when an answer takes long; calls that are meant to wait have words of their own.
+async fn told(server: &str, path: &str) -> std::convert::Infallible {
+    tokio::time::sleep(SLOW).await;
+    if std::io::stderr().is_terminal() && !path.contains("wait_s=") {
+        eprintln!("waiting for {server} …");
+    }
+    std::future::pending().await
 }
 
 /// A request before it is sent.

@@ -1,5 +1,7 @@
 //! `host`: what a target's own sshd needs, and what keeps its revocation list fresh.
 
+mod remote;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,14 +30,34 @@ use crate::wire::{About, KrlDoc, Outcome, TargetDoc};
 /// `jit-broker host …`
 #[derive(Debug, Subcommand)]
 pub enum HostVerb {
-    /// Certifies a host's key, and prints what to type on the host
+    /// Certifies a host's key, and makes its sshd trust the broker: over ssh, or by a script to run there
     Enroll {
         /// The target
         target: TargetName,
-        /// The host's public key: a copy of /etc/ssh/ssh_host_ed25519_key.pub
+        /// Runs the steps on the host, where ssh gets in as root, and proves each: root@HOST
+        #[arg(long, value_name = "DEST", required_unless_present = "key", conflicts_with_all = ["key", "print"])]
+        ssh: Option<String>,
+        /// With --ssh: ssh's configuration file
+        #[arg(long, value_name = "FILE", requires = "ssh")]
+        ssh_config: Option<PathBuf>,
+        /// The host's public key: a copy of /etc/ssh/ssh_host_ed25519_key.pub. The steps are printed then
         #[arg(long, value_name = "PUB")]
-        key: PathBuf,
-        /// Prints the steps; this version does nothing over ssh, so that it always does
+        key: Option<PathBuf>,
+        /// Prints the steps, which --key does anyway
+        #[arg(long)]
+        print: bool,
+    },
+    /// Undoes an enrolment: sshd is as it was, and nothing of the broker's is left on the host
+    Leave {
+        /// The target
+        target: TargetName,
+        /// Runs the steps on the host, and proves each: root@HOST
+        #[arg(long, value_name = "DEST", conflicts_with = "print")]
+        ssh: Option<String>,
+        /// With --ssh: ssh's configuration file
+        #[arg(long, value_name = "FILE", requires = "ssh")]
+        ssh_config: Option<PathBuf>,
+        /// Prints the steps (the default)
         #[arg(long)]
         print: bool,
     },
@@ -91,14 +113,24 @@ impl HostVerb {
     /// As the broker says, or [`Code::ROLLED_BACK`] for an older list.
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self {
+            Self::Enroll { target, ssh: Some(ssh), ssh_config, .. } => {
+                let remote = remote::Remote::new(ssh, ssh_config.clone())?;
+                return remote::enroll(target, &remote, globals).await;
+            }
+            Self::Leave { target, ssh: Some(ssh), ssh_config, .. } => {
+                return remote::leave(target, &remote::Remote::new(ssh, ssh_config.clone())?, globals);
+            }
             Self::Enroll { target, key, .. } => {
-                let script = enroll(target, &keys::public(key)?).await?;
-                let fields = serde_json::json!({ "target": target, "script": script });
-                let lines: Vec<String> = script.lines().map(str::to_owned).collect();
-                output::answer(globals.output, "host", fields, target.as_str(), &lines)?;
+                let key =
+                    key.as_ref().ok_or_else(|| Failure::new(Code::USAGE, "Say --ssh root@HOST, or --key PUB."))?;
+                print(target, &enroll(target, &keys::public(key)?).await?, globals)?;
                 eprintln!(
                     "Read this, then run it as root on {target}: jit-broker host enroll … --print > {target}.sh; sh {target}.sh"
                 );
+            }
+            Self::Leave { target, .. } => {
+                print(target, &leave_steps(target), globals)?;
+                eprintln!("Read this, then run it as root on {target}.");
             }
             Self::Run(args) if args.once => {
                 let said = format!("list {} is installed and confirmed", run_once(args).await?);
@@ -124,6 +156,12 @@ impl HostVerb {
     }
 }
 
+fn print(target: &TargetName, script: &str, globals: &Globals) -> Result<(), Failure> {
+    let fields = serde_json::json!({ "target": target, "script": script });
+    let lines: Vec<String> = script.lines().map(str::to_owned).collect();
+    output::answer(globals.output, "host", fields, target.as_str(), &lines)
+}
+
 /// Fetches, checks, installs and confirms the revocation list once; gives its version.
 ///
 /// # Errors
@@ -145,7 +183,7 @@ pub async fn run_once(args: &RunArgs) -> Result<u64, Failure> {
 }
 
 /// Reads a file that `TrustedUserCAKeys` names: one key a line, two while an authority is being replaced.
-fn authorities(path: &Path) -> Result<Vec<Key>, Failure> {
+pub(super) fn authorities(path: &Path) -> Result<Vec<Key>, Failure> {
     let text = fs::read_to_string(path).map_err(|e| Failure::local(path.display(), e))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let keys: Result<Vec<Key>, _> = lines.map(|line| jit_ca::key::PublicKey::parse(line).map(Key)).collect();
@@ -212,12 +250,13 @@ async fn confirm(client: &mut Client, args: &RunArgs, version: u64) -> Result<()
 
 /// The lines for sshd.
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/60-jit-broker.conf";
-/// How the steps begin.
+/// How the steps begin. Where sshd_config has a Match, `sshd -T` tells nothing without a connection to judge: WHO is one.
 const HEAD: &str = r#"(
 set -eu
 umask 022
 PATH=$PATH:/usr/sbin:/sbin
 systemd=
+WHO='-C user=root,host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22'
 [ ! -d /run/systemd/system ] || systemd=yes
 dir=/etc/ssh/jit-broker
 mkdir -p $dir/principals /etc/ssh/sshd_config.d /etc/systemd/system
@@ -225,9 +264,39 @@ mkdir -p $dir/principals /etc/ssh/sshd_config.d /etc/systemd/system
 "#;
 /// Takes the new lines away again where sshd refuses them, or where older ones hide them: a host nobody can enter helps nobody.
 const SSHD: &str = r#"sshd -t || { rm DROP_IN; echo 'sshd refuses these lines; they are gone again. Nothing else uses the files.' >&2; exit 1; }
-sshd -T 2>/dev/null | grep -qix "trustedusercakeys $dir/user_ca.pub" ||
+sshd -T $WHO 2>/dev/null | grep -qix "trustedusercakeys $dir/user_ca.pub" ||
   echo 'DROP_IN has no effect: sshd_config does not include it, or names another TrustedUserCAKeys first.' >&2
-if [ "$systemd" ]; then systemctl reload ssh || systemctl reload sshd; else echo 'No systemd here: have sshd read its configuration anew (kill -HUP).'; fi
+RELOAD"#;
+/// Has sshd read its configuration anew. Without systemd the process that the configuration names is told.
+const RELOAD: &str = r#"if [ "$systemd" ]; then systemctl reload ssh || systemctl reload sshd
+else
+  pid=$(sshd -T $WHO 2>/dev/null | sed -n 's/^pidfile //p')
+  if [ -s "${pid:-none}" ]; then kill -HUP "$(cat "$pid")"; else echo 'No systemd here: have sshd read its configuration anew (kill -HUP).'; fi
+fi
+"#;
+/// Undoes it all: first what names the files, because sshd refuses every public key while it names a revocation list that is not there.
+const LEAVE: &str = r#"(
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+systemd=
+WHO='-C user=root,host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22'
+[ ! -d /run/systemd/system ] || systemd=yes
+
+# sshd, before the files that it reads.
+rm -f DROP_IN
+sshd -t
+if sshd -T $WHO 2>/dev/null | grep -q ' /etc/ssh/jit-broker/'; then
+  echo 'sshd_config itself names files of jit-broker: take these lines out first. Nothing else was changed.' >&2
+  sshd -T $WHO 2>/dev/null | grep ' /etc/ssh/jit-broker/' >&2
+  exit 1
+fi
+RELOAD
+# The timer, and then everything else. The program itself stays.
+if [ "$systemd" ]; then systemctl disable --now jit-broker-host.timer || true; fi
+rm -f /etc/systemd/system/jit-broker-host.timer /etc/systemd/system/jit-broker-host.service
+if [ "$systemd" ]; then systemctl daemon-reload; fi
+rm -rf /etc/ssh/jit-broker
+)
 "#;
 /// What keeps the list fresh; a first round shows that it works.
 const FRESH: &str = r#"RUN --once
@@ -240,21 +309,33 @@ fi
 )
 "#;
 
+/// The steps that undo an enrolment, as a script.
+fn leave_steps(name: &TargetName) -> String {
+    let steps = LEAVE.replace("RELOAD\n", RELOAD).replace("DROP_IN", DROP_IN);
+    format!("# For root on {name}: undoes what jit-broker host enroll did.\n{steps}")
+}
+
 async fn enroll(name: &TargetName, key: &Key) -> Result<String, Failure> {
+    let mut client = Client::remembered(&Home::find()?)?;
+    let (doc, certificate) = certified(&mut client, name, key).await?;
+    let krl: KrlDoc = client.get("/v1/krl").await?;
+    steps(client.context()?, &doc, key, &certificate, &krl)
+}
+
+/// Has a host's key certified.
+async fn certified(client: &mut Client, name: &TargetName, key: &Key) -> Result<(TargetDoc, String), Failure> {
     if key.0.kind() != KeyKind::Ed25519 {
         return Err(Failure::new(Code::BAD_KEY, "The steps are for the host's Ed25519 key: ssh_host_ed25519_key.pub."));
     }
-    let mut client = Client::remembered(&Home::find()?)?;
-    let doc = target(&mut client, name).await?;
-    let deed = Deed::EnrollHost { by: me(&client)?, target: name.clone(), key: key.clone() };
+    let doc = target(client, name).await?;
+    let deed = Deed::EnrollHost { by: me(client)?, target: name.clone(), key: key.clone() };
     let outcome: Outcome = client.act(deed, None, None).await?;
     if let Some(request) = outcome.request {
         let what = format!("Request {} waits for people; enrol the host again once they have agreed.", request.id);
         return Err(Failure::new(Code::PENDING, what));
     }
     let host = outcome.host.ok_or_else(|| Failure::new(Code::BUG, "The broker sent no certificate."))?;
-    let krl: KrlDoc = client.get("/v1/krl").await?;
-    steps(client.context()?, &doc, key, &host.certificate, &krl)
+    Ok((doc, host.certificate))
 }
 
 /// The steps on the host, as a script for a person to read and root to run.
@@ -305,7 +386,7 @@ pub(super) fn steps(
         file("$dir/ssh_host_ed25519_key-cert.pub", certificate),
         "\n# sshd. On distributions without sshd_config.d put these lines into sshd_config, above every Match.\n".to_owned(),
         file(DROP_IN, include_str!("../../config/target-host/60-jit-broker.conf")),
-        SSHD.replace("DROP_IN", DROP_IN),
+        SSHD.replace("RELOAD", RELOAD).replace("DROP_IN", DROP_IN),
         "\n# Keeps the list fresh and confirms it.\n".to_owned(),
         file("$dir/host.env", &environment),
         file(&format!("{units}.service"), include_str!("../../config/target-host/jit-broker-host.service")),

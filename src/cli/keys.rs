@@ -110,6 +110,9 @@ impl Signing {
     /// # Errors
     /// [`Code::NO_KEY`] when the agent refuses.
     pub fn sign(&self, namespace: &str, message: &[u8]) -> Result<String, Failure> {
+        if self.needs_touch() {
+            eprintln!("Touch the security key.");
+        }
         let wrong = |e: jit_ca::sshsig::SigError| Failure::new(Code::NO_KEY, format!("{e}."));
         match self {
             Self::File(private, _) => jit_ca::sshsig::sign(private, namespace, message).map_err(wrong),

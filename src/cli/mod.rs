@@ -13,20 +13,27 @@ mod ca;
 mod certificate;
 mod client;
 mod clock;
+mod completions;
 mod context;
 mod database;
+mod doctor;
+mod extend;
 mod failure;
 mod files;
+mod hint;
 mod home;
 mod hook;
 mod host;
 mod keys;
+mod known;
 mod left;
 mod log;
+mod man;
 mod output;
 mod prompt;
 #[cfg(feature = "server")]
 mod receipt;
+mod review;
 #[cfg(feature = "server")]
 mod serve;
 #[cfg(not(feature = "server"))]
@@ -35,13 +42,17 @@ mod serve;
 mod session;
 mod ssh;
 mod ssh_config;
+mod status;
 mod terms;
+mod texts;
 #[cfg(feature = "server")]
 mod verify;
 #[cfg(not(feature = "server"))]
 #[path = "verify_not.rs"]
 mod verify;
 mod wait;
+mod watch;
+mod who_can;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -112,7 +123,13 @@ enum Verb {
     /// Asks for access
     Request(ask::Wish),
     /// Asks for access where there is none, waits, and leaves the credential ready
-    Login(ask::Wish),
+    Login {
+        #[command(flatten)]
+        wish: ask::Wish,
+        /// Gives the ssh-agent the certificate as well, until its end: for programs that read no configuration of OpenSSH
+        #[arg(long)]
+        agent: bool,
+    },
     /// Waits for the answer to a request
     Wait {
         /// Its id, a prefix, or its two words
@@ -132,7 +149,13 @@ enum Verb {
         id: String,
     },
     /// What one has, and what is pending
-    Status,
+    Status {
+        /// Goes on showing it, as it changes
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Asks that access go on: a grant of its own, that ends later
+    Extend(extend::ExtendArgs),
     /// Gives access back
     Release {
         /// The grant
@@ -163,6 +186,9 @@ enum Verb {
         /// Everybody's; operators and auditors
         #[arg(long)]
         all: bool,
+        /// Goes on showing it, as it changes
+        #[arg(long)]
+        watch: bool,
     },
     /// Answers one request after the other
     Review,
@@ -238,6 +264,13 @@ enum Verb {
     Signer(serve::ConfigArgs),
     /// A throw-away broker on loopback, with people and a real sshd
     Dev(serve::DevArgs),
+    /// What is wrong here, and the command that mends it
+    Doctor(doctor::DoctorArgs),
+    /// What makes a shell complete verbs, names and ids
+    Completions(completions::CompletionsArgs),
+    /// Writes the manual pages; for packages
+    #[command(hide = true)]
+    Man(man::ManArgs),
     /// What a code means
     Explain {
         /// Such as JB2003
@@ -247,7 +280,10 @@ enum Verb {
 
 /// Runs the command line; the exit status is that of cli.md.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    completions::answer_shell();
+    let parsed =
+        command().try_get_matches().and_then(|matches| <Cli as clap::FromArgMatches>::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             if error.use_stderr() && wants_json() {
@@ -359,12 +395,16 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Why { target, role, for_, about } => {
             ask::why(target, role.as_ref(), for_.as_deref(), about.as_ref(), globals).await
         }
-        Verb::Request(wish) => ask::request(wish, false, globals).await,
-        Verb::Login(wish) => ask::request(wish, true, globals).await,
+        Verb::Request(wish) => ask::request(wish, ask::Leaves::Nothing, globals).await,
+        Verb::Login { wish, agent } => {
+            let leaves = if *agent { ask::Leaves::FilesAndAgent } else { ask::Leaves::Files };
+            ask::request(wish, leaves, globals).await
+        }
         Verb::Wait { id, timeout } => answer::wait(id, timeout.as_deref(), globals).await,
         Verb::Show { id } => answer::show(id, globals).await,
         Verb::Withdraw { id } => answer::withdraw(id, globals).await,
-        Verb::Status => ask::status(globals).await,
+        Verb::Status { watch } => status::status(*watch, globals).await,
+        Verb::Extend(args) => args.run(globals).await,
         Verb::Release { id, all } => answer::release(id.as_deref(), *all, globals).await,
         Verb::Ssh(args) => args.run(globals).await,
         Verb::SshConfig(args) => args.run(globals).await,
@@ -374,8 +414,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Exec(args) => args.run(globals).await,
         Verb::Connect(args) => args.run(globals).await,
         Verb::Hook(args) => args.run().await,
-        Verb::Pending { all } => answer::pending(*all, globals).await,
-        Verb::Review => answer::review().await,
+        Verb::Pending { all, watch } => status::pending(*all, *watch, globals).await,
+        Verb::Review => review::review().await,
         Verb::Approve(args) => answer::approve(args, globals).await,
         Verb::Deny { id, reason } => answer::deny(id, reason.as_deref(), globals).await,
         Verb::Revoke { which, reason } => answer::revoke(which, reason.as_deref(), globals).await,
@@ -397,6 +437,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Serve(args) => args.serve().await,
         Verb::Check(args) => args.check(globals).await,
         Verb::Dev(args) => args.run().await,
+        Verb::Doctor(args) => args.run(globals).await,
+        Verb::Completions(args) => args.run(globals),
+        Verb::Man(args) => args.run(globals),
         Verb::Signer(_) | Verb::Explain { .. } => Err(Failure::new(Code::BUG, "This verb was dispatched before.")),
     }
 }
@@ -414,7 +457,7 @@ fn explain(code: &str, format: Format) -> Result<ExitCode, Failure> {
 
 /// The command line as clap sees it, for help pages and their snapshots.
 pub fn command() -> clap::Command {
-    <Cli as clap::CommandFactory>::command()
+    texts::with_texts(<Cli as clap::CommandFactory>::command())
 }
 
 #[cfg(test)]

@@ -39,6 +39,21 @@ pub fn list<T: Serialize>(
     head: &[&str],
     row: impl Fn(&T) -> Vec<String>,
 ) -> Result<(), Failure> {
+    lists(format, kind, items, head, |item| vec![row(item)])
+}
+
+/// The same, with any number of rows for each thing.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn lists<T: Serialize>(
+    format: Format,
+    kind: &str,
+    items: &[T],
+    head: &[&str],
+    rows: impl Fn(&T) -> Vec<Vec<String>>,
+) -> Result<(), Failure> {
+    let first = |item: &T| rows(item).into_iter().next().and_then(|row| row.into_iter().next());
     match format {
         Format::Json => {
             let doc =
@@ -50,14 +65,12 @@ pub fn list<T: Serialize>(
                 println!("{}", json(item)?);
             }
         }
-        Format::Name => {
-            items.iter().filter_map(|i| row(i).into_iter().next()).for_each(|name| println!("{}", shown(&name)))
-        }
-        Format::Table => table(head, items.iter().map(row)),
-        Format::Auto if std::io::stdout().is_terminal() => table(head, items.iter().map(row)),
+        Format::Name => items.iter().filter_map(first).for_each(|name| println!("{}", shown(&name))),
+        Format::Table => table(head, items.iter().flat_map(rows)),
+        Format::Auto if std::io::stdout().is_terminal() => table(head, items.iter().flat_map(rows)),
         Format::Auto => {
-            for item in items {
-                let cells: Vec<String> = row(item).iter().map(|cell| shown(cell)).collect();
+            for row in items.iter().flat_map(rows) {
+                let cells: Vec<String> = row.iter().map(|cell| shown(cell)).collect();
                 println!("{}", cells.join("\t"));
             }
         }
@@ -66,13 +79,18 @@ pub fn list<T: Serialize>(
 }
 
 fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    self::rows(head, rows).iter().for_each(|line| println!("{line}"));
+}
+
+/// The lines of a table; nothing in them moves a cursor.
+pub fn rows(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(head.iter().map(|h| h.to_uppercase()));
     for row in rows {
         table.add_row(row.iter().map(|cell| shown(cell)));
     }
-    println!("{table}");
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// Writes one document: as JSON, its name, or as lines that `text` makes.

@@ -217,7 +217,7 @@ impl ConfigArgs {
 }
 
 /// What the broker of this machine last wrote down; nothing where none ran yet.
-fn written(state_dir: &Path) -> Result<Option<LeftDoc>, Failure> {
+pub(super) fn written(state_dir: &Path) -> Result<Option<LeftDoc>, Failure> {
     let path = state_dir.join(LEFT);
     let text = read_private(&path)?;
     let damaged = |e: serde_json::Error| Failure::local(format!("{} is damaged", path.display()), e);

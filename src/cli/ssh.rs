@@ -13,6 +13,7 @@ use clap::{Args, Parser};
 use jit_ca::key::PrivateKey;
 use jit_ca::ssh::{CertKind, CertificateFacts};
 
+use super::agent::Agent;
 use super::ask::{Wish, granted};
 use super::client::Client;
 use super::failure::Failure;
@@ -44,6 +45,14 @@ pub fn certificate(home: &Home, target: &str, login: &str) -> PathBuf {
 pub fn lock(path: &Path) -> Result<File, Failure> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = file.map_err(|e| Failure::local(path.display(), e))?;
+    if file.try_lock().is_ok() {
+        return Ok(file);
+    }
+    // Another run holds it while it asks people: that may take long, and must not look like a hang.
+    let waits = path.file_name().is_some_and(|name| name == "ask.lock");
+    if waits {
+        eprintln!("jit-broker: another ssh asks for access to this target already; waiting for it.");
+    }
     file.lock().map_err(|e| Failure::local(path.display(), e))?;
     Ok(file)
 }
@@ -148,10 +157,30 @@ pub async fn ensure(client: &mut Client, grant: &GrantDoc) -> Result<CredentialD
     Ok(doc)
 }
 
-/// Removes the certificates of a target: they are worthless, and should not be offered.
+/// Gives the ssh-agent what was just fetched, until the certificate's end: for programs that read no configuration of OpenSSH.
+///
+/// # Errors
+/// [`Code::NO_KEY`] without an agent, or when it does not take it.
+pub fn hand_over(home: &Home, target: &TargetName, doc: &CredentialDoc) -> Result<(), Failure> {
+    let none = || Failure::new(Code::NO_KEY, "There is no ssh-agent: SSH_AUTH_SOCK names none that answers.");
+    let mut agent = Agent::connect().ok_or_else(|| hook::hinted(none(), "eval \"$(ssh-agent)\"".to_owned()))?;
+    let path = folder(home, target.as_str()).join("key");
+    let missing = || Failure::new(Code::NO_KEY, format!("{} is not there.", path.display()));
+    let pem = zeroize::Zeroizing::new(read_private(&path)?.ok_or_else(missing)?);
+    let life_s = doc.valid_before_s.saturating_sub(crate::clock::wall_s());
+    let life_s = u32::try_from(life_s).ok().filter(|s| *s > 0);
+    let life_s = life_s.ok_or_else(|| Failure::new(Code::WINDOW_CLOSED, "The certificate is over already."))?;
+    agent.add(&pem, &doc.certificate, &format!("jit-broker {target}"), life_s)
+}
+
+/// Removes the certificates of a target, from the agent too: they are worthless, and should not be offered.
 pub fn forget(home: &Home, target: &str) {
+    let mut agent = Agent::connect();
     for entry in fs::read_dir(folder(home, target)).into_iter().flatten().flatten() {
         let name = entry.file_name();
+        if let (Some(agent), true) = (&mut agent, name.to_string_lossy().ends_with("-cert.pub")) {
+            agent.remove(&fs::read_to_string(entry.path()).unwrap_or_default());
+        }
         if [".checked", "-cert.pub"].iter().any(|end| name.to_string_lossy().ends_with(end)) {
             let _ = fs::remove_file(entry.path());
         }

@@ -80,7 +80,11 @@ impl SshConfigArgs {
     }
 }
 
-fn user_config() -> Result<PathBuf, Failure> {
+/// The person's own configuration of ssh.
+///
+/// # Errors
+/// Without a home.
+pub(super) fn user_config() -> Result<PathBuf, Failure> {
     let home = std::env::var_os("HOME").ok_or_else(|| Failure::new(Code::LOCAL_IO, "HOME is not set."))?;
     Ok(PathBuf::from(home).join(".ssh/config"))
 }
@@ -218,6 +222,19 @@ pub(super) enum Edit {
     Remove,
 }
 
+/// The line that includes our file.
+///
+/// # Errors
+/// As [`quoted`].
+pub(super) fn include(ours: &Path) -> Result<String, Failure> {
+    Ok(format!("Include {}\n", quoted(ours)?))
+}
+
+/// What would be installed now.
+pub(super) fn current(home: &Home, targets: &[TargetDoc]) -> Option<String> {
+    text(home, targets, &std::env::current_exe().ok()?, &folders()).ok()
+}
+
 /// Puts the `Include` line first in the person's own file, or takes it out. Every other byte stays, and so do mode and symbolic link.
 ///
 /// # Errors
@@ -232,7 +249,7 @@ pub(super) fn edit(user: &Path, ours: &Path, what: Edit) -> Result<(), Failure> 
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(failed(e)),
     };
-    let line = format!("Include {}\n", quoted(ours)?);
+    let line = include(ours)?;
     let mut new = if what == Edit::Install { line.clone().into_bytes() } else { Vec::new() };
     for other in old.as_deref().unwrap_or_default().split_inclusive(|b| *b == b'\n') {
         if other != line.as_bytes() {

@@ -4,11 +4,11 @@
 //! signed, with exactly the logins that the bundle gives that role. Everything else is refused before a signature is made.
 //! Never here: I/O, or a signature. Start with [`verified`].
 
-use crate::domain::act::{Act, Deed, SignedAct, Terms};
+use crate::domain::act::{ACT_SKEW_S, Act, Deed, SignedAct, Terms};
 use crate::domain::bundle::{Bundle, BundleText};
 use crate::domain::digest::Digest;
-use crate::domain::ids::{InstallId, RequestId};
-use crate::domain::names::RoleName;
+use crate::domain::ids::{GrantId, InstallId, RequestId};
+use crate::domain::names::{RoleName, TargetName};
 use crate::domain::refusal::Code;
 use crate::domain::target::{Target, Targets};
 use crate::wire::{BundleDoc, RequestDoc};
@@ -65,24 +65,30 @@ pub(super) fn verified(doc: &RequestDoc, install: InstallId, targets: &Targets) 
         return Err(differs("target, role or duration"));
     }
     match &act.deed {
-        Deed::Request { target, role, for_s, .. } => {
-            let found = targets.get(target).filter(|_| *target == terms.target).ok_or_else(|| differs("target"))?;
-            if found.digest() != terms.target_digest {
-                return Err(differs("address or host key"));
-            }
-            if for_s.is_some_and(|asked| terms.for_s > asked) || terms.for_s == 0 {
+        Deed::Request { target, role, for_s, .. } if doc.extends.is_none() => {
+            access(terms, target, role, targets)?;
+            if for_s.is_some_and(|asked| terms.for_s > asked) {
                 return Err(differs("duration"));
             }
-            if !reaches(found, &terms.role, role) {
-                return Err(differs("role"));
+        }
+        // What is given is the rest of the time until the end that they signed; the clocks may differ a little.
+        Deed::Extend { grant, target, role, until, .. } if extends(doc, *grant, *until) => {
+            access(terms, target, role, targets)?;
+            let most = until.saturating_sub(act.at).saturating_add(ACT_SKEW_S);
+            if !i64::try_from(terms.for_s).is_ok_and(|s| s <= most) {
+                return Err(differs("end"));
             }
-            opens_exactly(found, terms)?;
         }
         Deed::Apply { bundle, .. } => bundle_terms(terms, *bundle)?,
         Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } => bundle_terms(terms, doc.digest)?,
         _ => return Err(differs("act")),
     }
     Ok(terms.clone())
+}
+
+/// What is shown of an extension is what was signed.
+fn extends(doc: &RequestDoc, grant: GrantId, until: i64) -> bool {
+    doc.extends == Some(grant) && doc.until.as_deref() == Some(super::output::instant(until).as_str())
 }
 
 /// What a request asks for that is neither access nor a bundle, in words, out of the act itself.
@@ -107,6 +113,21 @@ fn bundle_terms(terms: &Terms, bundle: Digest) -> Result<(), Failure> {
     } else {
         Err(differs("bundle"))
     }
+}
+
+/// Access to the target and in the role that were asked for, or in a narrower one, and nothing else.
+fn access(terms: &Terms, asked: &TargetName, role: &RoleName, targets: &Targets) -> Result<(), Failure> {
+    let found = targets.get(asked).filter(|_| *asked == terms.target).ok_or_else(|| differs("target"))?;
+    if found.digest() != terms.target_digest {
+        return Err(differs("address or host key"));
+    }
+    if terms.for_s == 0 {
+        return Err(differs("duration"));
+    }
+    if !reaches(found, &terms.role, role) {
+        return Err(differs("role"));
+    }
+    opens_exactly(found, terms)
 }
 
 fn opens_exactly(target: &Target, terms: &Terms) -> Result<(), Failure> {

@@ -40,6 +40,20 @@ fn the_lines_of_the_contract_are_taken() {
         "jit-broker --no-input --context prod status",
         "jit-broker status --no-input --context prod",
         "jit-broker explain JB2003",
+        "jit-broker extend gr_1 --for 30m --reason x --ticket T-1 --no-wait",
+        "jit-broker login a --agent",
+        "jit-broker pending --watch",
+        "jit-broker status --watch -o json",
+        "jit-broker doctor --config f",
+        "jit-broker completions fish --install",
+        "jit-broker man --out d",
+        "jit-broker policy who-can web-07 --role r --dir d",
+        "jit-broker host enroll a --ssh root@b --ssh-config f",
+        "jit-broker host enroll a --key k.pub --print",
+        "jit-broker host leave a --ssh root@b",
+        "jit-broker host leave a --print",
+        "jit-broker session export ses_1 --raw",
+        "jit-broker exec a b --role r -- cmd -x",
     ] {
         if let Err(error) = parse(line) {
             panic!("{line}: {error}");
@@ -56,6 +70,9 @@ fn the_lines_of_the_contract_are_taken() {
         "jit-broker request ../x",
         "jit-broker ls -o yaml",
         "jit-broker auth login --insecure",
+        "jit-broker extend gr_1 --reason x",
+        "jit-broker host enroll a",
+        "jit-broker host enroll a --ssh b --key k",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }
@@ -140,4 +157,29 @@ fn an_error_shows_no_control_characters_of_the_server() {
     assert!(!json.contains(['\u{1b}', '\u{202e}', '\u{9b}', '\r', '\n']), "{json:?}");
     let doc: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((doc["schema"].as_str(), doc["message"].as_str()), (Some("jit-broker/error/v1"), Some(hostile)));
+}
+
+#[test]
+fn every_text_is_that_of_a_verb_and_its_examples_can_be_typed() {
+    for verb in texts::verbs() {
+        let found = verb.split(' ').try_fold(command(), |found, name| found.find_subcommand(name).cloned());
+        let found = found.unwrap_or_else(|| panic!("{verb} is no verb"));
+        let examples = found.get_after_long_help().unwrap().to_string();
+        for line in examples.lines().skip(1) {
+            for part in line.split("&&").map(str::trim).filter(|part| part.starts_with("jit-broker ")) {
+                let part = part.split(['|', '>']).next().unwrap_or_default();
+                let words = part
+                    .replace("\"mend", "mend")
+                    .split_whitespace()
+                    .map(|word| word.replace(['"', '\''], ""))
+                    .collect::<Vec<_>>();
+                if let Err(error) = command().try_get_matches_from(&words)
+                    && !part.contains('"')
+                    && !part.contains('\'')
+                {
+                    panic!("{part}: {error}");
+                }
+            }
+        }
+    }
 }

@@ -71,6 +71,21 @@ pub enum Deed {
         /// The key that the certificate will be for.
         key: Key,
     },
+    /// Asks that a grant go on: another one, of the same role on the same target, that ends later.
+    Extend {
+        /// Its holder.
+        by: PersonName,
+        /// The grant.
+        grant: GrantId,
+        /// Its target, said again so that an approver's client reads it here.
+        target: TargetName,
+        /// Its role, likewise.
+        role: RoleName,
+        /// The end that is asked for, in Unix seconds.
+        until: i64,
+        /// The key that the new grant's certificate will be for.
+        key: Key,
+    },
     /// Agrees to a request on exactly these terms.
     Approve {
         /// Who agrees.
@@ -187,6 +202,7 @@ impl Deed {
         match self {
             Self::Login { .. } => None,
             Self::Request { by, .. }
+            | Self::Extend { by, .. }
             | Self::Approve { by, .. }
             | Self::Deny { by, .. }
             | Self::Withdraw { by, .. }
@@ -209,6 +225,7 @@ impl Deed {
         match self {
             Self::Login { .. } => "login",
             Self::Request { .. } => "request",
+            Self::Extend { .. } => "extend",
             Self::Approve { .. } => "approve",
             Self::Deny { .. } => "deny",
             Self::Withdraw { .. } => "withdraw",
@@ -281,6 +298,13 @@ pub struct Terms {
     pub gateway: bool,
     /// For how long, in seconds.
     pub for_s: u64,
+}
+
+impl Terms {
+    /// The command that asks for the same once more.
+    pub fn ask_again(&self) -> String {
+        format!("Ask again: jit-broker request {} --role {} --reason \"…\"", self.target, self.role)
+    }
 }
 
 /// An act as it travels: the canonical bytes and an armored SSHSIG over them.

@@ -12,6 +12,7 @@ use super::ids::{ActId, GrantId, InstallId, RequestId, SessionId};
 use super::key::Key;
 use super::names::{AccountName, LoginName, PersonName, RuleId, StepName, TargetName};
 use super::refusal::Refusal;
+use super::request::Extension;
 use super::session::{Leg, Session, SessionEnd};
 use super::shelf::Shelf;
 use super::state::State;
@@ -180,6 +181,7 @@ impl Command {
             matches!(
                 deed,
                 Deed::Request { .. }
+                    | Deed::Extend { .. }
                     | Deed::Approve { .. }
                     | Deed::Apply { .. }
                     | Deed::Enroll { .. }
@@ -398,6 +400,9 @@ pub enum Event {
         /// A gateway says so, and nobody signed it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         attested: bool,
+        /// The grant that is to go on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        extends: Option<Extension>,
     },
     /// A request was refused at once.
     #[serde(rename = "request.refused")]

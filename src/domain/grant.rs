@@ -195,7 +195,8 @@ impl Grant {
             return Ok(LiveGrant { grant: self });
         }
         let word = if open { "ended" } else { self.state.word() };
-        Err(Refusal::new(Code::WINDOW_CLOSED, format!("Grant {} is {word}; nothing is issued under it.", self.id)))
+        let message = format!("Grant {} is {word}; nothing is issued under it.", self.id);
+        Err(Refusal::new(Code::WINDOW_CLOSED, message).hint(self.terms.ask_again()))
     }
 
     /// True when it is final: nothing happens to it any more.

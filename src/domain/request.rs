@@ -41,10 +41,23 @@ pub struct Request {
     /// A gateway said so, and nobody signed it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attested: bool,
+    /// The grant that is to go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extends: Option<Extension>,
     /// Who agreed so far, in order.
     pub approvals: Vec<Approval>,
     /// How it stands.
     pub state: RequestState,
+}
+
+/// What an extension is about (decisions.md 25): a grant of its own, which ends at a moment that was signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extension {
+    /// The grant that goes on.
+    pub grant: GrantId,
+    /// The end that was asked for, in Unix seconds: the new grant's, however long people took to agree.
+    pub until: i64,
 }
 
 /// One approval, as signed.
@@ -107,6 +120,15 @@ pub enum RequestState {
 }
 
 impl RequestState {
+    /// The grant that it led to.
+    pub fn grant(&self) -> Option<GrantId> {
+        match self {
+            Self::Approved { grant } => *grant,
+            Self::Covered { grant } => Some(*grant),
+            _ => None,
+        }
+    }
+
     /// The word of product.md.
     pub fn word(&self) -> &'static str {
         match self {

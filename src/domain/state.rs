@@ -254,6 +254,7 @@ impl State {
                 deed,
                 key_fp,
                 attested,
+                extends,
             } => {
                 self.open_requests.insert(*request);
                 self.requests.insert(
@@ -272,6 +273,7 @@ impl State {
                         deed: deed.clone(),
                         key_fp: key_fp.clone(),
                         attested: *attested,
+                        extends: *extends,
                         approvals: Vec::new(),
                         state: RequestState::Pending,
                     },

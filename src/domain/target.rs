@@ -46,6 +46,18 @@ pub enum Allow {
     Forward,
 }
 
+impl Allow {
+    /// The word of the files, and of what people read.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Shell => "shell",
+            Self::Exec => "exec",
+            Self::Sftp => "sftp",
+            Self::Forward => "forward",
+        }
+    }
+}
+
 /// One role on a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Role {

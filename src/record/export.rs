@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::frame::{Header, Stamped, Stored};
 use super::reader::Reader;
+use super::screen::Screen;
 use super::utf8::Utf8;
 use crate::domain::text::{shown, shown_json};
 
@@ -79,14 +80,57 @@ fn title(header: &Header) -> String {
     shown(&format!("{} on {} as {} ({})", header.person, header.target, header.login, header.session))
 }
 
+/// What becomes of control sequences in an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escapes {
+    /// What asks the player's terminal for an answer, writes its clipboard or title, or changes its modes is dropped ([`Screen`]).
+    Harmless,
+    /// Every byte as it passed.
+    Untouched,
+}
+
+/// The text of one stream of a channel.
+enum Stream {
+    Harmless(Screen),
+    Untouched(Utf8),
+}
+
+impl Stream {
+    fn new(escapes: Escapes) -> Self {
+        match escapes {
+            Escapes::Harmless => Self::Harmless(Screen::default()),
+            Escapes::Untouched => Self::Untouched(Utf8::default()),
+        }
+    }
+
+    fn push(&mut self, data: &[u8]) -> String {
+        match self {
+            Self::Harmless(screen) => screen.push(data),
+            Self::Untouched(utf8) => utf8.push(data),
+        }
+    }
+
+    fn finish(&mut self) -> &'static str {
+        match self {
+            Self::Harmless(screen) => screen.finish(),
+            Self::Untouched(utf8) => utf8.finish(),
+        }
+    }
+}
+
 /// Writes asciicast v2, which every player reads: output, what was typed, and sizes of one channel.
 ///
 /// # Errors
 /// When the recording is broken, or it cannot be written.
-pub fn cast<R: Read>(mut from: Reader<R>, channel: Option<u32>, out: &mut dyn Write) -> Result<(), ExportError> {
+pub fn cast<R: Read>(
+    mut from: Reader<R>,
+    channel: Option<u32>,
+    escapes: Escapes,
+    out: &mut dyn Write,
+) -> Result<(), ExportError> {
     let header = from.header()?;
     let mut focus = Focus::on(channel);
-    let (mut output, mut errors, mut input) = (Utf8::default(), Utf8::default(), Utf8::default());
+    let (mut output, mut errors, mut input) = (Stream::new(escapes), Stream::new(escapes), Stream::new(escapes));
     let mut begun = false;
     let mut last_us = 0;
     let mut begin = |out: &mut dyn Write, size: (u16, u16)| {

@@ -1,7 +1,7 @@
 //! What can be searched of a recording: commands, file operations, notes and the text that was shown.
 //!
 //! It is a cache beside the recording, `<session>.txt`, made after the seal and again when it is missing: one line of text a line, with
-//! the time before a tab. Nothing is decided from it. What scrolled by on full screens is in it in pieces.
+//! the time before a tab. Nothing is decided from it. What a program draws on a full screen is in it row by row, as it was drawn.
 
 use std::io::{Read, Write};
 
@@ -66,17 +66,14 @@ struct Printing {
 }
 
 impl Printing {
-    /// Takes output; gives the lines that ended. Colours go; a moved cursor is a gap.
+    /// Takes output; gives the lines that ended. Colours go; a cursor that moves along its row is a gap, one that leaves it ends the line.
     fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut out = Vec::new();
         let text = self.screen.push(bytes);
         for c in text.chars() {
             match (self.sequence, c) {
                 (Sequence::None, '\x1b') => self.sequence = Sequence::Escape,
-                (Sequence::None, '\n' | '\r') => {
-                    let line = std::mem::take(&mut self.line);
-                    out.extend((!line.trim().is_empty()).then_some(line));
-                }
+                (Sequence::None, '\n' | '\r') => out.extend(self.ended()),
                 (Sequence::None, '\x08') => {
                     self.line.pop();
                 }
@@ -89,13 +86,20 @@ impl Printing {
                 (Sequence::Control, '0'..='9' | ';' | ':') => {}
                 (Sequence::Control, _) => {
                     self.sequence = Sequence::None;
-                    if matches!(c, 'A'..='I' | 'a' | 'd'..='f' | '`') && !self.line.ends_with(' ') {
-                        self.add(' ');
+                    match c {
+                        'A' | 'B' | 'E' | 'F' | 'H' | 'd'..='f' => out.extend(self.ended()),
+                        'C' | 'D' | 'G' | 'I' | 'a' | '`' if !self.line.ends_with(' ') => self.add(' '),
+                        _ => {}
                     }
                 }
             }
         }
         out
+    }
+
+    fn ended(&mut self) -> Option<String> {
+        let line = std::mem::take(&mut self.line);
+        (!line.trim().is_empty()).then_some(line)
     }
 
     fn add(&mut self, c: char) {

@@ -48,6 +48,11 @@ impl Screen {
         out
     }
 
+    /// The end: a character that is not whole by now never will be.
+    pub fn finish(&mut self) -> &'static str {
+        self.utf8.finish()
+    }
+
     fn take(&mut self, c: char, out: &mut String) {
         // 8-bit controls mean what their two-character forms mean (ECMA-48 section 5.3), in a string too.
         if ('\u{80}'..='\u{9f}').contains(&c) {

@@ -58,3 +58,18 @@ fn a_long_session_has_a_short_index_that_keeps_the_last_command() {
     assert!(out.len() <= MOST + 1000 && out.len() > MOST / 2, "{}", out.len());
     assert!(out.ends_with(b"\texec: last\n"));
 }
+
+#[test]
+fn what_is_drawn_on_a_full_screen_is_found_row_by_row() {
+    let filler: String = (1..200).map(|row| format!("\x1b[{};1H{}", row % 30 + 1, "x".repeat(80))).collect();
+    let drawn = format!(
+        "\x1b[?1049h\x1b[2J{filler}\x1b[7;3Hthe needle\x1b[7;20H= \x1b[1m42\x1b[0m\x1b[8;1Hnext row\x1b[?1049l$ "
+    );
+    let bytes = crate::record::format::tests::file(&[Frame::Output { channel: 1, data: drawn.as_bytes() }]);
+    let mut out = Vec::new();
+    write(Reader::new(bytes.as_slice()), &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.split_once('\t')).map(|(_, line)| line).collect();
+    assert!(lines.contains(&"the needle"), "{lines:?}");
+    assert!(lines.contains(&"= 42") && lines.contains(&"next row"), "{lines:?}");
+}

@@ -30,7 +30,8 @@
 //! `gateway::allow::tunnels_work_where_the_role_has_them_and_are_told_without_their_content` ·
 //! T52 evasion by name: `gateway::ways::a_commands_name_hides_nothing_of_it` ·
 //! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::session::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless` ·
-//! T56 escapes: `record::tests_screen::what_reaches_further_than_the_screen_goes`, `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may` ·
+//! T56 escapes: `record::tests_screen::what_reaches_further_than_the_screen_goes`, `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may`,
+//! `record::tests_export::a_cast_harms_no_terminal_unless_every_byte_is_wanted` ·
 //! T57 hidden input: `record::tests_typed::a_password_is_not` ·
 //! T58 tampering: `recorded::a_forged_recording_is_found_by_the_auditor_and_shown_to_nobody`, `record::tests_format::the_chunk_that_was_changed_is_named` ·
 //! T59 other people's: `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may` ·
@@ -38,18 +39,20 @@
 //! F16, F25 recorder: `gateway::lost::a_session_ends_when_it_cannot_be_recorded_any_more` ·
 //! T63 torn list: [`the_published_list_is_never_empty_or_torn`] · T64 stale list: `status` and `revoke` name the host (exit 10), story and hook ·
 //! T65 older list: `an_older_revocation_list_is_not_taken`, `a_restored_older_ledger_is_refused_by_the_signer` · T66 pruning: model ·
-//! T70 other people's: [`nobody_ends_or_reads_what_is_somebody_elses`] ·
+//! T70 other people's: [`nobody_ends_or_reads_what_is_somebody_elses`], `comfort::extend::an_extension_undoes_no_revocation_and_gets_around_no_longest_time` ·
 //! T117, T120: `nobody_approves_their_own_and_everybody_counts_once` · T118 alias: `keys_are_one_persons_and_can_sign` ·
 //! T121: `an_approver_who_lost_the_right_does_not_count_at_first_use` ·
 //! T122: `a_bundle_changed_between_ask_and_approval_voids_what_no_longer_holds` ·
 //! T123 race, T125 confused id: [`of_many_answers_in_the_same_instant_one_counts`], [`an_approval_is_for_one_request`] ·
 //! T128 unsolicited fields, T163 bodies: `hostile_bodies_are_refused_before_they_are_kept`, [`what_a_route_does_not_know_is_refused`] ·
 //! T129 default deny: `nobody_has_anything_without_a_rule`, `every_mistake_is_told_with_its_line` ·
-//! T135, T159 deceiving text: `long_empty_and_deceptive_reasons_are_refused`, `an_error_shows_no_control_characters_of_the_server` ·
+//! T135, T159 deceiving text: `long_empty_and_deceptive_reasons_are_refused`, `an_error_shows_no_control_characters_of_the_server`,
+//! `cli::watch::a_frame_fits_the_terminal_and_obeys_nobody` ·
 //! T143 cross-site: [`nothing_changes_by_get_or_from_another_site`] · T146 enumeration: [`nobody_ends_or_reads_what_is_somebody_elses`],
 //! `guesses::a_thousand_guesses_are_answered_alike_and_lock_nobody_out`, `guesses::nobody_learns_who_exists_from_what_is_refused` ·
-//! T147 options and shells: `metacharacters_never_reach_a_shell`, `a_server_cannot_write_more_than_an_address_into_the_configuration` ·
-//! T148 files: `a_link_is_replaced_and_not_written_through`, [`no_file_is_open_to_others_whatever_the_umask`] ·
+//! T147 options and shells: `metacharacters_never_reach_a_shell`, `a_server_cannot_write_more_than_an_address_into_the_configuration`,
+//! `comfort::shells::a_hostile_cache_completes_nothing_that_a_shell_would_run`, `comfort::host::a_step_that_does_not_hold_is_a_finding_and_an_unreachable_host_changes_nothing` ·
+//! T148 agent lifetime: `cli::agent::tests::a_certificate_is_held_with_its_key_for_its_time_and_no_longer` · files: `a_link_is_replaced_and_not_written_through`, [`no_file_is_open_to_others_whatever_the_umask`] ·
 //! T158 canaries: `logs::no_canary_is_kept_anywhere`, with this test alone at trace level and not the whole suite ·
 //! T159 forged lines: `logs::nobody_writes_a_line_but_the_broker`, `an_event_is_one_line_whatever_is_in_it` ·
 //! T183 sandbox: `units::both_units_are_shut_in_as_systemd_sees_it`; the suite does not run inside the units, for want of systemd as PID 1 ·

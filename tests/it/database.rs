@@ -171,3 +171,33 @@ fn a_disabled_person_is_cut_off_and_a_target_is_tested() {
     let (took, text) = end_of(child);
     assert!(took < 2000 && text.contains("terminating connection"), "{took} ms: {text}");
 }
+
+#[test]
+fn one_program_gets_the_credentials_of_several_databases() {
+    let world = World::start();
+    let adopted = world.run("bob", "jit-broker -o json policy show").json();
+    let folder = world.dir.join("root-admin/two");
+    std::fs::create_dir(&folder).unwrap();
+    for (name, text) in adopted["files"].as_object().unwrap() {
+        let mut text = text.as_str().unwrap().to_owned();
+        if name == "targets.toml" {
+            let at = text.find("[[target]]\nname = \"db-prod\"").unwrap();
+            let second = text[at..].replace("name = \"db-prod\"", "name = \"db-two\"");
+            text.push_str(&format!("\n{second}"));
+        }
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    world.run("root-admin", "jit-broker apply two --yes").ok();
+    let line = "jit-broker exec db-prod db-two --role ro -- sh -c \
+                'psql service=db-prod.ro -Atc \"select current_user\"; psql service=db-two.ro -Atc \"select current_user\"; psql -Atc \"select current_user\"'";
+    let both = world.run("alice", line).ok();
+    let users: Vec<&str> = both.lines().collect();
+    assert_eq!(users.len(), 3, "{both}");
+    assert!(
+        users[0] != users[1] && users[0] == users[2],
+        "each has an account of its own, and the first is the usual one: {both}"
+    );
+    let unknown = world.run("alice", "jit-broker exec db-prod db-three --role ro -- true");
+    assert_eq!(unknown.code, Some(125), "{}", unknown.err);
+    assert!(unknown.err.contains("db-three"), "{}", unknown.err);
+}

@@ -10,7 +10,7 @@ use tower::ServiceExt;
 use crate::trust::World;
 
 /// Method, path, body, and the status for nobody, alice (no office), bob (operator, auditor) and the administrator.
-const DOORS: [(&str, &str, &str, [u16; 4]); 32] = [
+const DOORS: [(&str, &str, &str, [u16; 4]); 33] = [
     ("GET", "/livez", "", [200, 200, 200, 200]),
     ("GET", "/readyz", "", [200, 200, 200, 200]),
     ("GET", "/metrics", "", [404, 404, 404, 404]),
@@ -27,6 +27,7 @@ const DOORS: [(&str, &str, &str, [u16; 4]); 32] = [
     ("GET", "/v1/requests", "", [401, 200, 200, 200]),
     ("GET", "/v1/requests?scope=all", "", [401, 403, 200, 200]),
     ("GET", "/v1/requests/{id}", "", [401, 200, 200, 200]),
+    ("GET", "/v1/requests/{id}/earlier", "", [401, 200, 200, 200]),
     ("GET", "/v1/grants", "", [401, 200, 200, 200]),
     ("GET", "/v1/left", "", [401, 200, 200, 200]),
     ("GET", "/v1/grants/{id}", "", [401, 200, 200, 200]),

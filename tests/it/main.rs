@@ -7,6 +7,7 @@ mod attacks;
 mod audit;
 mod bad_input;
 mod clients;
+mod comfort;
 mod database;
 mod databases;
 mod decisions;

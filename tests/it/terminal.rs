@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use crate::world::World;
 
 /// A command under a pseudo terminal of `script` (bsdutils), and all that appeared on it.
-struct Terminal {
+pub struct Terminal {
     child: Child,
     keys: ChildStdin,
     screen: Arc<Mutex<String>>,
 }
 
 impl Terminal {
-    fn open(world: &World, who: &str, line: &str) -> Self {
+    pub fn open(world: &World, who: &str, line: &str) -> Self {
         let log = world.dir.join(who).join("typescript");
         // A suite that runs in the background is deaf to Ctrl-C, and its children would be (POSIX sh, asynchronous lists).
         let script = format!("exec env --default-signal=INT script -q -e -f -c \"$LINE\" '{}'", log.display());
@@ -38,7 +38,7 @@ impl Terminal {
     }
 
     #[track_caller]
-    fn sees(&self, what: &str) {
+    pub fn sees(&self, what: &str) {
         let until = Instant::now() + Duration::from_secs(20);
         while !self.screen.lock().unwrap().contains(what) {
             assert!(Instant::now() < until, "{what} never appeared in\n{}", self.screen.lock().unwrap());
@@ -46,14 +46,14 @@ impl Terminal {
         }
     }
 
-    fn types(&mut self, keys: &str) {
+    pub fn types(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
         self.keys.flush().unwrap();
     }
 
     /// Its exit status, and the screen.
     #[track_caller]
-    fn ends(mut self) -> (Option<i32>, String) {
+    pub fn ends(mut self) -> (Option<i32>, String) {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -85,7 +85,7 @@ fn alice_types_the_reason_and_bob_reviews_meanwhile() {
     alice.sees("waits for bob (step peer)  2s");
     let mut bob = Terminal::open(&world, "bob", "jit-broker review");
     bob.sees(&code);
-    bob.sees("reason: hotfix for OPS-1");
+    bob.sees("reason:  hotfix for OPS-1");
     bob.sees("(a)pprove");
     bob.types("w\n");
     bob.sees("rules: prod-deploy");

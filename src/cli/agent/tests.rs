@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use jit_ca::key::PrivateKey as PrivateKeyOf;
 
 struct Running {
     child: Child,
@@ -105,4 +106,36 @@ fn hostile_answers_end_in_no_keys() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     theirs.write_all(&u32::MAX.to_be_bytes()).unwrap();
     assert_eq!(Agent { stream: ours }.keys(), [], "an answer of 4 GiB is not read");
+}
+
+#[test]
+fn a_certificate_is_held_with_its_key_for_its_time_and_no_longer() {
+    let running = agent();
+    let dir = running.dir.path();
+    let here = |program: &str, args: &[&str]| run(dir, &running.socket, program, args);
+    let seed = PrivateKeyOf::from_seed([5; 32]);
+    let pem = seed.to_openssh("x").unwrap();
+    std::fs::write(dir.join("mine.pub"), format!("{} mine\n", seed.public())).unwrap();
+    here("ssh-keygen", &["-q", "-s", "ec", "-I", "jit:gr_1:alice", "-n", "web-07/deploy", "-V", "-1m:+5m", "mine.pub"]);
+    let line = std::fs::read_to_string(dir.join("mine-cert.pub")).unwrap();
+    here("ssh-add", &["-q", "-D"]);
+    let mut agent = Agent::at(&running.socket).unwrap();
+    agent.add(&pem, &line, "jit-broker web-07", 300).unwrap_or_else(|f| panic!("{}", f.0.message));
+    let listed = here("ssh-add", &["-L"]);
+    assert!(listed.contains(line.split(' ').nth(1).unwrap()) && listed.contains("jit-broker web-07"), "{listed}");
+    // The agent signs with it, so the private half is the right one.
+    let mut request = vec![SIGN_REQUEST];
+    put(&mut request, &certificate_blob(&line).unwrap());
+    put(&mut request, b"text");
+    request.extend([0; 4]);
+    let answer = agent.ask(&request).unwrap();
+    assert_eq!(answer[0], SIGN_RESPONSE);
+    let signature: [u8; 64] = answer[answer.len() - 64..].try_into().unwrap();
+    let public = seed.public().ed25519_bytes().unwrap();
+    assert!(jit_ca::key::verify_ed25519(&public, b"text", &signature));
+    agent.remove(&line);
+    assert!(!here("sh", &["-c", "ssh-add -L || true"]).contains("jit-broker web-07"));
+    // What is sent: the lifetime is the last thing, and there is no way to send none.
+    let message = addition(&pem, &certificate_blob(&line).unwrap(), "x", 300).unwrap();
+    assert_eq!(message[message.len() - 5..], [LIFETIME, 0, 0, 1, 44]);
 }

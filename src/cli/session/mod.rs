@@ -23,7 +23,7 @@ use crate::domain::act::Deed;
 use crate::domain::ids::SessionId;
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::text::shown;
-use crate::record::export::{ExportError, cast, jsonl, text};
+use crate::record::export::{Escapes, ExportError, cast, jsonl, text};
 use crate::wire::{FoundDoc, List, RecordedDoc};
 
 /// `jit-broker session …`
@@ -53,6 +53,9 @@ pub enum SessionVerb {
         /// Which channel of it; default: the first that shows anything
         #[arg(long)]
         channel: Option<u32>,
+        /// Casts with every byte as it passed; a terminal that plays them obeys what is in them
+        #[arg(long)]
+        raw: bool,
         /// Where to; default stdout
         #[arg(short = 'O', long = "out", value_name = "FILE")]
         out: Option<PathBuf>,
@@ -146,10 +149,11 @@ impl SessionVerb {
                     replay::play(file, &replay::Wish::of(args)?)?;
                 }
             }
-            Self::Export { id, format, channel, out } => {
+            Self::Export { id, format, channel, raw, out } => {
                 let doc = find(client, id).await?;
                 let file = fetch::whole(client, &doc).await?;
-                export(file, *format, *channel, out.as_deref())?;
+                let escapes = if *raw { Escapes::Untouched } else { Escapes::Harmless };
+                export(file, *format, *channel, escapes, out.as_deref())?;
             }
             Self::Search { text } => search(client, text, globals).await?,
             Self::End { id, reason } => end(client, id, reason.as_deref(), globals).await?,
@@ -251,10 +255,16 @@ async fn end(client: &mut Client, id: &str, reason: Option<&str>, globals: &Glob
 }
 
 /// Writes an export to a private file that is there only when it is whole, or to stdout.
-fn export(file: std::fs::File, format: Form, channel: Option<u32>, to: Option<&Path>) -> Result<(), Failure> {
+fn export(
+    file: std::fs::File,
+    format: Form,
+    channel: Option<u32>,
+    escapes: Escapes,
+    to: Option<&Path>,
+) -> Result<(), Failure> {
     let reader = crate::record::Reader::new(file);
     let write = |out: &mut dyn Write| match format {
-        Form::Cast => cast(reader, channel, out),
+        Form::Cast => cast(reader, channel, escapes, out),
         Form::Jsonl => jsonl(reader, out),
         Form::Txt => text(reader, out),
     };

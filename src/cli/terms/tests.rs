@@ -95,6 +95,44 @@ fn honest() -> RequestDoc {
     doc(&act(asks("root", Some(3600))), granted("root", 3600))
 }
 
+type Lie = fn(&mut RequestDoc);
+
+fn goes_on() -> Deed {
+    let key = Key(jit_ca::key::PrivateKey::from_seed([1; 32]).public().clone());
+    let target = TargetName::new("web-07").unwrap();
+    Deed::Extend { by: person("alice"), grant: GrantId::new([3; 16]), target, role: role("deploy"), until: 3601, key }
+}
+
+fn extension(act: &Act, terms: Terms, until: i64) -> RequestDoc {
+    let mut shown = doc(act, terms);
+    (shown.extends, shown.until) = (Some(GrantId::new([3; 16])), Some(crate::cli::output::instant(until)));
+    shown
+}
+
+#[test]
+fn an_extension_is_shown_with_the_grant_and_the_end_that_were_signed() {
+    let act = act(goes_on());
+    let honest = || extension(&act, granted("deploy", 3600), 3601);
+    assert!(!refused(&honest()));
+    let lies: [(&str, Lie); 7] = [
+        ("another grant", |d| d.extends = Some(GrantId::new([4; 16]))),
+        ("no extension", |d| d.extends = None),
+        ("another end", |d| d.until = Some(crate::cli::output::instant(3602))),
+        ("no end", |d| d.until = None),
+        ("far more time", |d| (d.for_s, d.terms.for_s) = (3600 + 302, 3600 + 302)),
+        ("no time", |d| (d.for_s, d.terms.for_s) = (0, 0)),
+        ("a wider role", |d| (d.role, d.terms) = (role("root"), granted("root", 3600))),
+    ];
+    for (what, lie) in lies {
+        let mut doc = honest();
+        lie(&mut doc);
+        assert!(refused(&doc), "{what}");
+    }
+    let mut asked = doc(&self::act(asks("root", Some(3600))), granted("root", 3600));
+    asked.extends = Some(GrantId::new([3; 16]));
+    assert!(refused(&asked), "a request that is shown as an extension");
+}
+
 fn refused(doc: &RequestDoc) -> bool {
     matches!(verified(doc, install(), &inventory()), Err(failure) if failure.0.code == Code::STALE_TERMS)
 }

@@ -6,13 +6,14 @@ use super::ask::{judge_words, subject};
 use super::{Now, Verified, bundle_of, missing};
 use crate::domain::act::Terms;
 use crate::domain::digest::Digest;
-use crate::domain::event::Event;
+use crate::domain::event::{Cause, Event};
+use crate::domain::grant::GrantState;
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::judge::{Allowed, Step, Touch, Verdict, matchable};
 use crate::domain::key::Key;
 use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
-use crate::domain::request::{Approval, Request, RequestState};
+use crate::domain::request::{Approval, Extension, Request, RequestState};
 use crate::domain::state::State;
 
 /// A step with those who have met it.
@@ -39,6 +40,7 @@ pub fn progress(state: &State, request: &Request, now: Now<'_>) -> Result<(Allow
     let words = request.words.and_then(|commitment| now.beside.words(&commitment));
     let (person, target, role) = subject(state, &request.person, &request.terms.target, &request.terms.role)?;
     let broker = request.key.is_none();
+    goes_on(state, request, now.at)?;
     if !broker && (target.digest() != request.terms.target_digest || !role.is_in(&request.terms)) {
         return Err(Refusal::new(Code::STALE_TERMS, format!("{}, as it was asked for, has changed.", target.name)));
     }
@@ -67,6 +69,26 @@ pub fn progress(state: &State, request: &Request, now: Now<'_>) -> Result<(Allow
         })
         .collect();
     Ok((allowed, views))
+}
+
+/// While an extension waits, the grant that it goes on from must not have been ended early: agreeing must not undo a revocation.
+fn goes_on(state: &State, request: &Request, at: i64) -> Result<(), Refusal> {
+    let Some(extension) = request.extends.filter(|_| request.state == RequestState::Pending) else { return Ok(()) };
+    let ended = match state.grants.get(&extension.grant).map(|grant| &grant.state) {
+        Some(GrantState::Ready | GrantState::Active) => None,
+        Some(
+            GrantState::Ending { cause, .. } | GrantState::Residue { cause, .. } | GrantState::Ended { cause, .. },
+        ) => (*cause != Cause::WindowEnd).then(|| cause.state()),
+        Some(other) => Some(other.word()),
+        // It has been over for so long that memory has let it go: how it ended is not known here.
+        None => Some("over"),
+    };
+    let refuse = |what: String| Err(Refusal::new(Code::REJUDGED, what).hint(request.terms.ask_again()));
+    match ended {
+        Some(word) => refuse(format!("Grant {}, which was to go on, is {word}.", extension.grant)),
+        None if extension.until <= at => refuse("The end that was asked for has passed.".to_owned()),
+        None => Ok(()),
+    }
 }
 
 /// INVARIANT (I5): only who is eligible now counts, whatever was true when they signed.
@@ -171,7 +193,10 @@ fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'
     }
     let terms = request.standing_terms();
     match &request.key {
-        Some(key) => events.extend(open_window(&request.person, request.id, key, Some(terms), &allowed, now.at)),
+        Some(key) => {
+            let window = open_window(&request.person, request.id, key, Some(terms), &allowed, request.extends, now.at);
+            events.extend(window);
+        }
         None if request.deed.is_some() => {
             let act = crate::domain::ids::ActId::of_digest(&request.digest);
             match request.deed.as_ref().map(|deed| super::trust::carry_out(state, &request.person, act, deed, now)) {
@@ -205,10 +230,15 @@ pub(super) fn open_window(
     key: &Key,
     terms: Option<Terms>,
     allowed: &Allowed,
+    extends: Option<Extension>,
     at: i64,
 ) -> Vec<Event> {
     let Some(mut terms) = terms else { return Vec::new() };
     terms.for_s = terms.for_s.min(allowed.max_s);
+    if let Some(extension) = extends {
+        // The end that was signed, and not later for the time that people took.
+        terms.for_s = terms.for_s.min(u64::try_from(extension.until.saturating_sub(at)).unwrap_or(0));
+    }
     let ends_at = at.saturating_add(i64::try_from(terms.for_s).unwrap_or(i64::MAX));
     let claim_by = at.saturating_add(i64::try_from(allowed.claim_within_s).unwrap_or(i64::MAX)).min(ends_at);
     let grant = GrantId::of_digest(&Digest::of(format!("grant {id}").as_bytes()));
@@ -260,7 +290,9 @@ fn narrower(state: &State, request: &Request, terms: &Terms) -> Result<(), Refus
 pub(super) fn deny(state: &State, by: &Verified<'_>, id: RequestId, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let request = pending(state, id, now.at)?;
     if request.person == by.person {
-        return Err(Refusal::new(Code::OWN_REQUEST, "It is your own request.").hint("jit-broker withdraw ID"));
+        return Err(
+            Refusal::new(Code::OWN_REQUEST, "It is your own request.").hint(format!("jit-broker withdraw {id}"))
+        );
     }
     let eligible = progress(state, request, now)
         .is_ok_and(|(_, views)| views.iter().any(|v| v.need_left() > 0 && v.step.eligible.contains(&by.person)));
@@ -277,18 +309,22 @@ pub(super) fn withdraw(state: &State, by: &Verified<'_>, id: RequestId) -> Resul
         return Err(missing("request"));
     }
     if request.state != RequestState::Pending {
-        return Err(Refusal::new(Code::FINAL, format!("Request {id} is {} already.", request.state.word())));
+        return Err(over(id, &format!("is {} already", request.state.word())));
     }
     Ok(vec![Event::RequestWithdrawn { request: id, act: by.signed.id(), by: by.person.clone() }])
+}
+
+fn over(id: RequestId, how: &str) -> Refusal {
+    Refusal::new(Code::FINAL, format!("Request {id} {how}.")).hint(format!("jit-broker show {id}"))
 }
 
 fn pending(state: &State, id: RequestId, at: i64) -> Result<&Request, Refusal> {
     let request = state.requests.get(&id).ok_or_else(|| missing("request"))?;
     if request.state != RequestState::Pending {
-        return Err(Refusal::new(Code::FINAL, format!("Request {id} is {} already.", request.state.word())));
+        return Err(over(id, &format!("is {} already", request.state.word())));
     }
     if request.answer_by <= at {
-        return Err(Refusal::new(Code::FINAL, format!("Request {id} has expired.")));
+        return Err(over(id, "has expired"));
     }
     Ok(request)
 }

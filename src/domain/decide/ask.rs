@@ -1,18 +1,20 @@
-//! Asking: what policy says of a request at the moment it is made.
+//! Asking: what policy says of a request at the moment it is made, and of an extension.
 
 use super::answer::open_window;
-use super::{Now, Verified};
+use super::{Now, Verified, missing};
 use crate::domain::act::Terms;
 use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::grant::Grant;
-use crate::domain::ids::RequestId;
+use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::judge::{Allowed, Ask, Step, Verdict, judge, matchable};
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::person::Person;
 use crate::domain::refusal::{Code, Refusal};
+use crate::domain::request::Extension;
+use crate::domain::span::MAX_SPAN_S;
 use crate::domain::state::State;
 use crate::domain::target::{Mode, Role, Target};
 use crate::domain::text::Words;
@@ -22,15 +24,42 @@ const COVER_S: i64 = 60;
 /// The most requests of one person that may wait at a time.
 const MAX_PENDING: usize = 50;
 
-pub(super) fn request(
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish<'a> {
+    pub target: &'a TargetName,
+    pub role: &'a RoleName,
+    pub for_s: Option<u64>,
+    pub key: &'a Key,
+    pub extends: Option<Extension>,
+}
+
+/// Asks that a grant go on: judged as a request for all the time from now to the end that is asked for, so that no rule's longest time
+/// is got around by asking again and again in pieces.
+pub(super) fn extend(
     state: &State,
     by: &Verified<'_>,
-    target: &TargetName,
-    role: &RoleName,
-    for_s: Option<u64>,
-    key: &Key,
+    (grant, until): (GrantId, i64),
+    wish: Wish<'_>,
     now: Now<'_>,
 ) -> Result<Vec<Event>, Refusal> {
+    let old = state.grants.get(&grant).filter(|g| g.person == by.person).ok_or_else(|| missing("grant"))?;
+    let old = old.live_at(now.at)?;
+    if old.terms.target != *wish.target || old.terms.role != *wish.role {
+        return Err(Refusal::new(Code::BAD_ACT, format!("Grant {grant} is for another target or role.")));
+    }
+    let longer = until.checked_sub(old.ends_at).is_some_and(|s| s > 0);
+    let for_s = until.checked_sub(now.at).and_then(|s| u64::try_from(s).ok()).filter(|s| longer && *s <= MAX_SPAN_S);
+    let Some(for_s) = for_s else {
+        let message =
+            format!("Grant {grant} ends at {}; an extension ends later, and at most 366 days from now.", old.ends_at);
+        return Err(Refusal::new(Code::BAD_DURATION, message));
+    };
+    request(state, by, Wish { for_s: Some(for_s), extends: Some(Extension { grant, until }), ..wish }, now)
+}
+
+pub(super) fn request(state: &State, by: &Verified<'_>, wish: Wish<'_>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    let Wish { target, role, for_s, key, extends } = wish;
     let id = RequestId::of_digest(&by.signed.digest());
     let words = by.words(now)?;
     let refused = |refusal: Refusal| {
@@ -53,14 +82,16 @@ pub(super) fn request(
     if state.revoked_keys.contains(key) {
         return refused(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
     }
-    if let Some(grant) = covering(state, &by.person, target, role, for_s, now.at) {
+    if extends.is_none()
+        && let Some(grant) = covering(state, &by.person, target, role, for_s, now.at)
+    {
         let (person, target) = (by.person.clone(), target.clone());
         return Ok(vec![Event::RequestCovered { request: id, person, target, grant: grant.id }]);
     }
     if state.pending_of(&by.person).len() >= MAX_PENDING {
         return refused(
             Refusal::new(Code::TOO_MANY, format!("{MAX_PENDING} of your requests wait already."))
-                .hint("jit-broker withdraw ID"),
+                .hint("jit-broker status shows them, and jit-broker withdraw takes one back."),
         );
     }
     let verdict = judge_words(state, &person, found, role, for_s, words.as_ref(), now.at);
@@ -79,8 +110,12 @@ pub(super) fn request(
     }
     let terms = terms_of(found, role, granted, allowed.for_s);
     let mut events = vec![submitted(state, id, by, Some(key.clone()), terms, &allowed, now.at)];
+    if let (Some(until), Some(Event::RequestSubmitted { extends: kept, answer_by, .. })) = (extends, events.first_mut())
+    {
+        (*kept, *answer_by) = (extends, (*answer_by).min(until.until));
+    }
     if steps.is_empty() {
-        events.extend(open_window(&by.person, id, key, standing(&events), &allowed, now.at));
+        events.extend(open_window(&by.person, id, key, standing(&events), &allowed, extends, now.at));
     }
     Ok(events)
 }
@@ -125,6 +160,7 @@ pub(super) fn submitted(
         deed: None,
         key_fp: Some(by.act.key_fp.clone()),
         attested: by.attested,
+        extends: None,
     }
 }
 
@@ -142,6 +178,7 @@ pub(in crate::domain) fn subject<'a>(
     let granted = found.roles.get(role).ok_or_else(|| {
         let roles: Vec<&str> = found.roles.keys().map(RoleName::as_str).collect();
         Refusal::new(Code::NO_ROLE, format!("{target} has no role {role}; it has {}.", roles.join(", ")))
+            .hint(format!("jit-broker ls {target}"))
     })?;
     let person = state.person(person).ok_or_else(|| Refusal::new(Code::UNKNOWN_KEY, "You are not in people.toml."))?;
     Ok((person, found, granted))

@@ -54,7 +54,10 @@ fn was_eligible(state: &State, grant: &Grant, person: &PersonName, now: Now<'_>)
 fn open(grant: &Grant) -> Result<(), Refusal> {
     match grant.state {
         GrantState::Ready | GrantState::Active => Ok(()),
-        _ => Err(Refusal::new(Code::FINAL, format!("Grant {} is {} already.", grant.id, grant.state.word()))),
+        _ => {
+            let message = format!("Grant {} is {} already.", grant.id, grant.state.word());
+            Err(Refusal::new(Code::FINAL, message).hint(format!("jit-broker show {}", grant.id)))
+        }
     }
 }
 

@@ -31,7 +31,9 @@ pub(super) fn issue(
         return Err(Refusal::new(Code::DISABLED, format!("{} is disabled.", live.person)));
     }
     if !live.keys.contains(key) {
-        return Err(Refusal::new(Code::OTHER_KEY, format!("Grant {id} is not for the key {}.", key.0.fingerprint())));
+        let message = format!("Grant {id} is not for the key {}.", key.0.fingerprint());
+        let hint = format!("jit-broker cert {} --key PUB binds one more key to the grant.", live.terms.target);
+        return Err(Refusal::new(Code::OTHER_KEY, message).hint(hint));
     }
     if state.revoked_keys.contains(key) {
         return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
@@ -124,7 +126,8 @@ pub(super) fn first_use(state: &State, live: &LiveGrant<'_>, now: Now<'_>) -> Re
         return Ok(None);
     }
     if live.claim_by <= now.at {
-        return Err(Refusal::new(Code::WINDOW_CLOSED, format!("Grant {} was not used in time.", live.id)));
+        let message = format!("Grant {} was not used in time.", live.id);
+        return Err(Refusal::new(Code::WINDOW_CLOSED, message).hint(live.terms.ask_again()));
     }
     Ok(refused_at_first_use(state, live, now))
 }
@@ -137,7 +140,7 @@ pub(super) fn credential_end(live: &LiveGrant<'_>, at: i64) -> i64 {
 
 fn refused_at_first_use(state: &State, live: &LiveGrant<'_>, now: Now<'_>) -> Option<Refusal> {
     let request = state.requests.get(&live.request)?;
-    let rejudged = |why: String| Refusal::new(Code::REJUDGED, why);
+    let rejudged = |why: String| Refusal::new(Code::REJUDGED, why).hint(live.terms.ask_again());
     match progress(state, request, now) {
         Err(refusal) => Some(rejudged(format!("Policy changed since it was approved: {}", refusal.message))),
         Ok((_, views)) => views.iter().find(|v| v.need_left() > 0).map(|v| {

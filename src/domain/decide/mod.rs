@@ -20,6 +20,7 @@ use super::key::Key;
 use super::names::PersonName;
 use super::refusal::{Code, Refusal};
 use super::state::{Beside, State};
+use ask::Wish;
 
 pub use account::{client_ca, client_spec};
 pub use answer::{StepView, progress};
@@ -109,7 +110,11 @@ fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>
             Ok(vec![Event::SignedIn { person: verified.person.clone(), act: signed.id(), key_fp: act.key_fp.clone() }])
         }
         Deed::Request { target, role, for_s, key, .. } => {
-            ask::request(state, &verified, target, role, *for_s, key, now)
+            ask::request(state, &verified, Wish { target, role, for_s: *for_s, key, extends: None }, now)
+        }
+        Deed::Extend { grant, target, role, until, key, .. } => {
+            let wish = Wish { target, role, for_s: None, key, extends: None };
+            ask::extend(state, &verified, (*grant, *until), wish, now)
         }
         Deed::Approve { request, request_digest, terms, .. } => {
             answer::approve(state, &verified, *request, request_digest, terms, now)
@@ -211,7 +216,7 @@ fn decide_attested(state: &State, said: &SignedAct, now: Now<'_>) -> Result<Vec<
         return state.refused_acts.get(&said.id()).map_or_else(|| Ok(Vec::new()), |refusal| Err(refusal.clone()));
     }
     let verified = Verified { signed: said, act: &act, person: by.clone(), touched: false, attested: true };
-    ask::request(state, &verified, target, role, *for_s, key, now)
+    ask::request(state, &verified, Wish { target, role, for_s: *for_s, key, extends: None }, now)
 }
 
 impl Verified<'_> {

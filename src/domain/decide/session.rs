@@ -37,7 +37,8 @@ pub(super) fn open(state: &State, command: &Command, now: Now<'_>) -> Result<Vec
         return Err(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
     }
     if !live.keys.contains(by_key) && state.owner_of(by_key).as_ref() != Some(&live.person) {
-        return Err(Refusal::new(Code::OTHER_KEY, format!("Grant {} is not for that key.", live.id)));
+        let hint = format!("jit-broker cert {} --key PUB binds one more key to the grant.", live.terms.target);
+        return Err(Refusal::new(Code::OTHER_KEY, format!("Grant {} is not for that key.", live.id)).hint(hint));
     }
     if let Some(refusal) = first_use(state, &live, now)? {
         return Ok(vec![Event::GrantCancelled { grant: live.id, refusal }]);

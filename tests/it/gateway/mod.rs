@@ -13,4 +13,4 @@ mod terminal;
 mod unproved;
 mod ways;
 mod wire;
-mod world;
+pub mod world;

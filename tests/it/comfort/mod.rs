@@ -1,0 +1,9 @@
+//! What makes the command line comfortable, in real shells, terminals and agents.
+
+mod agent;
+mod doctor;
+mod extend;
+mod host;
+mod review;
+mod shells;
+mod watch;
