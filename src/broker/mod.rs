@@ -5,7 +5,9 @@
 //! Start with [`clerk`], then [`Broker`].
 
 pub mod accounts;
+pub mod authority;
 pub mod clerk;
+pub mod epoch;
 mod fold;
 pub mod gateway;
 pub mod lease;
@@ -27,6 +29,7 @@ use tokio::sync::{RwLock, mpsc, oneshot, watch};
 use crate::accounts::scram::Verifier;
 use crate::clock::{DRIFT_S, Timekeeper};
 use crate::domain::act::{Act, Deed, SignedAct};
+use crate::domain::authority::SignedTrust;
 use crate::domain::decide::admit;
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Event};
@@ -82,6 +85,7 @@ struct Inner {
     accounts: accounts::Accounts,
     gateway: Option<Gateway>,
     leases: lease::Leases,
+    trust: Mutex<Option<(u64, SignedTrust)>>,
 }
 
 /// What a grant gave for a key.
@@ -135,6 +139,7 @@ impl Broker {
             accounts,
             gateway,
             leases: lease::Leases::default(),
+            trust: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -233,6 +238,8 @@ impl Broker {
             let now_ms = self.inner.keeper.now().boot.ms;
             self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(&person, now_ms)?;
         }
+        self.may_stage(&person, &act.deed).await?;
+        self.may_begin(&act.deed).await?;
         let mut blobs = Vec::new();
         if let Some(words) = words.filter(|w| act.words == Some(w.commitment())) {
             words.check()?;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::client::Client;
-use super::context::Context;
+use super::context::{Context, Seen};
 use super::failure::Failure;
 use super::home::Home;
 use super::{Globals, keys, output};
@@ -38,6 +38,8 @@ pub enum AuditVerb {
         #[arg(long)]
         to: Option<PathBuf>,
     },
+    /// Begins a new epoch after a restore or a loss, so that the broker signs again; two administrators, or the one there is
+    BeginEpoch(super::epoch::BeginArgs),
     /// Checks every entry, the tree and the checkpoints against the pinned key
     Verify {
         /// A ledger, a folder that has one, or an export; default: fetched from the broker
@@ -99,6 +101,7 @@ impl AuditVerb {
                 }
                 Ok(ExitCode::SUCCESS)
             }
+            Self::BeginEpoch(args) => args.run(globals).await,
             Self::Verify { offline, key, witness, recordings } => {
                 verify(offline.as_deref(), key.as_deref(), witness, recordings.as_deref(), globals).await
             }
@@ -183,7 +186,7 @@ async fn verify(
     let context = Context::load(&home);
     let mut outside = Vec::new();
     if let Ok(context) = &context
-        && let Some((_, _, text)) = context.seen(&home)?
+        && let Some(Seen { text, .. }) = context.seen(&home)?
     {
         outside.push(OutsideNote { from: "this client".to_owned(), text });
     }

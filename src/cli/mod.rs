@@ -8,11 +8,13 @@ mod answer;
 mod ask;
 mod audit;
 mod auth;
+mod backup;
 mod ca;
 mod client;
 mod clock;
 mod context;
 mod database;
+mod epoch;
 mod failure;
 mod home;
 mod hook;
@@ -21,11 +23,13 @@ mod keys;
 mod left;
 mod output;
 mod prompt;
+mod rotate;
 mod serve;
 mod session;
 mod ssh;
 mod ssh_config;
 mod terms;
+mod trust;
 mod wait;
 
 use std::path::PathBuf;
@@ -200,6 +204,9 @@ enum Verb {
     Policy(admin::PolicyVerb),
     /// The authority's public keys and its revocation list
     Ca(ca::CaArgs),
+    /// The administrators, replaced by root on the broker
+    #[command(subcommand)]
+    Trust(TrustVerb),
     /// The broker's clock
     #[command(subcommand)]
     Clock(clock::ClockVerb),
@@ -210,6 +217,12 @@ enum Verb {
     Init(serve::InitArgs),
     /// Runs the broker
     Serve(serve::ConfigArgs),
+    /// Has the running broker read its configuration anew
+    Reload(serve::ConfigArgs),
+    /// Everything that a broker is, in one sealed file, while it runs
+    Backup(backup::BackupArgs),
+    /// A broker out of a backup; it signs nothing until administrators say what is known of the time since
+    Restore(backup::RestoreArgs),
     /// Everything that serve would refuse
     Check(serve::ConfigArgs),
     /// Runs the signer as a process of its own
@@ -221,6 +234,12 @@ enum Verb {
         /// Such as JB2003
         code: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum TrustVerb {
+    /// Makes those whom [trust] names the administrators, where every key of theirs is lost; with the daemon stopped
+    Reset(epoch::ResetArgs),
 }
 
 /// Runs the command line; the exit status is that of cli.md.
@@ -336,6 +355,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Apply { dir, dry_run, yes } => admin::apply(dir, *dry_run, *yes, globals).await,
         Verb::Person(verb) => verb.run(globals).await,
         Verb::Clock(verb) => verb.run(globals).await,
+        Verb::Trust(TrustVerb::Reset(args)) => args.run(globals).await,
         Verb::Key(verb) => verb.run(globals).await,
         Verb::Target(verb) => verb.run(globals).await,
         Verb::Policy(verb) => verb.run(globals).await,
@@ -344,6 +364,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Init(args) => args.run(globals).await,
         Verb::Serve(args) => args.serve().await,
         Verb::Check(args) => args.check(globals).await,
+        Verb::Reload(args) => args.reload(globals).await,
+        Verb::Backup(args) => args.run(globals).await,
+        Verb::Restore(args) => args.run(globals).await,
         Verb::Dev(args) => args.run().await,
         Verb::Signer(_) | Verb::Explain { .. } => Err(Failure::new(Code::BUG, "This verb was dispatched before.")),
     }

@@ -6,6 +6,7 @@
 //! Start with [`judge`] for what policy says, and with [`decide`] for what may happen next.
 
 pub mod act;
+pub mod authority;
 pub mod bundle;
 pub mod cel;
 pub mod code;
@@ -14,6 +15,7 @@ pub mod concerns;
 pub mod database;
 pub mod decide;
 pub mod digest;
+pub mod epoch;
 pub mod event;
 pub mod grant;
 pub mod ids;
@@ -21,6 +23,8 @@ pub mod index;
 pub mod judge;
 pub mod key;
 pub mod names;
+mod newer;
+mod office;
 pub mod person;
 pub mod policy;
 pub mod refusal;
