@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::gate::{Gate, Head, LogSigner, hex, origin_at};
+use super::head::newest;
 use super::keys::replace;
 use super::{Answer, lies, refused};
 use crate::domain::refusal::{Code, Refusal};
@@ -34,7 +35,7 @@ pub(super) struct Recovery {
 /// [`Code::BAD_CONFIG`] when it is no head.
 pub fn restored(text: &str) -> Result<(String, u64, String), Refusal> {
     let bad = |e: serde_json::Error| Refusal::new(Code::BAD_CONFIG, format!("The signer's head is damaged: {e}."));
-    let mut head: Head = serde_json::from_str(text).map_err(bad)?;
+    let mut head: Head = serde_json::from_str(newest(text)).map_err(bad)?;
     head.snapshot = None;
     let here = Recovery { from: head.size, size: head.size, root: head.root.clone(), epoch: head.epoch };
     let (size, root) = (here.size, here.root.clone());
@@ -47,17 +48,17 @@ pub fn restored(text: &str) -> Result<(String, u64, String), Refusal> {
 ///
 /// # Errors
 /// When the head cannot be read or replaced.
-pub fn take_store(path: &Path, newest: &Checkpoint, epoch: u32, genesis: String) -> Result<(), Refusal> {
+pub fn take_store(path: &Path, stored: &Checkpoint, epoch: u32, genesis: String) -> Result<(), Refusal> {
     let head: Option<Head> = match std::fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).ok(),
+        Ok(text) => serde_json::from_str(newest(&text)).ok(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", path.display()))),
     };
-    let (size, root) = (newest.size, hex(&newest.root));
+    let (size, root) = (stored.size, hex(&stored.root));
     let signed = head.iter().map(|h| Recovery { from: size, size: h.size, root: h.root.clone(), epoch: h.epoch });
     let before = head.iter().filter_map(|head| head.recovery.clone());
-    let stored = Recovery { from: size, size, root: root.clone(), epoch };
-    let known = signed.chain(before).fold(stored, |known, other| if other.size > known.size { other } else { known });
+    let kept = Recovery { from: size, size, root: root.clone(), epoch };
+    let known = signed.chain(before).fold(kept, |known, other| if other.size > known.size { other } else { known });
     let (krl_version, late) = head.map_or_else(Default::default, |head| (head.krl_version, head.late));
     let recovery = Some(Recovery { from: size, ..known });
     let next = Head { size, root, krl_version, genesis, epoch, recovery, late, snapshot: None };
