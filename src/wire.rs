@@ -7,6 +7,9 @@
 //! | `POST /v1/acts` | [`ActPost`] (public: the signature is the sign-in) | [`Outcome`] |
 //! | `GET /v1/krl` | – (public) | [`KrlDoc`] |
 //! | `POST /v1/hosts/confirm` | [`crate::domain::act::SignedAct`] by the host's key (public) | [`Outcome`] |
+//! | `GET /v1/log` | session | [`LogDoc`] |
+//! | `GET /v1/authorities` | operators, auditors | [`List`] of [`AuthorityDoc`] |
+//! | `POST /v1/authorities/{purpose}/next` | administrator | [`NextKey`] |
 //! | `GET /v1/me` | session | [`Me`] |
 //! | `GET /v1/targets` | session | [`List`] of [`TargetDoc`] |
 //! | `GET /v1/why?target=&role=&for_s=&as=` | session (`as` another: operators, auditors) | [`WhyDoc`] |
@@ -33,9 +36,11 @@
 //! | `GET /livez`, `GET /readyz` | – (public) | text |
 //!
 //! A request with the header `jit-seen: SIZE` is answered with `jit-checkpoint` (base64 of the newest signed note) and
-//! `jit-proof` (base64 of the consistency proof from SIZE, hashes back to back); the session travels as `authorization: Bearer …`.
+//! `jit-proof` (base64 of the consistency proof from SIZE, hashes back to back), and `jit-trust` (the version of the authorities); the session travels as `authorization: Bearer …`.
 
+mod authority;
 mod earlier;
+mod epoch;
 mod error;
 mod finding;
 mod left;
@@ -46,7 +51,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use authority::{About, AuthorityDoc, HostCertificate, KrlDoc, LackingDoc, NextKey};
 pub use earlier::EarlierDoc;
+pub use epoch::{EpochDoc, LogDoc, ProposalDoc};
 pub use error::ErrorDoc;
 pub use finding::{FindingDoc, Health};
 pub use left::{LeftDoc, ResidueDoc, StrangerDoc};
@@ -56,38 +63,11 @@ pub use recorded::{FoundDoc, RecordedDoc};
 use crate::domain::act::Terms;
 use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
-use crate::domain::ids::{GrantId, InstallId, RequestId};
+use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::key::Key;
 use crate::domain::names::{AccountName, DatabaseName, GroupName, LoginName, PersonName, RoleName, RuleId, TargetName};
 use crate::domain::target::Allow;
 use crate::domain::text::Words;
-
-/// What a broker is, for everybody.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
-    /// The program's version.
-    pub version: String,
-    /// The installation.
-    pub install: InstallId,
-    /// The name of the log: the first line of its checkpoints.
-    pub origin: String,
-    /// The Ed25519 key of the log.
-    pub log_key: Key,
-    /// The user CA.
-    pub ssh_user: Key,
-    /// The host CA.
-    pub ssh_host: Key,
-    /// The authority over user certificates for the gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ssh_gateway: Option<Key>,
-    /// The server CA's certificate, PEM.
-    pub server_ca_pem: String,
-    /// The client CA's certificate, PEM: what database servers trust.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub x509_client: Option<String>,
-    /// The address that sign-in names.
-    pub public_url: String,
-}
 
 /// A challenge to sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -481,26 +461,6 @@ pub struct LinkDoc {
     pub detail: String,
     /// The SQL or the line of pg_hba.conf that is missing.
     pub todo: String,
-}
-
-/// The revocation list with its signature.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KrlDoc {
-    /// Rises with every publication.
-    pub version: u64,
-    /// Base64 of the file (PROTOCOL.krl).
-    pub krl: String,
-    /// Armored SSHSIG by the user CA over the file, namespace `krl@jit-broker`.
-    pub signature: String,
-}
-
-/// A host certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostCertificate {
-    /// The target.
-    pub target: TargetName,
-    /// One line.
-    pub certificate: String,
 }
 
 /// The adopted bundle.

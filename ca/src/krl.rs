@@ -1,9 +1,9 @@
-//! Key revocation lists of one CA, by serial (PROTOCOL.krl).
+//! Key revocation lists by serial, of one CA or of those that replace one another (PROTOCOL.krl).
 //!
 //! A list is never empty as a file: sshd reads 0 bytes as "nothing is revoked". Serials are the only thing listed, since
 //! key IDs would tell names. Lists are not signed inside (OpenSSH refuses that from 9.4); sign the file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::key::{KeyError, PublicKey};
 use crate::wire::{Reader, Short, put_string, put_u32, put_u64};
@@ -14,6 +14,7 @@ pub const MAX_SERIALS: u64 = 1 << 24;
 const MAGIC: u64 = 0x5353_484b_524c_0a00;
 const FORMAT: u32 = 1;
 const SECTION_CERTIFICATES: u8 = 1;
+const SECTION_EXPLICIT_KEY: u8 = 2;
 const SECTION_EXTENSION: u8 = 255;
 const SERIAL_LIST: u8 = 0x20;
 const SERIAL_RANGE: u8 = 0x21;
@@ -43,8 +44,8 @@ pub enum KrlError {
     /// A critical extension.
     #[error("the KRL has a critical extension that is not known")]
     Extension,
-    /// No CA, an unnamed one ("any CA"), or several.
-    #[error("a KRL is read for exactly one CA")]
+    /// No CA, an unnamed one ("any CA"), or several with different serials.
+    #[error("a KRL is read for one CA, or for several with the same serials")]
     Ca,
     /// The CA's key is not acceptable.
     #[error("the CA key in the KRL is not acceptable")]
@@ -57,7 +58,7 @@ pub enum KrlError {
     TooLarge,
 }
 
-/// A revocation list for the certificates of one CA.
+/// A revocation list for the certificates of one CA, and of others that share its serials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Krl {
     /// Grows with every list that is published; sshd does not compare it, our host kit does.
@@ -66,6 +67,10 @@ pub struct Krl {
     pub generated_at: u64,
     /// The CA whose certificates are listed.
     pub ca: PublicKey,
+    /// Others whose certificates are listed by the same serials: the one before, while a CA is being replaced.
+    pub also: Vec<PublicKey>,
+    /// CAs of which every certificate is revoked.
+    pub retired: Vec<PublicKey>,
     /// The revoked serials.
     pub serials: BTreeSet<u64>,
 }
@@ -84,16 +89,26 @@ impl Krl {
         put_u64(&mut out, 0);
         put_string(&mut out, b"");
         put_string(&mut out, b"");
-        out.push(SECTION_CERTIFICATES);
-        let mut certificates = Vec::new();
-        put_string(&mut certificates, self.ca.blob());
-        put_string(&mut certificates, b"");
-        put_serials(&mut certificates, &runs(&self.serials));
-        put_string(&mut out, &certificates);
+        let runs = runs(&self.serials);
+        for ca in std::iter::once(&self.ca).chain(&self.also) {
+            out.push(SECTION_CERTIFICATES);
+            let mut certificates = Vec::new();
+            put_string(&mut certificates, ca.blob());
+            put_string(&mut certificates, b"");
+            put_serials(&mut certificates, &runs);
+            put_string(&mut out, &certificates);
+        }
+        // PROTOCOL: a revoked key revokes what it signed as well.
+        if !self.retired.is_empty() {
+            out.push(SECTION_EXPLICIT_KEY);
+            let mut keys = Vec::new();
+            self.retired.iter().for_each(|key| put_string(&mut keys, key.blob()));
+            put_string(&mut out, &keys);
+        }
         out
     }
 
-    /// Reads a list that revokes serials of one CA, as this crate or `ssh-keygen -k` writes it.
+    /// Reads a list that revokes serials of one CA, or the same serials of several, as this crate or `ssh-keygen -k` writes it.
     ///
     /// # Errors
     /// For anything else. What is not understood is refused rather than skipped, since skipping would un-revoke.
@@ -111,18 +126,33 @@ impl Krl {
         let _flags = reader.u64()?;
         let _reserved = reader.string()?;
         let _comment = reader.string()?;
-        let mut ca: Option<PublicKey> = None;
-        let mut found = Found::default();
+        let (mut order, mut listed) = (Vec::new(), BTreeMap::new());
+        let (mut retired, mut named) = (Vec::new(), 0);
         while !reader.is_empty() {
             let section = reader.u8()?;
             let body = Reader::new(reader.string()?);
             match section {
-                SECTION_CERTIFICATES => read_certificates(body, &mut ca, &mut found)?,
+                SECTION_CERTIFICATES => {
+                    let mut found = Found { named, ..Found::default() };
+                    let ca = read_certificates(body, &mut found)?;
+                    named = found.named;
+                    listed.entry(ca.blob().to_vec()).or_insert_with(BTreeSet::new).extend(found.serials);
+                    if !order.contains(&ca) {
+                        order.push(ca);
+                    }
+                }
+                SECTION_EXPLICIT_KEY => retired.extend(read_keys(body)?),
                 SECTION_EXTENSION => skip_extension(body)?,
                 other => return Err(KrlError::Section(other)),
             }
         }
-        Ok(Self { version, generated_at, ca: ca.ok_or(KrlError::Ca)?, serials: found.serials })
+        let mut sets = listed.into_values();
+        let serials = sets.next().ok_or(KrlError::Ca)?;
+        if order.is_empty() || sets.any(|other| other != serials) {
+            return Err(KrlError::Ca);
+        }
+        let ca = order.remove(0);
+        Ok(Self { version, generated_at, ca, also: order, retired, serials })
     }
 }
 
@@ -250,16 +280,20 @@ impl Found {
     }
 }
 
-fn read_certificates(mut body: Reader<'_>, ca: &mut Option<PublicKey>, found: &mut Found) -> Result<(), KrlError> {
+fn read_keys(mut body: Reader<'_>) -> Result<Vec<PublicKey>, KrlError> {
+    let mut keys = Vec::new();
+    while !body.is_empty() {
+        keys.push(PublicKey::from_wire(body.string()?).map_err(KrlError::Key)?);
+    }
+    Ok(keys)
+}
+
+fn read_certificates(mut body: Reader<'_>, found: &mut Found) -> Result<PublicKey, KrlError> {
     let blob = body.string()?;
     if blob.is_empty() {
         return Err(KrlError::Ca);
     }
     let key = PublicKey::from_wire(blob).map_err(KrlError::Key)?;
-    if ca.as_ref().is_some_and(|known| *known != key) {
-        return Err(KrlError::Ca);
-    }
-    *ca = Some(key);
     let _reserved = body.string()?;
     while !body.is_empty() {
         let section = body.u8()?;
@@ -282,7 +316,7 @@ fn read_certificates(mut body: Reader<'_>, ca: &mut Option<PublicKey>, found: &m
             other => return Err(KrlError::Section(other)),
         }
     }
-    Ok(())
+    Ok(key)
 }
 
 fn read_bitmap(mut part: Reader<'_>, found: &mut Found) -> Result<(), KrlError> {

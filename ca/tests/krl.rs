@@ -14,7 +14,14 @@ use oracle::{ca, key, ssh_keygen, stdout, told, user_spec};
 use proptest::prelude::*;
 
 fn krl(serials: impl IntoIterator<Item = u64>) -> Krl {
-    Krl { version: 3, generated_at: 1_800_000_000, ca: ca(9).public().clone(), serials: serials.into_iter().collect() }
+    Krl {
+        version: 3,
+        generated_at: 1_800_000_000,
+        ca: ca(9).public().clone(),
+        also: Vec::new(),
+        retired: Vec::new(),
+        serials: serials.into_iter().collect(),
+    }
 }
 
 /// Asks ssh-keygen whether a certificate with the serial is revoked by the file.
@@ -78,6 +85,26 @@ fn ssh_keygen_finds_what_is_listed_and_nothing_else() {
 }
 
 #[test]
+fn while_a_ca_is_replaced_both_are_listed_and_a_retired_one_is_revoked_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("krl");
+    let list = Krl { also: vec![ca(8).public().clone()], retired: vec![ca(7).public().clone()], ..krl([3, 5]) };
+    let bytes = list.encode();
+    assert_eq!(Krl::decode(&bytes).unwrap(), list);
+    std::fs::write(&file, &bytes).unwrap();
+    for (serial, by, expected) in
+        [(3, 9, true), (4, 9, false), (5, 8, true), (4, 8, false), (4, 7, true), (9, 7, true), (3, 6, false)]
+    {
+        assert_eq!(revoked(folder.path(), &file, serial, by), expected, "serial {serial} of {by}");
+    }
+    // Two authorities with different serials: whoever reads the union would refuse what was not revoked.
+    let (one, other) = (krl([3]), Krl { ca: ca(8).public().clone(), ..krl([5]) });
+    let head = 8 + 4 + 8 + 8 + 8 + 4 + 4;
+    let both = [one.encode(), other.encode()[head..].to_vec()].concat();
+    assert_eq!(Krl::decode(&both), Err(KrlError::Ca));
+}
+
+#[test]
 fn an_empty_list_is_a_valid_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("krl");
@@ -129,7 +156,7 @@ fn what_is_not_understood_is_refused() {
         Krl::decode(&std::fs::read(&file).unwrap())
     };
     assert_eq!(make("id: alice\n"), Err(KrlError::Section(0x23)));
-    assert_eq!(make(&format!("key: {}\n", key(1).public())), Err(KrlError::Section(2)));
+    assert_eq!(make(&format!("key: {}\n", key(1).public())), Err(KrlError::Ca));
     assert_eq!(make("serial: 1-9223372036854775807\n"), Err(KrlError::TooLarge));
     let bytes = krl([1, 5, 9]).encode();
     for cut in 0..bytes.len() {
@@ -165,7 +192,7 @@ fn any_serials() -> impl Strategy<Value = BTreeSet<u64>> {
 proptest! {
     #[test]
     fn lists_come_back(serials in any_serials(), version: u64, generated_at: u64) {
-        let list = Krl { version, generated_at, ca: ca(9).public().clone(), serials };
+        let list = Krl { version, generated_at, ca: ca(9).public().clone(), also: Vec::new(), retired: Vec::new(), serials };
         prop_assert_eq!(Krl::decode(&list.encode()).unwrap(), list);
     }
 

@@ -45,6 +45,8 @@ fn krl(serials: &[u64]) -> Vec<u8> {
         version: 1,
         generated_at: now_s(),
         ca: ca(9).public().clone(),
+        also: Vec::new(),
+        retired: Vec::new(),
         serials: serials.iter().copied().collect(),
     };
     list.encode()

@@ -9,15 +9,16 @@ use crate::accounts::scram::Verifier;
 use crate::broker::Issued;
 use crate::broker::view::instant;
 use crate::domain::act::{Deed, SignedAct};
+use crate::domain::authority::Purpose;
 use crate::domain::bundle::BundleText;
-use crate::domain::event::{Command, Event};
+use crate::domain::event::{Command, Event, HostWord};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::key::Key;
 use crate::domain::names::PersonName;
 use crate::domain::names::TargetName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::wire::{
-    ActPost, Challenge, CredentialDoc, CredentialPost, HostCertificate, LinkDoc, List, Outcome, SessionDoc,
+    ActPost, Challenge, CredentialDoc, CredentialPost, HostCertificate, LinkDoc, List, NextKey, Outcome, SessionDoc,
 };
 
 pub(super) async fn challenge(State(api): State<Api>) -> Json<Challenge> {
@@ -78,7 +79,7 @@ async fn checked_bundle(
         return Err(Refusal::new(Code::BAD_BODY, "The files are not those that the act names.").into());
     }
     let memory = api.broker.memory().await;
-    let admins: Vec<PersonName> = memory.state.genesis.iter().flat_map(|g| g.admins.keys().cloned()).collect();
+    let admins: Vec<PersonName> = memory.state.admins.keys().cloned().collect();
     drop(memory);
     crate::domain::bundle::Bundle::parse(&text, &admins).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -112,7 +113,8 @@ async fn attach(
         | Deed::Apply { .. }
         | Deed::Enable { .. }
         | Deed::Enroll { .. }
-        | Deed::EnrollHost { .. } => Some(RequestId::of_digest(&signed.digest())),
+        | Deed::EnrollHost { .. }
+        | Deed::RotateCa { .. } => Some(RequestId::of_digest(&signed.digest())),
         Deed::Approve { request, .. } | Deed::Deny { request, .. } | Deed::Withdraw { request, .. } => Some(*request),
         Deed::Release { grant, .. } | Deed::BindKey { grant, .. } => {
             grants.push(*grant);
@@ -137,9 +139,27 @@ async fn attach(
 }
 
 pub(super) async fn confirm(State(api): State<Api>, Body(signed): Body<SignedAct>) -> Result<Json<Outcome>, Problem> {
+    let word: Option<HostWord> = serde_json::from_str(&signed.act).ok();
     let done = api.broker.command(Command::Confirm(signed), Vec::new()).await?;
     crate::broker::reaper::round(&api.broker).await?;
-    Ok(Json(Outcome { events: done.events.iter().map(Event::kind).collect(), ..Outcome::default() }))
+    let mut outcome = Outcome { events: done.events.iter().map(Event::kind).collect(), ..Outcome::default() };
+    // A host that shows a certificate of an authority that is being replaced gets the next one at once.
+    if let Some(HostWord { target, host_ca: Some(shown), .. }) = word {
+        let active = api.broker.memory().await.state.authorities.ssh(Purpose::SshHost);
+        if active.is_some_and(|key| key.0.fingerprint() != shown) {
+            let certificate = api.broker.host_certificate(&target).await?;
+            outcome.host = Some(HostCertificate { target, certificate });
+        }
+    }
+    Ok(Json(outcome))
+}
+
+pub(super) async fn next_key(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(purpose): Path<Purpose>,
+) -> Result<Json<NextKey>, Problem> {
+    Ok(Json(api.broker.next_key(caller.name(), purpose).await?))
 }
 
 pub(super) async fn credential(

@@ -55,6 +55,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/krl", get(reads::krl))
         .route("/v1/hosts/confirm", post(acts::confirm))
         .route("/v1/hosts/{target}/certificate", get(reads::host_certificate))
+        .route("/v1/authorities", get(reads::authorities))
+        .route("/v1/authorities/{purpose}/next", post(acts::next_key))
+        .route("/v1/log", get(reads::log))
         .route("/v1/me", get(reads::me))
         .route("/v1/logout", post(acts::logout))
         .route("/v1/targets", get(reads::targets))
@@ -206,6 +209,7 @@ async fn prove(State(api): State<Api>, request: axum::extract::Request, next: Ne
     headers.insert("cache-control", HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     let (Some(seen), Some((size, note))) = (seen, api.broker.note()) else { return response };
+    headers.insert("jit-trust", HeaderValue::from(api.broker.trust_version().await));
     let proof = if seen > 0 && seen < size {
         api.broker.reader().consistency(seen, size).await.unwrap_or_default()
     } else {

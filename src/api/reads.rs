@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{Api, Caller, Path, Problem, Query};
 use crate::broker::view::instant;
+use crate::domain::authority::{Purpose, SignedTrust};
 use crate::domain::bundle::BundleText;
 use crate::domain::digest::Digest;
 use crate::domain::ids::{GrantId, RequestId};
@@ -14,8 +15,8 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::request::RequestState;
 use crate::signer::gate::origin_of;
 use crate::wire::{
-    About, BundleDoc, EarlierDoc, GrantDoc, HostCertificate, KrlDoc, LeftDoc, List, Me, PersonDoc, RequestDoc,
-    TargetDoc, WhyDoc,
+    About, AuthorityDoc, BundleDoc, EarlierDoc, GrantDoc, HostCertificate, KrlDoc, LeftDoc, List, LogDoc, Me,
+    PersonDoc, RequestDoc, TargetDoc, WhyDoc,
 };
 
 /// The target whose roles are changes of the bundle (config.md).
@@ -37,25 +38,41 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, Proble
 }
 
 pub(super) async fn about(State(api): State<Api>) -> Result<Json<About>, Problem> {
+    // Without the signer what is known of the log is told all the same.
+    let trust = api.broker.trust().await.ok();
     let memory = api.broker.memory().await;
     let genesis = memory.state.genesis.as_ref().ok_or_else(|| missing("log"))?;
+    let authorities = &memory.state.authorities;
+    let named = trust.as_ref().and_then(SignedTrust::known);
     Ok(Json(About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         install: genesis.install,
         origin: origin_of(&genesis.install.to_string()),
         log_key: genesis.log_key.clone(),
-        ssh_user: genesis.ssh_user.clone(),
-        ssh_host: genesis.ssh_host.clone(),
-        ssh_gateway: genesis.ssh_gateway.clone(),
-        server_ca_pem: api.server_ca_pem.to_string(),
-        x509_client: genesis.x509_client.clone(),
+        ssh_user: authorities.ssh(Purpose::SshUser).unwrap_or_else(|| genesis.ssh_user.clone()),
+        ssh_host: authorities.ssh(Purpose::SshHost).unwrap_or_else(|| genesis.ssh_host.clone()),
+        ssh_gateway: authorities.ssh(Purpose::SshGateway),
+        server_ca_pem: named
+            .and_then(|word| word.x509_server.into_iter().next())
+            .unwrap_or_else(|| api.server_ca_pem.to_string()),
+        x509_client: authorities.rings.get(&Purpose::X509Client).map(|ring| ring.active.clone()),
+        trust,
         public_url: api.broker.public_url().to_owned(),
     }))
 }
 
 pub(super) async fn krl(State(api): State<Api>) -> Result<Json<KrlDoc>, Problem> {
     let file = api.broker.krl().ok_or_else(|| missing("revocation list"))?;
-    Ok(Json(KrlDoc { version: file.version, krl: file.krl, signature: file.signature }))
+    let trust = api.broker.trust().await.ok();
+    Ok(Json(KrlDoc { version: file.version, krl: file.krl, signature: file.signature, trust }))
+}
+
+pub(super) async fn log(State(api): State<Api>, _caller: Caller) -> Json<LogDoc> {
+    Json(api.broker.log_doc().await)
+}
+
+pub(super) async fn authorities(State(api): State<Api>, caller: Caller) -> Result<Json<List<AuthorityDoc>>, Problem> {
+    Ok(list("authority", api.broker.authority_docs(caller.name()).await?))
 }
 
 pub(super) async fn host_certificate(

@@ -18,6 +18,7 @@ use super::{Broker, granted};
 use crate::accounts::postgres::{MAX_SESSIONS, Postgres, SecretSource, Server};
 use crate::accounts::scram::{self, Verifier};
 use crate::accounts::{Account, AccountError, Ending, MarkerKey, Probe, ProbeLogin, Proof as AccountProof};
+use crate::domain::authority::Purpose;
 use crate::domain::database::{Auth, DatabaseRole, Route};
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Proof};
@@ -153,6 +154,11 @@ impl Accounts {
 impl Broker {
     pub(super) fn accounts(&self) -> &Accounts {
         &self.inner.accounts
+    }
+
+    /// Forgets how servers are reached: their secrets may come from elsewhere now.
+    pub fn forget_places(&self) {
+        hold(&self.accounts().places).clear();
     }
 
     /// The server of a route; the same one for everybody who asks.
@@ -316,7 +322,8 @@ impl Broker {
             let gives: Vec<_> = target.roles.values().filter_map(|role| role.database.clone()).collect();
             let roles: BTreeSet<String> =
                 gives.iter().flat_map(|role| &role.member_of).map(ToString::to_string).collect();
-            let ca = memory.state.genesis.as_ref().and_then(|g| g.x509_client.clone()).unwrap_or_default();
+            let ring = memory.state.authorities.rings.get(&Purpose::X509Client);
+            let ca = ring.map(|ring| ring.active.clone()).unwrap_or_default();
             (route, database.auth, gives, roles, ca)
         };
         let place = self.place(&route).await?;

@@ -260,12 +260,31 @@ pub async fn start(
         counts: counts.clone(),
     };
     if size > 0 {
-        let (size, note) = clerk.signer.catch_up(&clerk.reader).await?;
-        clerk.keep_note(size, note).await;
+        match clerk.signer.catch_up(&clerk.reader).await {
+            Ok((size, note)) => clerk.keep_note(size, note).await,
+            // What mends it is an entry, so the log must go on.
+            Err(refusal) if mended_by_an_entry(refusal.code) => {
+                clerk.note.send_replace(stored_note(&clerk.reader).await);
+                clerk.heed(Err(refusal)).await;
+            }
+            Err(refusal) => return Err(refusal),
+        }
     }
     let task = tokio::spawn(clerk.run(queue));
     let (changed, note, health) = (changed_seen, note_seen, health_seen);
     Ok(Parts { jobs, memory, reader, reserve, signer, keeper, changed, note, health, counts, cache, task })
+}
+
+/// True for what keeps a signer from signing until administrators, or root, have said something in the log.
+pub fn mended_by_an_entry(code: Code) -> bool {
+    matches!(code, Code::RECOVERY | Code::PINNED_TRUST)
+}
+
+/// The newest checkpoint that is stored, with its size; clients judge it.
+async fn stored_note(reader: &Reader) -> Option<(u64, String)> {
+    let text = reader.checkpoint_newest().await.ok()??;
+    let size = text.lines().nth(1)?.parse().ok()?;
+    Some((size, text))
 }
 
 /// A job that was decided and waits for its batch to be durable.
@@ -421,10 +440,9 @@ impl Clerk {
                 .then(|| decide(&memory.state, &job.command, Now { at, beside: &memory.shelf }).err());
             return Err(refused.flatten().unwrap_or_else(|| unsigned(why)));
         }
-        let admins = match (&job.command, &memory.state.genesis) {
-            (Command::Begin(genesis), _) => genesis.admins.clone(),
-            (_, Some(genesis)) => genesis.admins.clone(),
-            _ => Default::default(),
+        let admins = match &job.command {
+            Command::Begin(genesis) => Arc::new(genesis.admins.clone()),
+            _ => memory.state.admins.clone(),
         };
         // Nothing is kept that the command does not name.
         let beside = job.command.beside();

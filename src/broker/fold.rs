@@ -27,12 +27,16 @@ pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
             break;
         }
         for leaf in page {
-            let entry: Entry = read_canonical(&leaf.bytes).map_err(|e| corrupt(&format!("entry {}: {e}", leaf.seq)))?;
+            let entry: Entry = match read_canonical(&leaf.bytes) {
+                Ok(entry) => entry,
+                Err(_) if Entry::is_newer(&leaf.bytes) => return Err(newer(leaf.seq)),
+                Err(e) => return Err(corrupt(&format!("entry {}: {e}", leaf.seq))),
+            };
             if entry.v > ENTRY_VERSION {
-                return Err(Refusal::new(Code::LEDGER_NEWER, format!("Entry {} is of version {}.", leaf.seq, entry.v)));
+                return Err(newer(leaf.seq));
             }
             if let Event::BundleAdopted { bundle, .. } = &entry.event {
-                let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
+                let admins = memory.state.admins.clone();
                 let bytes = reader.blob(bundle.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
                 memory.shelf.put(&bytes.ok_or_else(|| corrupt("an adopted bundle is missing"))?, &admins);
                 if memory.shelf.bundle(bundle).is_none() {
@@ -44,11 +48,15 @@ pub async fn fold(reader: &Reader, cache: &Cache) -> Result<Memory, Refusal> {
     }
     let needed = memory.state.needed();
     memory.shelf.retain(&needed);
-    let admins = memory.state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
+    let admins = memory.state.admins.clone();
     for digest in needed {
         if let Some(bytes) = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))? {
             memory.shelf.put(&bytes, &admins);
         }
     }
     Ok(memory)
+}
+
+fn newer(seq: u64) -> Refusal {
+    Refusal::new(Code::LEDGER_NEWER, format!("A newer version of this program wrote entry {seq} of the ledger."))
 }

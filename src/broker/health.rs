@@ -51,6 +51,9 @@ impl Broker {
     /// The first reason why it would not.
     pub async fn ready(&self) -> Result<(), Refusal> {
         if let Some(why) = self.health() {
+            if why.code == Code::RECOVERY {
+                return Err(why);
+            }
             return Err(Refusal::new(Code::SIGNER_AWAY, why.message));
         }
         if self.note().is_none() {

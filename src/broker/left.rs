@@ -70,6 +70,8 @@ impl Broker {
         if !all {
             doc.residue.retain(|residue| residue.person == *viewer);
             doc.strangers.clear();
+        } else if let Ok(docs) = self.authority_docs(viewer).await {
+            doc.rotations = docs.into_iter().filter(|doc| doc.phase != "steady").collect();
         }
         doc
     }
@@ -80,6 +82,7 @@ impl Broker {
             schema: "jit-broker/left/v1".to_owned(),
             residue: memory.state.removing().filter_map(residue).collect(),
             strangers: self.accounts().strangers.all(),
+            rotations: Vec::new(),
         }
     }
 

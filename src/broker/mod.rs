@@ -5,9 +5,11 @@
 //! Start with [`clerk`], then [`Broker`].
 
 pub mod accounts;
+pub mod authority;
 pub mod clerk;
 pub mod counts;
 mod earlier;
+pub mod epoch;
 pub mod evidence;
 pub(crate) mod fold;
 pub mod gateway;
@@ -32,6 +34,7 @@ use tokio::sync::{RwLock, mpsc, oneshot, watch};
 use crate::accounts::scram::Verifier;
 use crate::clock::{DRIFT_S, Timekeeper};
 use crate::domain::act::{Act, Deed, SignedAct};
+use crate::domain::authority::SignedTrust;
 use crate::domain::decide::admit;
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Event};
@@ -89,6 +92,7 @@ struct Inner {
     accounts: accounts::Accounts,
     gateway: Option<Gateway>,
     leases: lease::Leases,
+    trust: Mutex<Option<(u64, SignedTrust)>>,
 }
 
 /// What a grant gave for a key.
@@ -144,6 +148,7 @@ impl Broker {
             accounts,
             gateway,
             leases: lease::Leases::default(),
+            trust: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -263,6 +268,8 @@ impl Broker {
             let now_ms = self.inner.keeper.now().boot.ms;
             self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(&person, now_ms)?;
         }
+        self.may_stage(&person, &act.deed).await?;
+        self.may_begin(&act.deed).await?;
         let mut blobs = Vec::new();
         if let Some(words) = words.filter(|w| act.words == Some(w.commitment())) {
             words.check()?;

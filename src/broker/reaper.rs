@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Broker;
+use super::clerk::mended_by_an_entry;
 use crate::clock::DRIFT_S;
 use crate::domain::decide::MOST_DUE;
 use crate::domain::event::Command;
@@ -55,7 +56,9 @@ pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusa
         while broker.command(Command::Due, Vec::new()).await?.events.len() >= MOST_DUE {}
     }
     let list = broker.list_is_old(&broker.memory().await.state);
-    if list {
+    // In recovery nothing is signed: hosts keep the list that they have.
+    let recovering = broker.health().is_some_and(|why| mended_by_an_entry(why.code));
+    if list && !recovering {
         broker.publish_krl().await?;
     }
     if silent {

@@ -46,7 +46,7 @@ pub async fn load(cache: &Cache, reader: &Reader) -> Result<Memory, SnapshotErro
         let bytes = reader.blob(found.bundle.as_bytes()).await.map_err(|e| unreadable(&e))?;
         let text =
             bytes.and_then(|b| BundleText::from_bytes(&b).ok()).ok_or_else(|| unfit("its bundle is not there"))?;
-        let admins: Vec<_> = genesis.admins.keys().cloned().collect();
+        let admins: Vec<_> = found.state.admins.keys().cloned().collect();
         let bundle = Bundle::parse(&text, &admins).map_err(|_| unfit("its bundle does not parse"))?;
         found.adopt(Arc::new(bundle))?;
     }
@@ -65,7 +65,8 @@ fn opened(text: Option<String>, genesis: &Genesis) -> Result<Checkpoint, Snapsho
     let text = text.ok_or_else(|| unfit("no checkpoint of its size was signed"))?;
     let public = genesis.log_key.0.ed25519_bytes().ok_or_else(|| unfit("the log's key is not Ed25519"))?;
     let origin = origin_of(&genesis.install.to_string());
-    SignedNote::open(&text, &origin, &public).map_err(|_| unfit("the checkpoint is not signed"))
+    let opened = SignedNote::open_epoch(&text, &origin, &public).map_err(|_| unfit("the checkpoint is not signed"))?;
+    Ok(opened.0)
 }
 
 /// Size and root are those of a signed checkpoint, and of the log that is there.

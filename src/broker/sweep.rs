@@ -11,6 +11,7 @@ use crate::domain::database::Route;
 use crate::domain::event::Command;
 use crate::domain::ids::GrantId;
 use crate::domain::names::AccountName;
+use crate::domain::refusal::Code;
 use crate::wire::StrangerDoc;
 
 /// How often servers are looked at.
@@ -45,6 +46,10 @@ async fn still_there(place: &super::accounts::Place, name: &AccountName) -> bool
 impl Broker {
     /// Looks at every server once; true when all could be looked at.
     pub async fn sweep(&self, told: &mut Told) -> bool {
+        // SECURITY: accounts that a restored log does not know may be those of the broker that it is a copy of.
+        if self.health().is_some_and(|why| why.code == Code::RECOVERY) {
+            return false;
+        }
         let routes: BTreeSet<Route> = {
             let memory = self.memory().await;
             let targets = memory.state.bundle.targets.values().filter_map(crate::domain::target::Target::route);

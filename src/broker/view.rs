@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Broker;
+use crate::domain::authority::Purpose;
 use crate::domain::database::Database;
 use crate::domain::decide::{Now, progress};
 use crate::domain::event::Proof;
@@ -412,15 +413,21 @@ pub fn database_doc(database: &Database) -> DatabaseDoc {
     }
 }
 
+/// One line for each authority over host certificates; several while one is being replaced.
+fn believed(state: &State, name: &str) -> String {
+    let keys = state.authorities.ssh_trusted(Purpose::SshHost);
+    let lines: Vec<String> = keys.iter().map(|key| format!("@cert-authority {name} {key}")).collect();
+    lines.join("\n")
+}
+
 fn known_hosts(state: &State, target: &Target) -> String {
     if target.mode == Mode::Gateway {
-        let ca = state.genesis.as_ref().map(|genesis| genesis.ssh_host.to_string()).unwrap_or_default();
-        return format!("@cert-authority {GATEWAY_ALIAS} {ca}");
+        return believed(state, GATEWAY_ALIAS);
     }
-    match (&target.host, &state.genesis) {
-        (HostIdentity::Key(key), _) => format!("{} {key}", target.name),
-        (HostIdentity::BrokerCa, Some(genesis)) => format!("@cert-authority {} {}", target.name, genesis.ssh_host),
-        (HostIdentity::BrokerCa, None) | (HostIdentity::Tls, _) => String::new(),
+    match &target.host {
+        HostIdentity::Key(key) => format!("{} {key}", target.name),
+        HostIdentity::BrokerCa => believed(state, target.name.as_str()),
+        HostIdentity::Tls => String::new(),
     }
 }
 

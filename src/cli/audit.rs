@@ -37,6 +37,8 @@ pub enum AuditVerb {
         #[arg(long)]
         to: Option<PathBuf>,
     },
+    /// Begins a new epoch after a restore or a loss, so that the broker signs again; two administrators, or the one there is
+    BeginEpoch(super::epoch::BeginArgs),
     /// Checks every entry, the tree and the checkpoints against the pinned key
     Verify(LogArgs),
 }
@@ -108,6 +110,7 @@ impl AuditVerb {
                 }
                 Ok(ExitCode::SUCCESS)
             }
+            Self::BeginEpoch(args) => args.run(globals).await,
             Self::Verify(args) => verify(args, globals).await,
             Self::Witnesses => witnesses(globals).await,
         }

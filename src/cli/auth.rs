@@ -40,6 +40,12 @@ pub enum AuthVerb {
     Status,
     /// Ends the session; keys and certificates stay
     Logout,
+    /// Goes on with a broker that lost entries after a restore, or whose administrators root replaced
+    Acknowledge {
+        /// Without asking
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 impl AuthVerb {
@@ -63,6 +69,7 @@ impl AuthVerb {
                 );
             }
             Self::Status => {}
+            Self::Acknowledge { yes } => return super::epoch::acknowledge(*yes, globals).await,
             Self::Logout => {
                 let mut client = Client::remembered(&home)?;
                 let mut context = client.context()?.clone();
@@ -120,7 +127,7 @@ async fn login(
         server.ok_or_else(|| Failure::new(Code::USAGE, "Which broker? Say it with --server https://HOST[:PORT]."))?;
     let trust = match (trust, known.as_ref().filter(|c| c.server == server)) {
         (Some(trust), _) => trust,
-        (None, Some(context)) => Trust::Pem(context.about.server_ca_pem.clone()),
+        (None, Some(context)) => Trust::Pem(context.server_pem()),
         (None, None) => {
             return Err(Failure::new(
                 Code::USAGE,
@@ -139,6 +146,9 @@ async fn login(
             Failure::new(Code::ROLLED_BACK, "That is another installation than the one that is remembered here.");
         failure.0.hint = Some("For a second broker: jit-broker --context NAME auth login …".to_owned());
         return Err(failure);
+    }
+    if let Some(context) = &known {
+        context.unreset(&about)?;
     }
     about.server_ca_pem = trust.pinned(&about.server_ca_pem)?;
     let signing = Signing::choose(key.as_deref().or(known.as_ref().and_then(|c| c.key.as_deref())))?;

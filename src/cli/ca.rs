@@ -1,14 +1,17 @@
 //! `ca`: what is public of the authority. From the remembered broker, or on the broker's own machine from its files.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::client::Client;
+use super::context::Context;
 use super::failure::Failure;
 use super::home::Home;
 use super::{Globals, output};
+use crate::domain::authority::Purpose;
 use crate::domain::key::Key;
 use crate::domain::refusal::Code;
 use crate::settings::{Settings, bad_config};
@@ -37,36 +40,47 @@ enum CaVerb {
     },
     /// The revocation list, for sshd's RevokedKeys
     Krl,
+    /// Replaces an authority without an outage; administrators
+    Rotate(super::rotate::RotateArgs),
 }
 
-/// The public keys, by what they sign.
+/// The public keys, by what they sign; two of a kind while one is being replaced, the one that signs first.
 struct Authority {
-    ssh_user: Key,
-    ssh_host: Key,
-    ssh_gateway: Option<Key>,
-    log: Key,
-    x509_server: String,
-    x509_client: Option<String>,
+    of: BTreeMap<String, Vec<String>>,
 }
 
 impl Authority {
     fn of(&self, kind: &str) -> Result<String, Failure> {
-        Ok(match kind {
-            "ssh-user" => self.ssh_user.to_string(),
-            "ssh-host" => self.ssh_host.to_string(),
-            "ssh-gateway" => {
-                let none =
-                    || Failure::new(Code::MISSING, "This installation has no authority over gateway certificates.");
-                self.ssh_gateway.as_ref().ok_or_else(none)?.to_string()
-            }
-            "log" => self.log.to_string(),
-            "x509-client" => {
-                let none =
-                    || Failure::new(Code::MISSING, "This installation has no authority over client certificates.");
-                self.x509_client.as_ref().ok_or_else(none)?.trim_end().to_owned()
-            }
-            _ => self.x509_server.trim_end().to_owned(),
-        })
+        let none = || Failure::new(Code::MISSING, format!("This installation has no authority {kind}."));
+        self.of.get(kind).filter(|keys| !keys.is_empty()).map(|keys| keys.join("\n")).ok_or_else(none)
+    }
+
+    fn remembered(context: &Context) -> Self {
+        let texts = |keys: Vec<Key>| keys.iter().map(ToString::to_string).collect();
+        let pem = |text: String| text.trim_end().to_owned();
+        let mut of: BTreeMap<String, Vec<String>> = [Purpose::SshUser, Purpose::SshGateway, Purpose::SshHost]
+            .into_iter()
+            .map(|purpose| (purpose.to_string(), texts(context.trusted(purpose))))
+            .collect();
+        of.insert("log".to_owned(), vec![context.about.log_key.to_string()]);
+        of.insert(Purpose::X509Client.to_string(), context.client_pem().map(pem).into_iter().collect());
+        of.insert(Purpose::X509Server.to_string(), vec![pem(context.server_pem())]);
+        Self { of }
+    }
+
+    /// From the files of the broker on this machine: its log says which keys count, its folder of keys has them.
+    async fn local(settings: &Settings) -> Result<Self, Failure> {
+        let keys = Keys::load(&settings.ca_dir)?;
+        let state = crate::daemon::folded(settings).await?;
+        let mut of = BTreeMap::from([("log".to_owned(), vec![keys.log_public().to_string()])]);
+        for (purpose, ring) in &state.authorities.rings {
+            let shown = |public: &str| match purpose.is_ssh() {
+                true => Some(public.to_owned()),
+                false => keys.x509(*purpose, public).map(|(_, cert)| cert.pem().trim_end().to_owned()),
+            };
+            of.insert(purpose.to_string(), ring.trusted().filter_map(shown).collect());
+        }
+        Ok(Self { of })
     }
 }
 
@@ -90,19 +104,16 @@ impl CaArgs {
             };
             return krl(&bytes, globals);
         }
-        let authority = match &settings {
-            Some(settings) => local(settings)?,
-            None => {
-                let about = Client::remembered(&Home::find()?)?.context()?.about.clone();
-                Authority {
-                    ssh_user: about.ssh_user,
-                    ssh_host: about.ssh_host,
-                    ssh_gateway: about.ssh_gateway,
-                    log: about.log_key,
-                    x509_server: about.server_ca_pem,
-                    x509_client: about.x509_client,
-                }
+        if let CaVerb::Rotate(args) = &self.verb {
+            if settings.is_some() {
+                let what = "A replacement is signed by an administrator and asked of the broker: leave --config out.";
+                return Err(Failure::new(Code::USAGE, what));
             }
+            return args.run(globals).await;
+        }
+        let authority = match &settings {
+            Some(settings) => Authority::local(settings).await?,
+            None => Authority::remembered(Client::remembered(&Home::find()?)?.context()?),
         };
         match &self.verb {
             CaVerb::Export { kind } => {
@@ -111,10 +122,12 @@ impl CaArgs {
                 output::answer(globals.output, "ca", serde_json::json!({ "kind": kind, "key": text }), kind, &lines)?;
             }
             _ => {
-                let items: Vec<_> = ["ssh-user", "ssh-host", "log", "x509-client", "x509-server"]
-                    .into_iter()
-                    .filter_map(|kind| Some(serde_json::json!({ "kind": kind, "key": authority.of(kind).ok()? })))
-                    .collect();
+                let kinds = ["ssh-user", "ssh-host", "log", "x509-client", "x509-server"].into_iter();
+                let keys = kinds.flat_map(|kind| {
+                    let keys = authority.of.get(kind).cloned().unwrap_or_default();
+                    keys.into_iter().map(move |key| serde_json::json!({ "kind": kind, "key": key }))
+                });
+                let items: Vec<_> = keys.collect();
                 let cell = |item: &serde_json::Value, name: &str| item[name].as_str().unwrap_or_default().to_owned();
                 output::list(globals.output, "ca", &items, &["kind", "key"], |item| {
                     let key = cell(item, "key");
@@ -141,16 +154,4 @@ fn krl(bytes: &[u8], globals: &Globals) -> Result<ExitCode, Failure> {
     }
     std::io::Write::write_all(&mut std::io::stdout(), bytes).map_err(|e| Failure::local("stdout", e))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn local(settings: &Settings) -> Result<Authority, Failure> {
-    let keys = Keys::load(&settings.ca_dir)?;
-    Ok(Authority {
-        ssh_user: Key(keys.ssh_user.public().clone()),
-        ssh_host: Key(keys.ssh_host.public().clone()),
-        ssh_gateway: keys.ssh_gateway.as_ref().map(|key| Key(key.public().clone())),
-        log: keys.log_public(),
-        x509_server: keys.x509_cert.pem().to_owned(),
-        x509_client: keys.x509_client.as_ref().map(|(_, cert)| cert.pem().to_owned()),
-    })
 }

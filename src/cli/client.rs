@@ -21,6 +21,7 @@ use super::context::{Context, same_address};
 use super::failure::Failure;
 use super::home::{Home, read_private, write_private};
 use super::keys::Signing;
+use super::trust::Acknowledged;
 use crate::domain::act::{ACT_SCHEMA, Act, Deed};
 use crate::domain::bundle::BundleText;
 use crate::domain::refusal::Code;
@@ -54,6 +55,10 @@ pub struct Client {
     token: Option<String>,
     sender: Option<SendRequest<Full<Bytes>>>,
     renewing: bool,
+    /// The broker tells of authorities that are not known here yet.
+    behind: bool,
+    /// The log is not compared with what was seen of it.
+    unwitnessed: bool,
 }
 
 fn unreachable(server: &str, why: impl std::fmt::Display) -> Failure {
@@ -63,7 +68,17 @@ fn unreachable(server: &str, why: impl std::fmt::Display) -> Failure {
 impl Client {
     /// A client before the first sign-in.
     pub fn first(home: Home, server: String, trust: Trust) -> Self {
-        Self { home, server, trust, context: None, token: None, sender: None, renewing: false }
+        Self {
+            home,
+            server,
+            trust,
+            context: None,
+            token: None,
+            sender: None,
+            renewing: false,
+            behind: false,
+            unwitnessed: false,
+        }
     }
 
     /// The client of the remembered broker.
@@ -76,11 +91,13 @@ impl Client {
         Ok(Self {
             home: home.clone(),
             server: context.server.clone(),
-            trust: Trust::Pem(context.about.server_ca_pem.clone()),
+            trust: Trust::Pem(context.server_pem()),
             context: Some(context),
             token,
             sender: None,
             renewing: false,
+            behind: false,
+            unwitnessed: false,
         })
     }
 
@@ -107,6 +124,11 @@ impl Client {
         if let Some(context) = &mut self.context {
             context.person = None;
         }
+    }
+
+    /// Compares the log no longer with what was seen of it: for those who look at a loss, and acknowledge it.
+    pub fn look_away(&mut self) {
+        self.unwitnessed = true;
     }
 
     /// Keeps a session's token.
@@ -154,22 +176,25 @@ impl Client {
 
     /// Sends a request, and checks the checkpoint that comes with the answer before anything of the answer is read.
     async fn once(&mut self, request: &Asked<'_>) -> Result<Response<Incoming>, Failure> {
-        let seen = match &self.context {
-            Some(context) => context.seen(&self.home)?.map(|(size, root, _)| (size, root)),
+        let witness = self.context.as_ref().filter(|_| !self.unwitnessed).cloned();
+        let seen = match &witness {
+            Some(context) => context.seen(&self.home)?,
             None => None,
         };
-        let size = self.context.is_some().then_some(seen.map_or(0, |(size, _)| size));
+        let size = witness.is_some().then(|| seen.as_ref().map_or(0, |seen| seen.size));
         let response = self.send(request, size).await?;
         let header = |name: &str| {
             let value = response.headers().get(name)?.to_str().ok()?;
             data_encoding::BASE64.decode(value.as_bytes()).ok()
         };
-        if let Some(context) = &self.context {
+        if let Some(context) = &witness {
             let note = header("jit-checkpoint").and_then(|n| String::from_utf8(n).ok());
             let proof = header("jit-proof").unwrap_or_default();
             let (hashes, rest) = proof.as_chunks::<32>();
             let hashes = if rest.is_empty() { hashes } else { &[] };
-            context.witness(&self.home, seen, note.as_deref(), hashes)?;
+            context.witness(&self.home, seen.as_ref(), note.as_deref(), hashes)?;
+            let version = response.headers().get("jit-trust").and_then(|value| value.to_str().ok()?.parse().ok());
+            self.behind = version > Some(context.trust_version());
         }
         Ok(response)
     }
@@ -203,7 +228,25 @@ impl Client {
 
     async fn call(&mut self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
         let response = self.answered(&Asked { method, path, body }).await?;
-        read_all(&self.server, response).await
+        let answer = read_all(&self.server, response).await?;
+        self.catch_up().await?;
+        Ok(answer)
+    }
+
+    /// Learns of new authorities as soon as the broker tells that there are some: they sign soon.
+    async fn catch_up(&mut self) -> Result<(), Failure> {
+        if !std::mem::take(&mut self.behind) {
+            return Ok(());
+        }
+        let response = self.once(&Asked { method: "GET", path: "/v1/about", body: None }).await?;
+        self.behind = false;
+        let bytes = read_all(&self.server, response).await?;
+        let about = serde_json::from_slice(&bytes).map_err(|e| Failure::local("the broker's answer", e))?;
+        if let Some(context) = &mut self.context {
+            context.learn(&self.home, about, Acknowledged::No)?;
+            self.trust = Trust::Pem(context.server_pem());
+        }
+        Ok(())
     }
 
     /// Reads a document.

@@ -7,10 +7,23 @@ use super::home::{Home, lock, private_folder, read_private, write_private};
 use crate::domain::ids::origin_of;
 use crate::domain::names::PersonName;
 use crate::domain::refusal::Code;
-use crate::ledger::note::{Checkpoint, SignedNote};
+use crate::ledger::note::SignedNote;
 use crate::ledger::tree::{Hash, verify_consistency};
 use crate::settings::url_host;
 use crate::wire::About;
+
+/// A checkpoint as this client saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its epoch.
+    pub epoch: u32,
+    /// How many entries it has.
+    pub size: u64,
+    /// Their root.
+    pub root: Hash,
+    /// The signed note.
+    pub text: String,
+}
 
 /// The remembered broker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,60 +65,90 @@ impl Context {
         write_private(&home.config.join("context.json"), &text)
     }
 
+    /// Reads a signed note of this broker's log, of whatever epoch.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn open_note(&self, text: &str) -> Result<Seen, String> {
+        let public = log_bytes(&self.about).map_err(|failure| failure.0.message)?;
+        let origin = origin_of(&self.about.install.to_string());
+        let (note, epoch) = SignedNote::open_epoch(text, &origin, &public).map_err(|e| e.to_string())?;
+        Ok(Seen { epoch, size: note.size, root: note.root, text: text.to_owned() })
+    }
+
     /// The newest checkpoint that this client has seen.
     ///
     /// # Errors
     /// When it is damaged: it is the witness, so it is not simply forgotten.
-    pub fn seen(&self, home: &Home) -> Result<Option<(u64, Hash, String)>, Failure> {
+    pub fn seen(&self, home: &Home) -> Result<Option<Seen>, Failure> {
         let Some(text) = read_private(&home.state.join("checkpoint"))? else { return Ok(None) };
-        let note = SignedNote::open(&text, &self.about.origin, &log_bytes(&self.about)?)
-            .map_err(|e| Failure::new(Code::ROLLED_BACK, format!("The remembered checkpoint is damaged: {e}.")))?;
-        Ok(Some((note.size, note.root, text)))
+        let damaged = |e| Failure::new(Code::ROLLED_BACK, format!("The remembered checkpoint is damaged: {e}."));
+        self.open_note(&text).map(Some).map_err(damaged)
     }
 
     /// Demands that the broker's log only grew since `sent`, the checkpoint that the request named (security.md 5.4).
     ///
     /// # Errors
-    /// [`Code::ROLLED_BACK`], with both notes saved.
-    pub fn witness(
-        &self,
-        home: &Home,
-        sent: Option<(u64, Hash)>,
-        note: Option<&str>,
-        proof: &[Hash],
-    ) -> Result<(), Failure> {
+    /// [`Code::ROLLED_BACK`], with both notes saved; [`Code::EPOCH`] when entries that were seen are lost, and a new epoch says so.
+    pub fn witness(&self, home: &Home, sent: Option<&Seen>, note: Option<&str>, proof: &[Hash]) -> Result<(), Failure> {
         let Some(text) = note else {
-            let size = sent.map_or(0, |(size, _)| size);
+            let size = sent.map_or(0, |seen| seen.size);
             return Err(self.alarm(home, None, format!("it showed no checkpoint; {size} entries were seen before")));
         };
-        let new = SignedNote::open(text, &self.about.origin, &log_bytes(&self.about)?)
-            .map_err(|e| self.alarm(home, Some(text), e.to_string()))?;
-        if let Some((size, root)) = sent {
-            if new.size < size {
-                let what = format!("it shows {} entries; {size} were seen before", new.size);
+        let new = self.open_note(text).map_err(|e| self.alarm(home, Some(text), e))?;
+        if let Some(seen) = sent {
+            if new.epoch < seen.epoch {
+                let what = format!("it shows epoch {}; epoch {} was seen before", new.epoch, seen.epoch);
                 return Err(self.alarm(home, Some(text), what));
             }
-            if verify_consistency(size, root, new.size, new.root, proof).is_err() {
-                let what = format!("its log is another one than the {size} entries seen before");
+            let grew =
+                new.size >= seen.size && verify_consistency(seen.size, seen.root, new.size, new.root, proof).is_ok();
+            if !grew && new.epoch > seen.epoch {
+                // What was seen stays remembered until somebody acknowledges that it is gone.
+                let message = format!(
+                    "The broker's log began epoch {}, and does not have all of the {} entries that this client has seen.",
+                    new.epoch, seen.size
+                );
+                return Err(Failure::new(Code::EPOCH, message));
+            }
+            if new.size < seen.size {
+                let what = format!("it shows {} entries; {} were seen before", new.size, seen.size);
+                return Err(self.alarm(home, Some(text), what));
+            }
+            if !grew {
+                let what = format!("its log is another one than the {} entries seen before", seen.size);
                 return Err(self.alarm(home, Some(text), what));
             }
         }
-        self.remember(home, sent, &new, text)
+        self.remember(home, sent, &new)
     }
 
     /// Stores the newer checkpoint, unless another run of this program stored one while this one waited for its answer.
-    fn remember(&self, home: &Home, sent: Option<(u64, Hash)>, new: &Checkpoint, text: &str) -> Result<(), Failure> {
+    fn remember(&self, home: &Home, sent: Option<&Seen>, new: &Seen) -> Result<(), Failure> {
         private_folder(&home.state)?;
         let _lock = lock(&home.state.join("checkpoint.lock"))?;
-        match self.seen(home)?.map(|(size, root, _)| (size, root)) {
-            Some((size, root)) if size == new.size && root != new.root => {
-                Err(self.alarm(home, Some(text), format!("it shows two logs of {size} entries")))
+        match self.seen(home)? {
+            Some(now) if (now.epoch, now.size) == (new.epoch, new.size) && now.root != new.root => {
+                Err(self.alarm(home, Some(&new.text), format!("it shows two logs of {} entries", new.size)))
             }
             // INVARIANT: what is remembered was proven from what was remembered before; without a proof from the other run's
             // checkpoint to this one, theirs stays, and the next request asks for the proof from there.
-            now if now != sent => Ok(()),
-            Some((size, _)) if size == new.size => Ok(()),
-            _ => write_private(&home.state.join("checkpoint"), text.as_bytes()),
+            now if now.as_ref() != sent => Ok(()),
+            Some(now) if (now.epoch, now.size) == (new.epoch, new.size) => Ok(()),
+            _ => write_private(&home.state.join("checkpoint"), new.text.as_bytes()),
+        }
+    }
+
+    /// Puts aside the checkpoint of a log whose loss somebody acknowledged here: it is kept, and not compared any more.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_aside(&self, home: &Home, epoch: u32) -> Result<(), Failure> {
+        let _lock = lock(&home.state.join("checkpoint.lock"))?;
+        let (from, to) = (home.state.join("checkpoint"), home.state.join(format!("checkpoint.lost-before-e{epoch}")));
+        match std::fs::rename(&from, &to) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::local(from.display(), e)),
+            _ => Ok(()),
         }
     }
 
@@ -136,9 +179,14 @@ fn log_bytes(about: &About) -> Result<[u8; 32], Failure> {
 /// [`Code::UNTRUSTED_SERVER`].
 pub fn consistent(about: &About) -> Result<(), Failure> {
     log_bytes(about)?;
-    if about.origin != origin_of(&about.install.to_string()) {
+    let first = origin_of(&about.install.to_string());
+    let same = about.origin.rsplit_once("/e").is_some_and(|(base, epoch)| {
+        first.strip_suffix("/e0") == Some(base) && epoch.parse::<u32>().is_ok_and(|n| n.to_string() == epoch)
+    });
+    if !same {
         return Err(Failure::new(Code::UNTRUSTED_SERVER, "The broker's log is named after another installation."));
     }
+    super::trust::said(about, &about.log_key)?;
     let mut keys = vec![&about.log_key, &about.ssh_user, &about.ssh_host];
     keys.extend(&about.ssh_gateway);
     let purposes = keys.len();

@@ -75,11 +75,17 @@ impl HookArgs {
             } else {
                 tokio::time::timeout(LOOK, over(&home, &name, &login)).await.unwrap_or(None)
             };
-            let Some(grant) = over else {
-                looked_at(&home, &name, &login)?;
-                return Ok(ExitCode::SUCCESS);
-            };
-            eprintln!("jit-broker: {} on {name} is {}; its certificate is removed.", grant.role, grant.state);
+            match over {
+                Some(grant) => {
+                    eprintln!("jit-broker: {} on {name} is {}; its certificate is removed.", grant.role, grant.state);
+                }
+                // What was learnt on the way may have taken it away: its authority was retired.
+                None if holds(&home, &name, &login, crate::clock::wall_s()) => {
+                    looked_at(&home, &name, &login)?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                None => {}
+            }
         }
         // ssh would offer an expired certificate all the same, and be refused for it.
         let _ = fs::remove_file(ssh::certificate(&home, name.as_str(), login.as_str()));

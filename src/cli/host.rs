@@ -17,8 +17,10 @@ use super::client::{Client, Trust};
 use super::context::Context;
 use super::failure::Failure;
 use super::home::{Home, read_private};
+use super::hook::hinted;
 use super::{Globals, keys, output};
 use crate::domain::act::{Deed, HOST_NAMESPACE, KRL_NAMESPACE, SignedAct};
+use crate::domain::authority::{Purpose, SignedTrust, TrustWord};
 use crate::domain::digest::canonical;
 use crate::domain::event::HostWord;
 use crate::domain::key::Key;
@@ -170,24 +172,60 @@ fn print(target: &TargetName, script: &str, globals: &Globals) -> Result<(), Fai
 pub async fn run_once(args: &RunArgs) -> Result<u64, Failure> {
     let ca_file = args.file(args.ca_file.as_ref(), "server_ca.pem");
     let pem = fs::read_to_string(&ca_file).map_err(|e| Failure::local(ca_file.display(), e))?;
-    let trusted = authorities(&args.file(args.trusted.as_ref(), "user_ca.pub"))?;
+    let path = args.file(args.trusted.as_ref(), "user_ca.pub");
+    let (mut trusted, mut trust) = authorities(&path)?;
     // A system service has no HOME, and this client keeps nothing.
     let home = Home { config: args.dir.clone(), state: args.dir.clone(), run: args.dir.clone() };
     let mut client = Client::first(home, args.server.clone(), Trust::Pem(pem));
     let doc: KrlDoc = client.get("/v1/krl").await?;
+    let word = doc.trust.as_ref().map(|said| heard(said, &trusted)).transpose()?;
+    if let Some(word) = word.filter(|word| word.version > trust) {
+        crate::signer::keys::replace(&path, said(word.version, &word.ssh_user).as_bytes(), 0o644)?;
+        if !word.x509_server.is_empty() {
+            crate::signer::keys::replace(&ca_file, word.x509_server.concat().as_bytes(), 0o644)?;
+        }
+        (trusted, trust) = (word.ssh_user, word.version);
+    }
     let (bytes, list) = verified(&doc, &trusted)?;
     let krl = args.file(args.krl.as_ref(), "krl");
     install(&bytes, &list, &krl, &args.file(args.state.as_ref(), "krl.version"))?;
-    confirm(&mut client, args, list.version).await?;
+    confirm(&mut client, args, list.version, trust).await?;
     Ok(list.version)
 }
 
-/// Reads a file that `TrustedUserCAKeys` names: one key a line, two while an authority is being replaced.
-pub(super) fn authorities(path: &Path) -> Result<Vec<Key>, Failure> {
+/// How the line begins that tells the version of the authorities in a file.
+const VERSION: &str = "# jit-broker: authorities, version ";
+
+/// A file that `TrustedUserCAKeys` names.
+fn said(version: u64, keys: &[Key]) -> String {
+    let head = if version > 0 { format!("{VERSION}{version}\n") } else { String::new() };
+    let lines: Vec<String> = keys.iter().map(|key| format!("{key}\n")).collect();
+    head + &lines.concat()
+}
+
+/// Whom to trust from now on, said by somebody who is trusted already.
+fn heard(said: &SignedTrust, trusted: &[Key]) -> Result<TrustWord, Failure> {
+    let word = said.open(trusted, None).map_err(|e| {
+        let message = format!("The broker's word on whom to trust is not taken: {e}.");
+        Failure::new(Code::BAD_SIGNATURE, message)
+    });
+    word.map_err(|failure| {
+        hinted(failure, "This host has missed a new authority: jit-broker host enroll it again.".to_owned())
+    })
+    .and_then(|word| match word.ssh_user.is_empty() {
+        false => Ok(word),
+        true => Err(Failure::new(Code::BAD_SIGNATURE, "The broker's word names nobody to trust.")),
+    })
+}
+
+/// Reads a file that `TrustedUserCAKeys` names: one key a line, two while an authority is being replaced; and its version.
+pub(super) fn authorities(path: &Path) -> Result<(Vec<Key>, u64), Failure> {
     let text = fs::read_to_string(path).map_err(|e| Failure::local(path.display(), e))?;
+    let version = text.lines().find_map(|line| line.strip_prefix(VERSION)?.trim().parse().ok()).unwrap_or(0);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let keys: Result<Vec<Key>, _> = lines.map(|line| jit_ca::key::PublicKey::parse(line).map(Key)).collect();
-    keys.map_err(|e| Failure::new(Code::BAD_KEY, format!("{}: {e}.", path.display())))
+    let keys = keys.map_err(|e| Failure::new(Code::BAD_KEY, format!("{}: {e}.", path.display())))?;
+    Ok((keys, version))
 }
 
 /// Checks that an authority of ours signed the list, that it is a whole one, and that it is the one that the document names.
@@ -231,7 +269,7 @@ pub(super) fn install(bytes: &[u8], list: &Krl, krl: &Path, state: &Path) -> Res
     Ok(())
 }
 
-async fn confirm(client: &mut Client, args: &RunArgs, version: u64) -> Result<(), Failure> {
+async fn confirm(client: &mut Client, args: &RunArgs, version: u64, trust: u64) -> Result<(), Failure> {
     let path = &args.host_key;
     let text =
         read_private(path)?.ok_or_else(|| Failure::new(Code::NO_KEY, format!("{} is not there.", path.display())))?;
@@ -239,12 +277,36 @@ async fn confirm(client: &mut Client, args: &RunArgs, version: u64) -> Result<()
     let key = PrivateKey::from_openssh(&text, None).map_err(bad)?;
     let about: About = client.get("/v1/about").await?;
     let at = crate::clock::wall_s();
-    let word = HostWord { install: about.install, target: args.target.clone(), krl_version: version, at };
+    let (certificate, pending) = (args.dir.join("ssh_host_ed25519_key-cert.pub"), args.dir.join("reload"));
+    // What sshd has not read yet is shown to nobody.
+    let shown = fs::read_to_string(&certificate).ok().filter(|_| !pending.exists());
+    let shown = shown.and_then(|text| jit_ca::ssh::read(text.trim_end()).ok());
+    let word = HostWord {
+        install: about.install,
+        target: args.target.clone(),
+        krl_version: version,
+        at,
+        trust: (trust > 0).then_some(trust),
+        host_ca: shown.map(|facts| facts.ca.fingerprint()),
+    };
     let failed = |e: &dyn std::fmt::Display| Failure::local("the confirmation", e);
     let bytes = canonical(&word).map_err(|e| failed(&e))?;
     let signature = jit_ca::sshsig::sign(&key, HOST_NAMESPACE, &bytes).map_err(|e| failed(&e))?;
     let act = String::from_utf8(bytes).map_err(|e| failed(&e))?;
-    let _: Outcome = client.post("/v1/hosts/confirm", &SignedAct { act, signature }).await?;
+    let outcome: Outcome = client.post("/v1/hosts/confirm", &SignedAct { act, signature }).await?;
+    let Some(next) = outcome.host else { return Ok(()) };
+    // SECURITY: it is for this host's own key and name; whether clients believe its authority is theirs to judge.
+    let facts = jit_ca::ssh::read(&next.certificate).map_err(|e| failed(&e))?;
+    let ours = facts.kind == CertKind::Host && facts.key == *key.public();
+    if !ours || !facts.principals.iter().any(|p| p == args.target.as_str()) {
+        return Err(Failure::new(Code::LINT, "The broker sent a host certificate that is not for this host."));
+    }
+    crate::signer::keys::replace(&certificate, format!("{}\n", next.certificate).as_bytes(), 0o644)?;
+    crate::signer::keys::replace(&pending, b"", 0o644)?;
+    eprintln!(
+        "A host certificate of a new authority is installed. Have sshd read its configuration anew, then: rm {}",
+        pending.display()
+    );
     Ok(())
 }
 
@@ -260,6 +322,7 @@ WHO='-C user=root,host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22'
 [ ! -d /run/systemd/system ] || systemd=yes
 dir=/etc/ssh/jit-broker
 mkdir -p $dir/principals /etc/ssh/sshd_config.d /etc/systemd/system
+rm -f $dir/reload
 
 "#;
 /// Takes the new lines away again where sshd refuses them, or where older ones hide them: a host nobody can enter helps nobody.
@@ -351,12 +414,15 @@ pub(super) fn steps(
     let name = &doc.name;
     let lint = |what: &str| Failure::new(Code::LINT, format!("The broker's answer is not what was asked for: {what}."));
     let facts = jit_ca::ssh::read(certificate).map_err(|e| lint(&e.to_string()))?;
+    let believed = context.trusted(Purpose::SshHost);
     let for_us = facts.principals.iter().any(|p| p == name.as_str());
-    if facts.kind != CertKind::Host || facts.key != key.0 || facts.ca != context.about.ssh_host.0 || !for_us {
+    if facts.kind != CertKind::Host || facts.key != key.0 || !believed.iter().any(|ca| ca.0 == facts.ca) || !for_us {
         return Err(lint("the certificate is not for this host"));
     }
-    verified(krl, std::slice::from_ref(&context.about.ssh_user))?;
-    let pem = context.about.server_ca_pem.trim_end();
+    let users = context.trusted(Purpose::SshUser);
+    verified(krl, &users)?;
+    let (pem, user_ca) = (context.server_pem(), said(context.trust_version(), &users));
+    let pem = pem.trim_end();
     let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=- \r\n".contains(&b));
     if !plain(pem) || !context.server.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:/[]".contains(&b)) {
         return Err(lint("the server's authority or address cannot be one"));
@@ -376,7 +442,7 @@ pub(super) fn steps(
         format!("# For root on {name}: sh THIS-FILE. jit-broker itself goes to /usr/local/bin first.\n"),
         format!("# Pasted as a whole it works too; an error ends only what stands between the parentheses.\n{HEAD}"),
         "# Who is believed: the authority of user certificates, and that of the broker's own address.\n".to_owned(),
-        file("$dir/user_ca.pub", &context.about.ssh_user.to_string()),
+        file("$dir/user_ca.pub", &user_ca),
         file("$dir/server_ca.pem", pem),
         "\n# Which certificate opens which account: one that names this host and the account.\n".to_owned(),
         principals,

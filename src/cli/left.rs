@@ -15,5 +15,6 @@ pub fn show_left(doc: &LeftDoc) -> Vec<String> {
         let (server, account, what) = (shown(&stranger.server), shown(&stranger.account), shown(&stranger.what));
         lines.push(format!("{word} {account} on {server}: {what}"));
     }
+    lines.extend(doc.rotations.iter().flat_map(super::rotate::lines));
     lines
 }

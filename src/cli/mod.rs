@@ -8,6 +8,7 @@ mod answer;
 mod ask;
 mod audit;
 mod auth;
+mod backup;
 mod ca;
 #[cfg(feature = "server")]
 mod certificate;
@@ -17,6 +18,7 @@ mod completions;
 mod context;
 mod database;
 mod doctor;
+mod epoch;
 mod extend;
 mod failure;
 mod files;
@@ -34,6 +36,7 @@ mod prompt;
 #[cfg(feature = "server")]
 mod receipt;
 mod review;
+mod rotate;
 #[cfg(feature = "server")]
 mod serve;
 #[cfg(not(feature = "server"))]
@@ -45,6 +48,7 @@ mod ssh_config;
 mod status;
 mod terms;
 mod texts;
+mod trust;
 #[cfg(feature = "server")]
 mod verify;
 #[cfg(not(feature = "server"))]
@@ -248,6 +252,9 @@ enum Verb {
     Policy(admin::PolicyVerb),
     /// The authority's public keys and its revocation list
     Ca(ca::CaArgs),
+    /// The administrators, replaced by root on the broker
+    #[command(subcommand)]
+    Trust(TrustVerb),
     /// The broker's clock
     #[command(subcommand)]
     Clock(clock::ClockVerb),
@@ -258,6 +265,12 @@ enum Verb {
     Init(serve::InitArgs),
     /// Runs the broker
     Serve(serve::ConfigArgs),
+    /// Has the running broker read its configuration anew
+    Reload(serve::ConfigArgs),
+    /// Everything that a broker is, in one sealed file, while it runs
+    Backup(backup::BackupArgs),
+    /// A broker out of a backup; it signs nothing until administrators say what is known of the time since
+    Restore(backup::RestoreArgs),
     /// Everything that serve would refuse
     Check(serve::ConfigArgs),
     /// Runs the signer as a process of its own
@@ -276,6 +289,12 @@ enum Verb {
         /// Such as JB2003
         code: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum TrustVerb {
+    /// Makes those whom [trust] names the administrators, where every key of theirs is lost; with the daemon stopped
+    Reset(epoch::ResetArgs),
 }
 
 /// Runs the command line; the exit status is that of cli.md.
@@ -428,6 +447,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Apply { dir, dry_run, yes } => admin::apply(dir, *dry_run, *yes, globals).await,
         Verb::Person(verb) => verb.run(globals).await,
         Verb::Clock(verb) => verb.run(globals).await,
+        Verb::Trust(TrustVerb::Reset(args)) => args.run(globals).await,
         Verb::Key(verb) => verb.run(globals).await,
         Verb::Target(verb) => verb.run(globals).await,
         Verb::Policy(verb) => verb.run(globals).await,
@@ -436,6 +456,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Init(args) => args.run(globals).await,
         Verb::Serve(args) => args.serve().await,
         Verb::Check(args) => args.check(globals).await,
+        Verb::Reload(args) => args.reload(globals).await,
+        Verb::Backup(args) => args.run(globals).await,
+        Verb::Restore(args) => args.run(globals).await,
         Verb::Dev(args) => args.run().await,
         Verb::Doctor(args) => args.run(globals).await,
         Verb::Completions(args) => args.run(globals),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::home::{Home, read_private};
@@ -132,13 +133,15 @@ impl ConfigArgs {
             tokio::select! {
                 () = &mut over => break None,
                 refusal = daemon.failed() => break Some(refusal),
-                // The bundle takes effect by `apply`; what this file says is about sockets and keys, which are opened once.
+                // The bundle takes effect by `apply`; what this file says of sockets and keys is opened once.
                 _ = told => {
                     notify.reloading();
-                    match self.settings() {
-                        Ok(_) => eprintln!("{} is good; a restart makes it count.", self.config.display()),
-                        Err(failure) => drop(failure.report(false)),
-                    }
+                    let told = match self.settings() {
+                        Ok(next) => Reloaded { good: true, restart_for: owned(daemon.reload(&next)), problem: None },
+                        Err(failure) => Reloaded { good: false, restart_for: Vec::new(), problem: Some(failure.0.message) },
+                    };
+                    told.lines(&self.config).iter().for_each(|line| eprintln!("{line}"));
+                    told.write(&settings.ledger);
                     notify.ready("serving");
                 }
             }
@@ -149,6 +152,35 @@ impl ConfigArgs {
             None => Ok(ExitCode::SUCCESS),
             Some(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// `reload`: the file is looked at here first, then the running daemon takes it, or says why not.
+    ///
+    /// # Errors
+    /// Every problem of the file; [`Code::UNREACHABLE`] where no daemon runs.
+    pub async fn reload(&self, globals: &Globals) -> Result<ExitCode, Failure> {
+        let settings = self.settings()?;
+        let away = || Failure::new(Code::UNREACHABLE, format!("No daemon holds {}.", settings.ledger.display()));
+        let pid = crate::ledger::held_by(&settings.ledger).and_then(rustix::process::Pid::from_raw).ok_or_else(away)?;
+        let before = Reloaded::read(&settings.ledger);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP)
+            .map_err(|e| Failure::local("the daemon", e))?;
+        for _ in 0..ANSWERS {
+            tokio::time::sleep(ANSWER).await;
+            let Some((at, told)) = Reloaded::read(&settings.ledger) else { continue };
+            if before.as_ref().is_some_and(|(known, _)| *known == at) {
+                continue;
+            }
+            let lines = told.lines(&self.config);
+            if !told.good {
+                return Err(Failure::new(Code::BAD_CONFIG, lines.join("\n")));
+            }
+            let fields = serde_json::json!({ "done": "reload", "restart_for": told.restart_for });
+            output::answer(globals.output, "done", fields, "", &[])?;
+            lines.iter().for_each(|line| eprintln!("{line}"));
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(Failure::local("the daemon", "it did not say in time what it made of the file; see its log"))
     }
 
     /// `check`: what `serve` would refuse, and what the running broker says is left on targets; exit status 10 for that.
@@ -222,6 +254,55 @@ pub(super) fn written(state_dir: &Path) -> Result<Option<LeftDoc>, Failure> {
     let text = read_private(&path)?;
     let damaged = |e: serde_json::Error| Failure::local(format!("{} is damaged", path.display()), e);
     text.map(|text| serde_json::from_str(&text).map_err(damaged)).transpose()
+}
+
+/// How often, and how many times, the answer of the daemon is looked for.
+const ANSWER: std::time::Duration = std::time::Duration::from_millis(50);
+const ANSWERS: u32 = 200;
+/// Where the daemon says what it made of a new configuration: beside its ledger, which stays where it is.
+fn reloaded(ledger: &Path) -> PathBuf {
+    let mut name = ledger.as_os_str().to_owned();
+    name.push(".reloaded");
+    name.into()
+}
+
+/// What a daemon made of a new configuration.
+#[derive(Debug, Serialize, Deserialize)]
+struct Reloaded {
+    good: bool,
+    restart_for: Vec<String>,
+    problem: Option<String>,
+}
+
+fn owned(names: Vec<&str>) -> Vec<String> {
+    names.into_iter().map(str::to_owned).collect()
+}
+
+impl Reloaded {
+    fn lines(&self, config: &Path) -> Vec<String> {
+        let shown = config.display();
+        match (&self.problem, self.restart_for.is_empty()) {
+            (Some(problem), _) => vec![format!("{shown} was not taken; what was before goes on."), problem.clone()],
+            (None, true) => vec![format!("{shown} counts now.")],
+            (None, false) => {
+                vec![format!("{shown} counts now, but for {}: that needs a restart.", self.restart_for.join(", "))]
+            }
+        }
+    }
+
+    fn write(&self, ledger: &Path) {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        if let Err(refusal) = crate::signer::keys::replace(&reloaded(ledger), &text, 0o600) {
+            tracing::warn!("what came of the reload was not written: {}", refusal.message);
+        }
+    }
+
+    /// With the inode of the file: each answer is a new one.
+    fn read(ledger: &Path) -> Option<(u64, Self)> {
+        let path = reloaded(ledger);
+        let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).ok()?);
+        Some((inode, serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?))
+    }
 }
 
 /// Waits for SIGTERM or SIGINT.

@@ -20,6 +20,7 @@ use super::failure::Failure;
 use super::home::{Home, private_folder, read_private, write_private};
 use super::{Globals, hook, keys, output, ssh_config};
 use crate::domain::act::Deed;
+use crate::domain::authority::Purpose;
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, RoleName, TargetName};
 use crate::domain::refusal::Code;
@@ -100,13 +101,13 @@ pub async fn fetch(client: &mut Client, grant: &GrantDoc, key: &Key) -> Result<C
     let lint =
         |what: String| Failure::new(Code::LINT, format!("The broker's certificate is not what was granted: {what}."));
     let facts = jit_ca::ssh::read(&doc.certificate).map_err(|e| lint(e.to_string()))?;
-    let about = &client.context()?.about;
-    let authority = if grant.gateway { about.ssh_gateway.as_ref() } else { Some(&about.ssh_user) };
-    let authority = authority.ok_or_else(|| {
+    let purpose = if grant.gateway { Purpose::SshGateway } else { Purpose::SshUser };
+    let authorities = client.context()?.trusted(purpose);
+    if authorities.is_empty() {
         let older = "The broker had no gateway when you signed in; sign in again.".to_owned();
-        hook::hinted(Failure::new(Code::NOT_SIGNED_IN, older), "jit-broker auth login".to_owned())
-    })?;
-    match wrong(&facts, grant, key, authority) {
+        return Err(hook::hinted(Failure::new(Code::NOT_SIGNED_IN, older), "jit-broker auth login".to_owned()));
+    }
+    match wrong(&facts, grant, key, &authorities) {
         Some(what) => Err(lint(what.to_owned())),
         None => Ok(doc),
     }
@@ -115,7 +116,12 @@ pub async fn fetch(client: &mut Client, grant: &GrantDoc, key: &Key) -> Result<C
 /// What is wrong with a certificate under a grant; none when it is exactly what was granted.
 ///
 /// SECURITY: the broker's answer is not believed. A certificate of another authority, key, account or time is never written to disk.
-pub(super) fn wrong(facts: &CertificateFacts, grant: &GrantDoc, key: &Key, authority: &Key) -> Option<&'static str> {
+pub(super) fn wrong(
+    facts: &CertificateFacts,
+    grant: &GrantDoc,
+    key: &Key,
+    authorities: &[Key],
+) -> Option<&'static str> {
     let second = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second);
     let (Some(starts_at), Some(ends_at)) = (second(&grant.starts_at), second(&grant.ends_at)) else {
         return Some("the grant's window cannot be read");
@@ -124,7 +130,7 @@ pub(super) fn wrong(facts: &CertificateFacts, grant: &GrantDoc, key: &Key, autho
     let granted: Vec<String> = grant.logins.iter().map(|login| format!("{}/{login}", grant.target)).collect();
     if facts.kind != CertKind::User {
         Some("it is not for a user")
-    } else if facts.ca != authority.0 {
+    } else if !authorities.iter().any(|authority| authority.0 == facts.ca) {
         Some("another authority signed it")
     } else if facts.key != key.0 {
         Some("it is for another key")

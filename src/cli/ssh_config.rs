@@ -99,8 +99,8 @@ fn folders() -> Vec<(&'static str, PathBuf)> {
 
 /// Writes our files, and then the line that includes them.
 pub(super) fn install(home: &Home, targets: &[TargetDoc], text: &str, user: &Path) -> Result<(), Failure> {
-    let lines: std::collections::BTreeSet<String> = targets.iter().map(|t| format!("{}\n", t.known_hosts)).collect();
-    let known: String = lines.into_iter().collect();
+    let lines: std::collections::BTreeSet<&str> = targets.iter().flat_map(|t| t.known_hosts.lines()).collect();
+    let known: String = lines.into_iter().map(|line| format!("{line}\n")).collect();
     let ours = home.config.join("ssh_config");
     write_private(&home.config.join("known_hosts"), known.as_bytes())?;
     write_private(&ours, text.as_bytes())?;
@@ -118,10 +118,13 @@ pub fn check(doc: &TargetDoc) -> Result<(), Failure> {
         && doc.host.len() <= 253
         && !doc.host.starts_with('-')
         && doc.host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-' | b'_'));
-    let line = doc.known_hosts.bytes().all(|b| (b' '..=b'~').contains(&b));
+    // Several lines while an authority is being replaced; each is for this host.
+    let lines: Vec<&str> = doc.known_hosts.split('\n').collect();
+    let line = lines.iter().all(|line| line.bytes().all(|b| (b' '..=b'~').contains(&b)));
     // The alias of the gateway is ours, so that it cannot stand for another host.
     let alias = doc.alias == doc.name.as_str() || doc.mode == "gateway" && doc.alias == GATEWAY_ALIAS;
-    let known = alias && doc.known_hosts.trim_start_matches("@cert-authority ").split(' ').next() == Some(&doc.alias);
+    let named = |line: &&str| line.trim_start_matches("@cert-authority ").split(' ').next() == Some(&doc.alias);
+    let known = alias && lines.iter().all(named);
     if address && line && known && doc.port != 0 {
         return Ok(());
     }

@@ -5,6 +5,7 @@
 //! Never here: I/O, or a signature. Start with [`verified`].
 
 use crate::domain::act::{ACT_SKEW_S, Act, Deed, SignedAct, Terms};
+use crate::domain::authority::Rotation;
 use crate::domain::bundle::{Bundle, BundleText};
 use crate::domain::digest::Digest;
 use crate::domain::ids::{GrantId, InstallId, RequestId};
@@ -80,7 +81,9 @@ pub(super) fn verified(doc: &RequestDoc, install: InstallId, targets: &Targets) 
             }
         }
         Deed::Apply { bundle, .. } => bundle_terms(terms, *bundle)?,
-        Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } => bundle_terms(terms, doc.digest)?,
+        Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } | Deed::RotateCa { .. } => {
+            bundle_terms(terms, doc.digest)?;
+        }
         _ => return Err(differs("act")),
     }
     Ok(terms.clone())
@@ -100,6 +103,12 @@ pub(super) fn power(doc: &RequestDoc) -> Option<String> {
         Deed::EnrollHost { target, key, .. } => {
             Some(format!("to certify {} as the host {target}", key.0.fingerprint()))
         }
+        Deed::RotateCa { ca, step, .. } => Some(match step {
+            Rotation::Stage(public) => format!("to have a new key of the authority {ca} trusted: {public}"),
+            Rotation::Activate(_) => format!("to have the new key of the authority {ca} sign from now on"),
+            Rotation::Retire(_) => format!("to have the old key of the authority {ca} trusted no longer"),
+            Rotation::Abandon => format!("to give up the new key of the authority {ca}"),
+        }),
         Deed::Apply { bundle, .. } => Some(format!("to adopt the bundle {bundle}")),
         _ => None,
     }

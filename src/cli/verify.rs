@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::audit::{LogArgs, fetch};
 use super::client::Client;
-use super::context::Context;
+use super::context::{Context, Seen};
 use super::failure::Failure;
 use super::home::Home;
 use super::{Globals, keys, output};
@@ -52,7 +52,7 @@ impl<'a> Known<'a> {
     fn notes(&self, context: Option<&Context>, home: &Home) -> Result<Vec<OutsideNote>, Failure> {
         let mut outside = Vec::new();
         if let Some(context) = context
-            && let Some((_, _, text)) = context.seen(home)?
+            && let Some(Seen { text, .. }) = context.seen(home)?
         {
             outside.push(OutsideNote { from: "this client".to_owned(), text });
         }

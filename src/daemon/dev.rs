@@ -293,14 +293,15 @@ fn wait_for_port(port: u16) -> Result<(), Refusal> {
 /// What `jit-broker host run` does on a real host: takes each new list, and says so with the host's key.
 async fn follow_krl(broker: Broker, host: PrivateKey, install: InstallId, path: PathBuf) {
     let mut changed = broker.changed();
-    let mut version = 0;
+    let mut version = (0, 0);
     loop {
+        let trust = broker.trust_version().await;
         if let Some(list) = broker.krl()
-            && list.version > version
+            && (list.version, trust) > version
         {
-            version = list.version;
+            version = (list.version, trust);
             if let Err(refusal) = install_and_confirm(&broker, &host, install, &path, &list).await {
-                eprintln!("the host did not confirm list {version}: {}", refusal.message);
+                eprintln!("the host did not confirm list {}: {}", list.version, refusal.message);
             }
         }
         let _ = tokio::time::timeout(Duration::from_millis(200), changed.changed()).await;
@@ -317,7 +318,13 @@ async fn install_and_confirm(
     let bytes = data_encoding::BASE64.decode(list.krl.as_bytes()).map_err(|e| broken("the revocation list", e))?;
     replace(path, &bytes, 0o600)?;
     let target = TargetName::new(TARGET).map_err(|e| broken("a name", e))?;
-    let word = HostWord { install, target, krl_version: list.version, at: broker.now() };
+    let word = broker.trust().await?.known().filter(|word| word.version > 0);
+    if let Some(word) = &word {
+        let keys: Vec<String> = word.ssh_user.iter().map(|key| format!("{key}\n")).collect();
+        replace(&path.with_file_name("user_ca.pub"), keys.concat().as_bytes(), 0o600)?;
+    }
+    let (at, trust) = (broker.now(), word.map(|word| word.version));
+    let word = HostWord { install, target, krl_version: list.version, at, trust, host_ca: None };
     let bytes = canonical(&word).map_err(|e| broken("a confirmation", e))?;
     let signature = jit_ca::sshsig::sign(host, HOST_NAMESPACE, &bytes).map_err(|e| broken("a confirmation", e))?;
     let act = String::from_utf8(bytes).map_err(|e| broken("a confirmation", e))?;

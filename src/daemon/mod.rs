@@ -2,6 +2,7 @@
 //!
 //! Start with [`Daemon::start`].
 
+pub mod backup;
 pub mod dev;
 pub mod dig;
 mod gateways;
@@ -9,6 +10,9 @@ pub mod init;
 pub mod notify;
 pub mod outside;
 pub mod postgres;
+pub mod reset;
+pub mod restore;
+mod sealed;
 pub mod secrets;
 pub mod services;
 pub mod story;
@@ -34,7 +38,8 @@ use crate::clock::{Clock, Timekeeper};
 use crate::domain::event::Command;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::GATEWAY_ALIAS;
-use crate::ledger::{Ledger, OpenMode};
+use crate::domain::state::State;
+use crate::ledger::{Ledger, OpenMode, Reader};
 use crate::record::{RecordError, Store};
 use crate::settings::{Settings, SignerAt};
 use crate::signer::Signer;
@@ -43,6 +48,8 @@ use crate::signer::gate::{Gate, Pins};
 use crate::signer::keys::Keys;
 use crate::signer::socket::Remote;
 use crate::witness::Witnesses;
+
+use secrets::Secrets;
 
 /// The file in the keys' folder in which the signer keeps how much of which log it has signed.
 const HEAD: &str = "head.json";
@@ -65,6 +72,8 @@ pub struct Daemon {
     witnesses: Witnesses,
     stop: tokio::sync::watch::Sender<bool>,
     tasks: tasks::Tasks,
+    settings: Settings,
+    secrets: Secrets,
     clerk: JoinHandle<Result<(), Refusal>>,
 }
 
@@ -74,6 +83,14 @@ pub struct Daemon {
 /// When keys are missing or too open, or the head is damaged.
 pub fn open_gate(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Gate, Refusal> {
     Gate::open(Keys::load(&settings.ca_dir)?, settings.ca_dir.join(HEAD), pins(settings), Timekeeper::new(clock))
+}
+
+/// The signer of a configuration: its gate, or the socket to one.
+fn signer_of(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Box<dyn Signer>, Refusal> {
+    Ok(match &settings.signer {
+        SignerAt::Local => Box::new(open_gate(settings, clock)?),
+        SignerAt::Socket(path) => Box::new(Remote::new(path.clone())),
+    })
 }
 
 /// Opens the gate of a configuration whose keys have signed nothing yet.
@@ -107,6 +124,15 @@ fn recordings(settings: &Settings) -> Result<Option<Arc<Store>>, Refusal> {
     Ok(Some(Arc::new(Store::open(&settings.recordings).map_err(broken)?)))
 }
 
+/// The state that a configuration's log folds to, without its daemon and next to it.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn folded(settings: &Settings) -> Result<State, Refusal> {
+    let reader = Reader::open(&settings.ledger).await.map_err(|e| ledger_refusal(&e))?;
+    Ok(clerk::fold(&reader, &cache_of(settings)).await?.state)
+}
+
 /// Where the broker keeps its snapshot.
 fn cache_of(settings: &Settings) -> Cache {
     Cache::at(settings.state_dir.join("snapshot"))
@@ -118,10 +144,7 @@ impl Daemon {
     /// # Errors
     /// What is wrong, with its code; nothing keeps running then.
     pub async fn start(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, Refusal> {
-        let signer: Box<dyn Signer> = match &settings.signer {
-            SignerAt::Local => Box::new(open_gate(settings, clock.clone())?),
-            SignerAt::Socket(path) => Box::new(Remote::new(path.clone())),
-        };
+        let signer = signer_of(settings, clock.clone())?;
         Self::start_with(settings, clock, signer).await
     }
 
@@ -150,7 +173,8 @@ impl Daemon {
         pinned(settings, &parts.memory.read().await.state)?;
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
-        let accounts = secrets::accounts(settings)?;
+        let secrets = Secrets::of(settings);
+        let accounts = secrets::accounts_with(settings, &secrets)?;
         let recordings = recordings(settings)?;
         let broker = Broker::new(
             parts,
@@ -186,6 +210,8 @@ impl Daemon {
             gateway_ssh: gateways.ssh_address(),
             gateways,
             witnesses: outside.witnesses,
+            settings: settings.clone(),
+            secrets,
             broker,
             address,
             recordings,
@@ -200,6 +226,28 @@ impl Daemon {
     pub fn watch(&mut self, notify: Arc<notify::Notify>) {
         let looking = watch::daemon(self.broker.clone(), notify, self.stop.subscribe());
         self.tasks.start("the self-check", looking);
+    }
+
+    /// Takes another configuration as far as that goes without a restart: where secrets come from. Gives what a restart is needed for;
+    /// nothing of it was taken.
+    pub fn reload(&mut self, next: &Settings) -> Vec<&'static str> {
+        let now = &self.settings;
+        let differs = [
+            ("[server].listen", now.listen != next.listen),
+            ("[server].public_url", now.public_url != next.public_url),
+            ("[server].state_dir", now.state_dir != next.state_dir),
+            ("[trust]", now.admins != next.admins),
+            ("[store]", now.ledger != next.ledger),
+            ("[ca]", now.ca_dir != next.ca_dir || now.signer != next.signer),
+            ("[gateway.ssh]", now.gateway_ssh != next.gateway_ssh),
+            ("[recording]", now.recordings != next.recordings),
+        ];
+        if now.secrets != next.secrets {
+            self.secrets.set(next);
+            self.broker.forget_places();
+            self.settings.secrets.clone_from(&next.secrets);
+        }
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
     /// Waits until the daemon can do its work no longer, and says why.
@@ -252,12 +300,10 @@ async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), Refusal> 
 }
 
 /// The file must name the administrators that leaf 0 pins (decisions.md 3).
-fn pinned(settings: &Settings, state: &crate::domain::state::State) -> Result<(), Refusal> {
+fn pinned(settings: &Settings, state: &State) -> Result<(), Refusal> {
     match &state.genesis {
-        Some(genesis) if genesis.admins == settings.admins => Ok(()),
-        Some(_) => {
-            Err(Refusal::new(Code::PINNED_TRUST, "[trust] names other administrators than the log's first entry."))
-        }
+        Some(_) if *state.admins == settings.admins => Ok(()),
+        Some(_) => Err(Refusal::new(Code::PINNED_TRUST, "[trust] names other administrators than the log.")),
         None => Err(Refusal::new(Code::LEDGER_CORRUPT, "The ledger is empty: run jit-broker init in an empty folder.")),
     }
 }

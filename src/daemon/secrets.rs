@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
 
@@ -24,13 +24,43 @@ const MAX_BYTES: usize = 64 * 1024;
 /// # Errors
 /// When the key of the marks cannot be read or made.
 pub fn accounts(settings: &Settings) -> Result<Accounts, Refusal> {
-    let secrets = settings.secrets.clone();
-    let admins = Arc::new(move |name: &SecretName, address: &Address| admin(&secrets, name, address));
+    accounts_with(settings, &Secrets::of(settings))
+}
+
+/// The same, with secrets that come from elsewhere once the configuration is read anew.
+///
+/// # Errors
+/// As [`accounts`].
+pub fn accounts_with(settings: &Settings, secrets: &Secrets) -> Result<Accounts, Refusal> {
+    let secrets = secrets.clone();
+    let admins = Arc::new(move |name: &SecretName, address: &Address| {
+        admin(&secrets.0.read().unwrap_or_else(PoisonError::into_inner), name, address)
+    });
     Ok(Accounts::new(admins, marker_key(&settings.state_dir)?, &settings.state_dir))
 }
 
+/// Where secrets come from, as the configuration says now; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets(Arc<RwLock<BTreeMap<SecretName, Secret>>>);
+
+impl Secrets {
+    /// Takes those of a configuration.
+    pub fn of(settings: &Settings) -> Self {
+        let secrets = Self::default();
+        secrets.set(settings);
+        secrets
+    }
+
+    /// Takes those of another configuration, at once.
+    pub fn set(&self, settings: &Settings) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clone_from(&settings.secrets);
+    }
+}
+
 fn admin(secrets: &BTreeMap<SecretName, Secret>, name: &SecretName, address: &Address) -> Result<Admin, Refusal> {
-    let refuse = |why: String| Refusal::new(Code::SECRET, why).hint("Mend [secrets] in jit-broker.toml and restart.");
+    let refuse = |why: String| {
+        Refusal::new(Code::SECRET, why).hint("Mend [secrets] in jit-broker.toml, then: jit-broker reload")
+    };
     let secret = secrets.get(name).ok_or_else(|| refuse(format!("[secrets] of jit-broker.toml has no {name}.")))?;
     // SECURITY (decisions.md 10): whoever changes the inventory must not have the secret sent to a server of their own.
     if secret.target != *address {

@@ -60,6 +60,8 @@ pub struct Certificate {
     broker: Broker,
     signer: SignerHandle,
     renew_at: i64,
+    /// The version of the authorities that it was made under.
+    version: u64,
 }
 
 fn broken(what: impl std::fmt::Display) -> Refusal {
@@ -88,7 +90,7 @@ async fn certified(signer: &SignerHandle, reader: &Reader) -> Result<(CertifiedK
 /// # Errors
 /// When the signer refuses.
 pub async fn acceptor(broker: &Broker, signer: SignerHandle) -> Result<(TlsAcceptor, String, Certificate), Refusal> {
-    let now = broker.now();
+    let (now, version) = (broker.now(), broker.trust_version().await);
     let (first, authority) = certified(&signer, broker.reader()).await?;
     let held = Arc::new(Held(RwLock::new(Arc::new(first))));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -98,7 +100,7 @@ pub async fn acceptor(broker: &Broker, signer: SignerHandle) -> Result<(TlsAccep
         .with_no_client_auth()
         .with_cert_resolver(held.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let certificate = Certificate { held, broker: broker.clone(), signer, renew_at: now + RENEW_S };
+    let certificate = Certificate { held, broker: broker.clone(), signer, renew_at: now + RENEW_S, version };
     Ok((TlsAcceptor::from(Arc::new(config)), authority, certificate))
 }
 
@@ -110,10 +112,11 @@ impl Certificate {
                 () = tokio::time::sleep(LOOK) => {}
                 _ = stop.changed() => return,
             }
-            let now = self.broker.now();
-            if now < self.renew_at {
+            let (now, version) = (self.broker.now(), self.broker.trust_version().await);
+            if now < self.renew_at && version == self.version {
                 continue;
             }
+            self.version = version;
             match certified(&self.signer, self.broker.reader()).await {
                 Ok((next, _)) => {
                     *self.held.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);

@@ -6,16 +6,18 @@ use std::path::Path;
 use crate::broker::clerk::ledger_refusal;
 use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, read_canonical};
+use crate::domain::epoch::{NewEpoch, Witnessed};
 use crate::domain::event::{Command, Entry, Event, Listed, Named};
 use crate::domain::ids::SessionId;
 use crate::domain::key::Key;
+use crate::domain::names::PersonName;
 use crate::domain::refusal::Refusal;
 use crate::domain::session::{Sealed, SessionEnd};
 use crate::domain::shelf::Shelf;
 use crate::domain::state::{Beside, State};
 use crate::ledger::export::first_leaf;
 use crate::ledger::verify::{LeafCheck, LeafFacts, OutsideNote, Pinned, Problem, Report, Source, verify, verify_tree};
-use crate::ledger::{Hash, Reader};
+use crate::ledger::{Hash, Reader, SignedNote};
 use crate::record::Store;
 use crate::signer::gate::origin_of;
 
@@ -102,10 +104,9 @@ impl Entries {
 
     /// Puts what a command names at hand; gives what is new.
     fn put(&mut self, entry: &Entry, beside: &Named) -> Vec<Digest> {
-        let admins = match (&entry.event, &self.state.genesis) {
-            (Event::Begun(genesis), _) => genesis.admins.clone(),
-            (_, Some(genesis)) => genesis.admins.clone(),
-            _ => BTreeMap::default(),
+        let admins = match &entry.event {
+            Event::Begun(genesis) => genesis.admins.clone(),
+            _ => BTreeMap::clone(&self.state.admins),
         };
         let mut new = Vec::new();
         for digest in [beside.words, beside.bundle].into_iter().flatten() {
@@ -170,6 +171,41 @@ impl Entries {
     }
 }
 
+/// What is said at every verification, for ever: what was lost, and who acknowledged it.
+fn told_for_ever(event: &Event) -> Option<(&'static str, String)> {
+    let names = |by: &[PersonName]| by.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    match event {
+        Event::EpochBegun { by, new, .. } => {
+            let (kept, epoch, by) = (new.kept.size, new.epoch, names(by));
+            let lost = match &new.seen {
+                Some(seen) => format!("entries {kept} to {} of epoch {} are lost", seen.size - 1, seen.epoch),
+                None => format!("nobody is known to have seen more than the {kept} entries that were kept"),
+            };
+            Some(("epoch", format!("epoch {epoch} begins: {lost}; acknowledged by {by}")))
+        }
+        Event::TrustReset { admins } => {
+            let admins: Vec<PersonName> = admins.keys().cloned().collect();
+            let detail = format!("root on the broker made {} the administrators; nobody signed for it", names(&admins));
+            Some(("trust-reset", detail))
+        }
+        _ => None,
+    }
+}
+
+impl Entries {
+    /// The notes that an epoch is founded on are signed ones, or they prove nothing.
+    fn misquoted(&self, new: &NewEpoch) -> Option<String> {
+        let public = self.log_key.0.ed25519_bytes()?;
+        let quoted = |note: &Witnessed| {
+            SignedNote::open_epoch(&note.note, &self.origin, &public).is_ok_and(|(checkpoint, epoch)| {
+                (checkpoint.size, checkpoint.root, epoch) == (note.size, *note.root.as_bytes(), note.epoch)
+            })
+        };
+        let all = std::iter::once(&new.kept).chain(&new.seen).all(quoted);
+        (!all).then(|| "the checkpoints that it quotes are not signed ones".to_owned())
+    }
+}
+
 impl LeafCheck for Entries {
     fn blob(&mut self, hash: &Hash, bytes: &[u8]) {
         if self.size + bytes.len() <= MOST_BESIDE {
@@ -189,6 +225,11 @@ impl LeafCheck for Entries {
             }
         };
         facts.at = Some(entry.at);
+        facts.warnings.extend(told_for_ever(&entry.event).map(|(kind, detail)| finding(kind, detail)));
+        if let Event::EpochBegun { new, .. } = &entry.event {
+            facts.begins = Some((new.epoch, new.kept.size));
+            facts.problems.extend(self.misquoted(new).map(|detail| finding("epoch", detail)));
+        }
         facts.problems = self.problems(seq, &entry);
         let beside = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
         let new = self.put(&entry, &beside);

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::authority::{Purpose, Rotation};
 use super::database::DatabaseRole;
 use super::digest::{CanonicalError, Digest, canonical, read_canonical};
+use super::epoch::NewEpoch;
 use super::ids::{ActId, GrantId, InstallId, RequestId, SessionId};
 use super::key::Key;
 use super::names::{LoginName, PersonName, RoleName, TargetName};
@@ -187,6 +189,22 @@ pub enum Deed {
         /// The operator.
         by: PersonName,
     },
+    /// One step of the replacement of an authority.
+    RotateCa {
+        /// The administrator.
+        by: PersonName,
+        /// What the authority signs.
+        ca: Purpose,
+        /// Which step.
+        step: Rotation,
+    },
+    /// Begins an epoch of the log, after a restore or a loss.
+    BeginEpoch {
+        /// The administrator.
+        by: PersonName,
+        /// Which, and what is known of the one before.
+        new: Box<NewEpoch>,
+    },
     /// Ends one session, and not its grant.
     EndSession {
         /// Its holder, or an operator.
@@ -216,6 +234,8 @@ impl Deed {
             | Self::Apply { by, .. }
             | Self::EnrollHost { by, .. }
             | Self::ConfirmClock { by }
+            | Self::RotateCa { by, .. }
+            | Self::BeginEpoch { by, .. }
             | Self::EndSession { by, .. } => Some(by),
         }
     }
@@ -239,6 +259,8 @@ impl Deed {
             Self::Apply { .. } => "apply",
             Self::EnrollHost { .. } => "enroll_host",
             Self::ConfirmClock { .. } => "confirm_clock",
+            Self::RotateCa { .. } => "rotate_ca",
+            Self::BeginEpoch { .. } => "begin_epoch",
             Self::EndSession { .. } => "end_session",
         }
     }

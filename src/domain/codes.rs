@@ -118,6 +118,11 @@ codes! {
     TOO_OFTEN = 3014, 1, 429, "too many acts", Some("Wait a moment."),
         "One person may have a thousand acts decided at once, and ten more each second. Whatever ends access is always taken.";
 
+    NOT_STAGED = 3016, 2, 409, "no such step now", Some("jit-broker ca rotate --status"),
+        "An authority is replaced in steps: a new key is staged, then activated, then the old one is retired. This step does not follow from where it stands.";
+    NOT_HEARD = 3017, 6, 409, "not everybody has heard yet", Some("jit-broker ca rotate --status"),
+        "The step would shut out hosts, databases or people who do not know the new key yet, or hold certificates of the old one. They are named. Wait for them, or say --force.";
+
     NOT_SIGNED_IN = 4001, 4, 401, "not signed in", Some("jit-broker auth login"),
         "The command needs a session. It is renewed silently where the ssh-agent or the key file allows it.";
     BAD_SIGNATURE = 4002, 5, 403, "the signature does not hold", None,
@@ -143,6 +148,12 @@ codes! {
         "Wall clock and boot-time clock drifted apart, or the wall clock is behind the log. Nothing is issued until the clock is synchronised or an operator confirms it. Ends go on.";
     LOG_LIES = 5005, 70, 503, "the log is not the one the signer knows", Some("jit-broker audit verify"),
         "The daemon showed the signer a log that is shorter, forked, or holds an entry that the rules do not justify. Nothing is signed until this is understood.";
+
+    KEY_GONE = 5006, 78, 503, "a key of the authority is gone", Some("Restore it into [ca].dir: jit-broker restore FILE --dir DIR, and copy it from there."),
+        "The log names a key of an authority that is not among the signer's files. What that authority signs is not issued; everything else goes on. Restore the file from a backup, or replace the authority: `jit-broker ca rotate KIND`.";
+
+    RECOVERY = 5007, 9, 503, "in recovery: nothing is signed", Some("Administrators: jit-broker audit begin-epoch"),
+        "This broker was restored from a backup, or its log is shorter than what its signer signed. Whether entries are lost only copies outside can tell: the administrators' clients have them. Nothing is signed until `audit begin-epoch` says what is known, signed by two administrators, or by the one there is. Then serials and revocation lists jump ahead, and everything goes on.";
 
     LEDGER_DOWN = 6001, 1, 503, "the log cannot be written", Some("Look at the disk of state_dir, then at the broker's log."),
         "If the log cannot be written nothing is granted. Reading, and ends from memory, go on.";
@@ -175,6 +186,11 @@ codes! {
         "You said no at a prompt, or pressed Ctrl-C. Nothing was sent.";
     LOCAL_IO = 7007, 1, 500, "a local file or program failed", None,
         "Reading or writing a file on this machine, or starting a program, failed; the message says which.";
+    EPOCH = 7008, 9, 409, "entries that were seen are lost", Some("jit-broker auth acknowledge, once your administrators have confirmed it"),
+        "The broker's log began a new epoch after a restore, and it does not have entries that this client has seen. Administrators acknowledged that in the log. Ask them, then acknowledge it here; the old checkpoint is kept aside.";
+    TRUST_RESET = 7009, 9, 409, "the administrators were replaced", Some("jit-broker auth acknowledge, once you have asked whoever runs the broker"),
+        "Whoever is root on the broker replaced its administrators, without anybody's signature (`trust reset`). That is how a lost administrator's key is mended, and how a broker is taken over. Ask by another way, then acknowledge it here; it is asked once.";
+
     BUG = 7070, 70, 500, "a defect", Some("Report it with the text above."),
         "Something happened that should be impossible.";
 
@@ -185,11 +201,14 @@ codes! {
     NOT_EMPTY = 8003, 78, 400, "there is something already", None,
         "`init` never overwrites. Choose an empty folder.";
     PINNED_TRUST = 8004, 78, 400, "[trust] differs from the log's first entry", Some("jit-broker explain JB8004"),
-        "The first administrators are pinned in leaf 0. Changing [trust] in the file does not change them; an administrator's later keys are enrolled by signed acts.";
+        "The first administrators are pinned in leaf 0. Changing [trust] in the file does not change them; an administrator's later keys are enrolled by signed acts. Where every administrator's key is lost: change [trust], stop the daemon, and `jit-broker trust reset --config FILE` as root; every client must acknowledge that once.";
     BAD_MODE = 8005, 78, 400, "a file mode that is too open", Some("chmod 600 FILE; chmod 700 FOLDER"),
         "Keys and the ledger must be closed to everybody but the service's user, or nothing starts.";
-    HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("Restore head.json into [ca].dir from a copy of this machine's folder."),
-        "Beside its keys the signer keeps head.json: how much of which log it has signed. `init` makes it. Without it a log that was cut, forked or made anew would be signed, so nothing starts. Restore the newest copy of the file: an older one is accepted, but shows less.";
+    HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("jit-broker restore --in-place --config FILE, then jit-broker audit begin-epoch"),
+        "Beside its keys the signer keeps head.json: how much of which log it has signed. `init` makes it. Without it a log that was cut, forked or made anew would be signed, so nothing starts. `restore --in-place` takes the newest checkpoint of the log that is there for it, and puts the signer into recovery until administrators have said what is known.";
+
+    BAD_BACKUP = 8007, 78, 400, "a backup that cannot be used", None,
+        "The passphrase is wrong, or the file is no backup, was cut off or changed: its pieces are sealed, so that none of that goes unseen. Nothing was restored.";
 
     TARGET_AWAY = 9001, 1, 503, "a target's server cannot be used now", None,
         "The server of the target did not answer, has no connection left, or takes no writes. Nothing is lost: an account that is planned is made when it is asked for again, and one that is over is removed as soon as the server is back. `jit-broker target test TARGET` shows which link is broken.";

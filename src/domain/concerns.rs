@@ -31,6 +31,7 @@ impl Event {
             | Self::ClockJumped { .. }
             | Self::KrlPublished { .. }
             | Self::SnapshotTaken { .. }
+            | Self::TrustReset { .. }
             | Self::AccountFound { .. } => {}
             Self::SignedIn { person, .. } | Self::ActRefused { person, .. } => c.actor = Some(person.clone()),
             Self::BundleAdopted { by, .. }
@@ -38,7 +39,13 @@ impl Event {
             | Self::PersonEnabled { by, .. }
             | Self::KeyEnrolled { by, .. }
             | Self::KeyRevoked { by, .. }
+            | Self::CaStaged { by, .. }
+            | Self::CaActivated { by, .. }
+            | Self::CaRetired { by, .. }
+            | Self::CaAbandoned { by, .. }
+            | Self::EpochProposed { by, .. }
             | Self::ClockConfirmed { by, .. } => c.actor = Some(by.clone()),
+            Self::EpochBegun { by, .. } => c.actor = by.last().cloned(),
             Self::RequestSubmitted { request, person, terms, .. } => {
                 (c.actor, c.request, c.target) = (Some(person.clone()), Some(*request), Some(terms.target.clone()));
             }

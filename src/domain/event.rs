@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::act::{Deed, SignedAct, Terms};
+use super::authority::Purpose;
 use super::database::Account;
 use super::digest::Digest;
+use super::epoch::NewEpoch;
 use super::grant::CredentialKind;
 use super::ids::{ActId, GrantId, InstallId, RequestId, SessionId};
 use super::key::Key;
@@ -135,6 +137,11 @@ pub enum Command {
         /// What was done.
         what: String,
     },
+    /// Whoever is root on the broker replaces the administrators (decisions.md 3).
+    ResetTrust {
+        /// Who they are from now on.
+        admins: BTreeMap<PersonName, Key>,
+    },
     /// Looks at every deadline.
     Due,
     /// The wall clock has drifted from the boot-time clock, or come back to it.
@@ -188,6 +195,7 @@ impl Command {
                     | Deed::EnrollHost { .. }
                     | Deed::BindKey { .. }
                     | Deed::Enable { .. }
+                    | Deed::RotateCa { .. }
             )
         };
         let said = self.act().and_then(|(signed, _)| signed.read().ok());
@@ -250,6 +258,12 @@ pub struct HostWord {
     pub krl_version: u64,
     /// When, in Unix seconds.
     pub at: i64,
+    /// The version of the authorities that it trusts; hosts of an earlier version do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<u64>,
+    /// Fingerprint of the authority that signed the certificate that it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ca: Option<String>,
 }
 
 /// The first entry: what everything else rests on (decisions.md 3).
@@ -273,13 +287,6 @@ pub struct Genesis {
     /// The authority over user certificates for the gateway; absent in logs that began before there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_gateway: Option<Key>,
-}
-
-impl Genesis {
-    /// True for a key of one of the SSH authorities: they are never certified.
-    pub fn is_authority(&self, key: &Key) -> bool {
-        [Some(&self.ssh_user), Some(&self.ssh_host), self.ssh_gateway.as_ref()].contains(&Some(key))
-    }
 }
 
 /// Why a grant ended.
@@ -529,9 +536,46 @@ pub enum Event {
         valid_after: i64,
         valid_before: i64,
     },
-    /// A host has a revocation list.
+    /// A host has a revocation list, and trusts these authorities.
     #[serde(rename = "host.confirmed")]
-    HostConfirmed { target: TargetName, version: u64 },
+    HostConfirmed {
+        target: TargetName,
+        version: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trust: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host_ca: Option<String>,
+    },
+    /// An authority is being replaced: the new key is trusted, then it signs, then the old one is trusted no longer. `lacking` are those who
+    /// had not heard of it, where nobody waited for them.
+    #[serde(rename = "ca.staged")]
+    CaStaged { by: PersonName, act: ActId, ca: Purpose, public: String },
+    #[serde(rename = "ca.activated")]
+    CaActivated {
+        by: PersonName,
+        act: ActId,
+        ca: Purpose,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lacking: Vec<String>,
+    },
+    #[serde(rename = "ca.retired")]
+    CaRetired {
+        by: PersonName,
+        act: ActId,
+        ca: Purpose,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lacking: Vec<String>,
+    },
+    /// An administrator wants a new epoch of the log to begin; then it began. It says for ever what was lost before it.
+    #[serde(rename = "epoch.proposed")]
+    EpochProposed { by: PersonName, act: ActId, new: Box<NewEpoch> },
+    #[serde(rename = "epoch.begun")]
+    EpochBegun { by: Vec<PersonName>, act: ActId, new: Box<NewEpoch> },
+    /// The administrators were replaced, offline, by root on the broker.
+    #[serde(rename = "trust.reset")]
+    TrustReset { admins: BTreeMap<PersonName, Key> },
+    #[serde(rename = "ca.abandoned")]
+    CaAbandoned { by: PersonName, act: ActId, ca: Purpose },
 }
 
 impl Event {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::act::Terms;
+use super::authority::Purpose;
 use super::database::Account;
 use super::digest::Digest;
 use super::event::{Cause, Proof};
@@ -79,6 +80,15 @@ impl CredentialKind {
             Self::SshUser => "ssh-user",
             Self::X509Client => "x509-client",
             Self::SshGateway => "ssh-gateway",
+        }
+    }
+
+    /// The authority that signs it.
+    pub fn purpose(self) -> Purpose {
+        match self {
+            Self::SshUser => Purpose::SshUser,
+            Self::X509Client => Purpose::X509Client,
+            Self::SshGateway => Purpose::SshGateway,
         }
     }
 

@@ -165,7 +165,7 @@ impl State {
             Event::HostConfirmed { target, .. } | Event::HostEnrolled { target, .. } => {
                 self.index.host(target, self.confirmed_by(target));
             }
-            Event::KrlPublished { .. } | Event::KeyRevoked { .. } => self.index_lists(),
+            Event::KrlPublished { .. } | Event::KeyRevoked { .. } | Event::EpochBegun { .. } => self.index_lists(),
             Event::GrantEnding { serials, .. } => {
                 for serial in serials.iter().filter(|s| !self.krl.serials.contains(s)) {
                     let end = self.revoked.get(serial).map(|valid_before| valid_before + SKEW_S);
@@ -318,6 +318,7 @@ impl State {
     /// True when the published revocation list is not the one that `now` asks for.
     pub fn krl_due(&self, now: i64) -> bool {
         self.krl.version == 0
+            || self.krl.trust != self.authorities.version
             || self.index.published.first().is_some_and(|(end, _)| *end <= now)
             || self.index.unpublished.last().is_some_and(|(end, _)| now < *end)
     }

@@ -6,6 +6,7 @@
 //! Start with [`judge`] for what policy says, and with [`decide`] for what may happen next.
 
 pub mod act;
+pub mod authority;
 pub mod bundle;
 #[cfg(feature = "server")]
 pub mod cel;
@@ -18,6 +19,7 @@ pub mod concerns;
 pub mod database;
 pub mod decide;
 pub mod digest;
+pub mod epoch;
 pub mod event;
 pub mod grant;
 pub mod ids;
@@ -25,6 +27,8 @@ pub mod index;
 pub mod judge;
 pub mod key;
 pub mod names;
+mod newer;
+mod office;
 pub mod person;
 pub mod policy;
 pub mod refusal;

@@ -4,6 +4,7 @@
 //! its SHA-256 is the expected one and it ends where it says.
 //! Never here: the question whether a snapshot may be used: who keeps it answers that. The bundle is not in it, but beside it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Read, Write};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::shelf::Shelf;
 use super::state::{Beside, State};
 
 /// Names what wrote a snapshot: the release, and a number that rises whenever the fold changes within one.
-pub const FOLD: &str = concat!(env!("CARGO_PKG_VERSION"), "/3");
+pub const FOLD: &str = concat!(env!("CARGO_PKG_VERSION"), "/4");
 /// The longest line, in bytes; the first holds all that is neither a request nor a grant.
 const MAX_LINE: u64 = 256 << 20;
 
@@ -160,7 +161,7 @@ impl Restored {
             .decode(frontier.as_bytes())
             .map_err(|_| SnapshotError::Shape("its frontier is not hex"))?;
         let (mut state, mut shelf) = (*state, Shelf::default());
-        let admins = state.genesis.as_ref().map(|g| g.admins.clone()).unwrap_or_default();
+        let admins = BTreeMap::clone(&state.admins);
         loop {
             match next()? {
                 Line::Head { .. } => return Err(SnapshotError::Shape("it has two heads")),

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::authority::{Authorities, Purpose};
 use super::bundle::Bundle;
 use super::digest::Digest;
+use super::epoch::{self, Epoch, Proposal, Reset};
 use super::event::{Boot, Entry, Event, Genesis};
 use super::grant::{Credential, CredentialKind, Grant, GrantState, SKEW_S};
 use super::ids::{ActId, GrantId, RequestId, SessionId};
 use super::index::Index;
 use super::key::Key;
 use super::names::{PersonName, TargetName};
-use super::person::Person;
 use super::refusal::Refusal;
 use super::request::{Approval, Request, RequestState};
 use super::retire::Over;
@@ -45,6 +46,10 @@ pub struct Host {
     pub krl_version: u64,
     /// When it last confirmed one.
     pub confirmed_at: Option<i64>,
+    /// The version of the authorities that it trusts, as it said last.
+    pub trust: u64,
+    /// Fingerprint of the authority that signed the certificate that it shows, where it said so.
+    pub host_ca: Option<String>,
 }
 
 /// The published revocation list.
@@ -56,6 +61,8 @@ pub struct PublishedKrl {
     pub at: i64,
     /// What it lists.
     pub serials: BTreeSet<u64>,
+    /// The version of the authorities that it was made under.
+    pub trust: u64,
 }
 
 /// The fold of the log. `decide` reads it, [`State::apply`] alone changes it.
@@ -64,6 +71,20 @@ pub struct PublishedKrl {
 pub struct State {
     /// Leaf 0; absent before the log began.
     pub genesis: Option<Arc<Genesis>>,
+    /// The administrators: those of leaf 0, or of the last reset.
+    pub admins: Arc<BTreeMap<PersonName, Key>>,
+    /// How often they were replaced by root, with the last time.
+    pub resets: u64,
+    /// The last time.
+    pub reset: Option<Reset>,
+    /// The epoch of the log; the first is 0.
+    pub epoch: u32,
+    /// Those that began later.
+    pub epochs: Vec<Epoch>,
+    /// One that an administrator wants to begin.
+    pub proposal: Option<Proposal>,
+    /// The authorities.
+    pub authorities: Authorities,
     /// The adopted bundle.
     #[serde(skip)]
     pub bundle: Arc<Bundle>,
@@ -165,7 +186,11 @@ impl State {
 
     fn apply_event(&mut self, event: &Event, at: i64, beside: &dyn Beside) {
         match event {
-            Event::Begun(genesis) => self.genesis = Some(Arc::new((**genesis).clone())),
+            Event::Begun(genesis) => {
+                self.authorities = Authorities::of(genesis);
+                self.admins = Arc::new(genesis.admins.clone());
+                self.genesis = Some(Arc::new((**genesis).clone()));
+            }
             Event::Started | Event::Stopped | Event::Heartbeat | Event::ActRefused { .. } => {}
             Event::SnapshotTaken { size, sha256 } => self.snapshot = Some(Snapshot { size: *size, sha256: *sha256 }),
             Event::SignedIn { person, .. } => {
@@ -203,12 +228,17 @@ impl State {
                     valid_before: *valid_before,
                     krl_version: 0,
                     confirmed_at: None,
+                    // What is printed for the host is what is trusted now.
+                    trust: self.authorities.version,
+                    host_ca: None,
                 };
                 self.hosts.insert(target.clone(), host);
             }
-            Event::HostConfirmed { target, version } => {
+            Event::HostConfirmed { target, version, trust, host_ca } => {
                 if let Some(host) = self.hosts.get_mut(target) {
                     (host.krl_version, host.confirmed_at) = (*version, Some(at));
+                    host.trust = trust.unwrap_or(host.trust);
+                    host.host_ca = host_ca.clone().or_else(|| host.host_ca.take());
                 }
             }
             Event::KrlPublished { version, serials, listed } => {
@@ -216,7 +246,55 @@ impl State {
                 let serials = if listed.is_some() { self.krl_wanted(at) } else { serials.iter().copied().collect() };
                 self.apply_krl(*version, serials, at);
             }
+            _ => self.apply_trust(event, at),
+        }
+    }
+
+    fn apply_trust(&mut self, event: &Event, at: i64) {
+        match event {
+            Event::CaStaged { ca, public, .. } => self.authorities.stage(*ca, public, at),
+            Event::CaActivated { ca, .. } => {
+                let serial = self.last_serial_of(*ca);
+                self.authorities.activate(*ca, serial, at);
+            }
+            Event::CaRetired { ca, .. } => self.authorities.retire(*ca),
+            Event::CaAbandoned { ca, .. } => self.authorities.abandon(*ca),
+            Event::EpochProposed { by, new, .. } => {
+                self.proposal = Some(Proposal { new: (**new).clone(), by: by.clone() });
+            }
+            Event::EpochBegun { by, new, .. } => self.begin_epoch(by, new, at),
+            Event::TrustReset { admins } => {
+                self.admins = Arc::new(admins.clone());
+                self.resets += 1;
+                self.reset = Some(Reset { seq: self.size - 1, at, admins: admins.clone() });
+                self.authorities.version += 1;
+                self.proposal = None;
+            }
             _ => self.apply_request_or_grant(event, at),
+        }
+    }
+
+    /// SECURITY (T15, T65): no serial and no version of a list is one of the lost entries, and what those had certified is revoked.
+    fn begin_epoch(&mut self, by: &[PersonName], new: &epoch::NewEpoch, at: i64) {
+        let floor = epoch::floor(new.epoch);
+        let lost = self.last_serial + 1..=self.last_serial.saturating_add(new.lost_serials());
+        self.revoked.extend(lost.map(|serial| (serial, at.saturating_add(epoch::LONGEST_S))));
+        let serials = [&mut self.last_serial, &mut self.last_host_serial, &mut self.last_client_serial];
+        for last in serials.into_iter().chain([&mut self.last_gateway_serial, &mut self.krl.version]) {
+            *last = floor.max(*last);
+        }
+        self.epoch = new.epoch;
+        self.epochs.push(Epoch { new: new.clone(), seq: self.size - 1, at, by: by.to_vec() });
+        self.proposal = None;
+    }
+
+    fn last_serial_of(&self, ca: Purpose) -> u64 {
+        match ca {
+            Purpose::SshUser => self.last_serial,
+            Purpose::SshGateway => self.last_gateway_serial,
+            Purpose::X509Client => self.last_client_serial,
+            // Host certificates are signed again when they are asked for; those of servers are not counted.
+            Purpose::SshHost | Purpose::X509Server => 0,
         }
     }
 
@@ -234,7 +312,7 @@ impl State {
     }
 
     fn apply_krl(&mut self, version: u64, serials: BTreeSet<u64>, at: i64) {
-        self.krl = PublishedKrl { version, at, serials };
+        self.krl = PublishedKrl { version, at, serials, trust: self.authorities.version };
         self.revoked.retain(|_, valid_before| at < *valid_before + SKEW_S);
         self.list_endings(version, at);
     }
@@ -459,70 +537,12 @@ impl State {
     pub fn under(&self, bundle: Arc<Bundle>) -> Self {
         Self {
             genesis: self.genesis.clone(),
+            admins: self.admins.clone(),
             bundle,
             disabled: self.disabled.clone(),
             signed_in: self.signed_in.clone(),
             ..Self::default()
         }
-    }
-
-    /// Who a key belongs to, disabled people included, revoked keys not.
-    pub fn owner_of(&self, key: &Key) -> Option<PersonName> {
-        if self.revoked_keys.contains(key) {
-            return None;
-        }
-        if let Some(name) = self.enrolled.get(key) {
-            return Some(name.clone());
-        }
-        // SECURITY: leaf 0 before the bundle, so that no bundle gives an administrator's key to somebody else.
-        let admins = self.genesis.iter().flat_map(|genesis| &genesis.admins);
-        let pinned = admins.filter(|(_, first)| *first == key).map(|(name, _)| name).next();
-        pinned.or_else(|| self.bundle.owner_of(key)).cloned()
-    }
-
-    /// The person as rules see them; an administrator outside people.toml has no groups.
-    pub fn person(&self, name: &PersonName) -> Option<Person> {
-        if let Some(person) = self.bundle.people.get(name) {
-            return Some(person.clone());
-        }
-        self.is_admin(name).then(|| Person {
-            name: name.clone(),
-            kind: super::person::PersonKind::Person,
-            groups: BTreeSet::new(),
-            keys: Vec::new(),
-        })
-    }
-
-    /// True for an administrator that leaf 0 pins.
-    pub fn is_admin(&self, name: &PersonName) -> bool {
-        self.genesis.as_ref().is_some_and(|g| g.admins.contains_key(name))
-    }
-
-    /// True when some administrator can still act under a bundle, once this person is disabled or that key is revoked.
-    pub fn has_admin_without(&self, bundle: &Bundle, person: Option<&PersonName>, key: Option<&Key>) -> bool {
-        let usable = |candidate: &Key| Some(candidate) != key && !self.revoked_keys.contains(candidate);
-        let Some(genesis) = &self.genesis else { return false };
-        genesis.admins.iter().any(|(name, first)| {
-            let enrolled = self.enrolled.iter().filter(|(_, owner)| *owner == name).map(|(key, _)| key);
-            let listed = bundle.people.get(name).into_iter().flat_map(|person| &person.keys);
-            Some(name) != person
-                && !self.disabled.contains(name)
-                && enrolled.chain(listed).chain([first]).any(|key| usable(key) && key.0.signs_acts())
-        })
-    }
-
-    /// True for a holder of the operators' office; administrators hold it too.
-    pub fn is_operator(&self, name: &PersonName) -> bool {
-        self.is_admin(name) || self.holds(name, &self.bundle.offices.operators)
-    }
-
-    /// True for somebody who may read the whole log.
-    pub fn is_auditor(&self, name: &PersonName) -> bool {
-        self.holds(name, &self.bundle.offices.auditors)
-    }
-
-    fn holds(&self, name: &PersonName, office: &[super::person::Who]) -> bool {
-        self.bundle.people.get(name).is_some_and(|person| office.iter().any(|who| who.names(person)))
     }
 
     /// The serials that a revocation list made at `now` must have.

@@ -39,3 +39,7 @@ impl Findings {
         self.warnings.push(Problem { seq, kind: kind.into(), detail: detail.into() });
     }
 }
+
+pub(super) fn both_notes(first: &str, first_text: &str, second: &str, second_text: &str) -> String {
+    format!("two signed trees that cannot both be true; {first}:\n{first_text}\n{second}:\n{second_text}")
+}

@@ -343,6 +343,20 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// The process that writes a ledger, where one does.
+pub fn held_by(path: &Path) -> Option<i32> {
+    let mut file = File::open(beside(path, ".lock")).ok()?;
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            Read::by_ref(&mut file).take(20).read_to_string(&mut text).ok()?;
+            text.trim().parse().ok()
+        }
+        // Nobody does: what stands in it is of a process that is gone.
+        _ => None,
+    }
+}
+
 fn take_lock(path: &Path) -> Result<Lock, LedgerError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);

@@ -69,6 +69,11 @@ impl Checkpoint {
         format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(&self.root))
     }
 
+    /// True when both cannot be: two roots of one size in one epoch.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.size == other.size && self.root != other.root
+    }
+
     /// Signs the checkpoint; the note carries one signature.
     pub fn sign(&self, signer: &dyn NoteSigner) -> SignedNote {
         let body = self.body();
@@ -100,6 +105,29 @@ impl SignedNote {
             return Err(NoteError::Origin(checkpoint.origin));
         }
         Ok(checkpoint)
+    }
+}
+
+impl SignedNote {
+    /// Reads and checks a note of the epoch that `name` is of, or of a later one of the same log; gives the epoch too.
+    ///
+    /// The epoch is the number behind `/e` at the end of the origin. Which of two epochs counts is the caller's to judge.
+    ///
+    /// # Errors
+    /// As [`SignedNote::open`].
+    pub fn open_epoch(text: &str, name: &str, public: &[u8; 32]) -> Result<(Checkpoint, u32), NoteError> {
+        let origin = text.split('\n').next().unwrap_or_default();
+        let parts = |name: &str| {
+            let (base, number) = name.rsplit_once("/e")?;
+            let epoch = number.parse::<u32>().ok().filter(|epoch| epoch.to_string() == number)?;
+            Some((base.to_owned(), epoch))
+        };
+        match (parts(origin), parts(name)) {
+            (Some((base, epoch)), Some((first, least))) if base == first && epoch >= least => {
+                Ok((Self::open(text, origin, public)?, epoch))
+            }
+            _ => Self::open(text, name, public).map(|checkpoint| (checkpoint, 0)),
+        }
     }
 }
 

@@ -54,6 +54,14 @@ impl Reader {
         }
     }
 
+    /// Copies the ledger, as of one moment, into a file that is empty or not there; its writer goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`LedgerError::Full`], [`LedgerError::Io`].
+    pub async fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
+        sqlite::copy_to(&self.pool, path).await
+    }
+
     /// Tells how many leaves are stored.
     ///
     /// # Errors

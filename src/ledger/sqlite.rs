@@ -106,6 +106,13 @@ fn unsigned(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
+/// Writes a copy of one moment (sqlite.org/lang_vacuum.html, VACUUM INTO).
+pub(super) async fn copy_to(pool: &SqlitePool, path: &Path) -> Result<(), LedgerError> {
+    let path = path.to_str().ok_or_else(|| std::io::Error::other("the path is not text"))?;
+    query("VACUUM INTO ?").bind(path).execute(pool).await?;
+    Ok(())
+}
+
 /// Opens the writing connection: WAL, every commit flushed.
 pub(super) async fn connect_writer(path: &Path) -> Result<SqliteConnection, LedgerError> {
     let options = SqliteConnectOptions::new()

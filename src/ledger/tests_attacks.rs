@@ -468,6 +468,7 @@ impl LeafCheck for TestChecks {
             shreddable_blobs: named("may="),
             problems: bad.into_iter().collect(),
             warnings: Vec::new(),
+            begins: None,
         }
     }
 }

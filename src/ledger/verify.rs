@@ -7,7 +7,7 @@
 use super::Keep;
 use super::error::LedgerError;
 use super::export::{ExportLines, Record};
-use super::findings::Findings;
+use super::findings::{Findings, both_notes};
 use super::note::{Checkpoint, SignedNote};
 use super::reader::{PAGE, Reader};
 use super::sqlite;
@@ -52,7 +52,7 @@ pub struct OutsideNote {
 /// Kinds of problems: `empty`, `genesis`, `sequence`, `leaf-hash`, `prev-hash`, `tile`, `row`, `checkpoint` (the tree
 /// is not the signed one), `note` (a stored note does not verify), `unknown-key`, `unsigned`, `unsigned-tail`,
 /// `truncated`, `rolled-back`, `fork`, `two-notes`, `outside-note`, `blob-missing`, `blob-altered`, `blob-keep`,
-/// `export`, `more`. Kinds of warnings: `unattested`, `silence`, `time`, `more`. A [`LeafCheck`] adds its own.
+/// `export`, `more`. Kinds of warnings: `unattested`, `silence`, `time`, `lost`, `more`. A [`LeafCheck`] adds its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The leaf, where there is one.
@@ -100,6 +100,8 @@ pub struct LeafFacts {
     pub problems: Vec<Problem>,
     /// What is worth a look.
     pub warnings: Vec<Problem>,
+    /// The epoch that begins here, and how many leaves were kept of earlier ones: of those, notes of more are of an acknowledged loss.
+    pub begins: Option<(u32, u64)>,
 }
 
 /// Knows what leaves mean; sees each once, in order.
@@ -194,28 +196,25 @@ async fn judge(
 struct Witnessed<'a> {
     note: &'a OutsideNote,
     checkpoint: Checkpoint,
+    epoch: u32,
 }
 
 fn open_outside<'a>(pinned: &Pinned, notes: &'a [OutsideNote], found: &mut Findings) -> Vec<Witnessed<'a>> {
     let mut out: Vec<Witnessed<'a>> = Vec::new();
     for note in notes {
-        let checkpoint = match SignedNote::open(&note.text, &pinned.origin, &pinned.public) {
-            Ok(checkpoint) => checkpoint,
+        let (checkpoint, epoch) = match SignedNote::open_epoch(&note.text, &pinned.origin, &pinned.public) {
+            Ok(opened) => opened,
             Err(error) => {
                 found.problem(None, "outside-note", format!("{}: {error}", note.from));
                 continue;
             }
         };
-        if let Some(other) = out.iter().find(|o| o.checkpoint.size == checkpoint.size && o.checkpoint != checkpoint) {
+        if let Some(other) = out.iter().find(|o| o.checkpoint.contradicts(&checkpoint)) {
             found.problem(None, "two-notes", both_notes(&other.note.from, &other.note.text, &note.from, &note.text));
         }
-        out.push(Witnessed { note, checkpoint });
+        out.push(Witnessed { note, checkpoint, epoch });
     }
     out
-}
-
-fn both_notes(first: &str, first_text: &str, second: &str, second_text: &str) -> String {
-    format!("two signed trees that cannot both be true; {first}:\n{first_text}\n{second}:\n{second_text}")
 }
 
 /// A root that the tree must have at a size. Small, because there is one for each stored checkpoint.
@@ -335,8 +334,8 @@ impl<'a> Beside<'a> {
 
     fn stored_note(&mut self, text: &str, column: Option<u64>, found: &mut Findings) {
         self.any_note = true;
-        let checkpoint = match SignedNote::open(text, &self.pinned.origin, &self.pinned.public) {
-            Ok(checkpoint) => checkpoint,
+        let checkpoint = match SignedNote::open_epoch(text, &self.pinned.origin, &self.pinned.public) {
+            Ok((checkpoint, _)) => checkpoint,
             Err(super::NoteError::UnknownKey) => {
                 let at = column.map_or_else(|| "?".into(), |n| n.to_string());
                 return found.problem(None, "unknown-key", format!("checkpoint at size {at}: not by the pinned key"));
@@ -418,7 +417,11 @@ impl<'a> Beside<'a> {
         let mut copies = Vec::new();
         for (i, witness) in (0..).zip(self.outside) {
             let (from, seen) = (&witness.note.from, witness.checkpoint.size);
-            if seen > size {
+            let lost = walk.begun.iter().find(|(epoch, kept)| witness.epoch < *epoch && seen > *kept);
+            if let Some((epoch, kept)) = lost.filter(|_| seen > size || walk.failed.contains(&i)) {
+                let detail = format!("{from} holds {seen} leaves; those after {kept} were lost before epoch {epoch}");
+                found.warning(Some(*kept), "lost", detail);
+            } else if seen > size {
                 let detail = format!("tree {size} < witnessed {seen} ({from}):\n{}", witness.note.text);
                 found.problem(Some(size), "rolled-back", detail);
             } else if walk.failed.contains(&i) {

@@ -29,6 +29,8 @@ pub(super) struct Walk<'a> {
     good: u64,
     /// Outside notes with another root.
     pub(super) failed: Vec<u32>,
+    /// The epochs that begin, and how many leaves were kept of those before.
+    pub(super) begun: Vec<(u32, u64)>,
 }
 
 /// A leaf on its way by, with its hash and the time in its column.
@@ -51,6 +53,7 @@ impl<'a> Walk<'a> {
             next_mark: 0,
             good: 0,
             failed: Vec::new(),
+            begun: Vec::new(),
         }
     }
 
@@ -163,6 +166,7 @@ impl<'a> Walk<'a> {
         self.last_hash = hash;
         self.check_marks(beside, found);
         let facts = checks.leaf(seq, bytes);
+        self.begun.extend(facts.begins);
         self.times(seq, facts.at, at, found);
         check_blobs(seq, &facts, beside, found);
         for problem in facts.problems {

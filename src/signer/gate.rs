@@ -10,9 +10,9 @@ use super::cache::Cache;
 use super::head::{HeadFile, newest};
 use super::keys::Keys;
 use super::recall::Recall;
+use super::recovery::Recovery;
 use super::{Answer, Leaf, Order, Signer, lies, refused};
 use crate::clock::Timekeeper;
-use crate::domain::act::KRL_NAMESPACE;
 use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event, Genesis};
@@ -46,6 +46,12 @@ pub(super) struct Head {
     /// What was shown too late to be granted, while it is open.
     #[serde(default)]
     pub(super) late: Late,
+    /// The epoch of that log.
+    #[serde(default)]
+    pub(super) epoch: u32,
+    /// Nothing is signed until somebody says that this log is the one to go on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recovery: Option<Recovery>,
 }
 
 /// Entries that grant something, but reached the signer long after their own time: a daemon may have made them up in
@@ -165,7 +171,7 @@ impl Gate {
                 self.begins(genesis, leaf.entry.as_bytes())?;
                 genesis.admins.clone()
             }
-            (_, Some(genesis)) => genesis.admins.clone(),
+            (_, Some(_)) => BTreeMap::clone(&self.state.admins),
             _ => return Err(lies("The log does not begin with its beginning.")),
         };
         // SECURITY: what an entry does not name is not kept: a daemon could fill the memory with it.
@@ -226,6 +232,10 @@ impl Gate {
         if self.expected.pop_front().as_ref() != Some(&entry.event) {
             return Err(lies(format!("Entry {} is not what follows from its cause.", entry.seq)));
         }
+        // SECURITY: nobody signs for new administrators; that root wrote them into the signer's own configuration is what counts.
+        if matches!(&entry.event, Event::TrustReset { admins } if *admins != self.pins.admins) {
+            return Err(lies(format!("Entry {} names administrators that [trust] here does not.", entry.seq)));
+        }
         Ok(())
     }
 
@@ -263,12 +273,6 @@ impl Gate {
         if !self.head.genesis.is_empty() && self.head.genesis != digest {
             return Err(lies("The log begins with another entry than the one that was signed before."));
         }
-        if genesis.admins != self.pins.admins {
-            return Err(Refusal::new(
-                Code::PINNED_TRUST,
-                "[trust] names other administrators than the log's first entry.",
-            ));
-        }
         self.genesis = digest;
         let client = self.keys.x509_client.as_ref().map(|(_, cert)| cert.pem());
         let ours = genesis.log_key == self.keys.log_public()
@@ -298,12 +302,15 @@ impl Gate {
             if !leaves.is_empty() {
                 return Ok(Answer::Head { size: self.state.size });
             }
-            return Err(lies(format!(
-                "The log has {} entries; {} were signed before.",
-                self.state.size, self.head.size
-            )));
+            let what = format!("The log has {} entries; {} were signed before.", self.state.size, self.head.size);
+            let way = "Bring the newest ledger back. Where it is lost: jit-broker restore --in-place --config FILE, then jit-broker audit begin-epoch";
+            return Err(lies(what).hint(way));
         }
+        self.pinned()?;
         self.flush()?;
+        if let Some(refusal) = self.recovering() {
+            return Err(refusal);
+        }
         let root = self.frontier.root();
         self.refresh();
         let checkpoint = Checkpoint { origin: self.origin()?, size: self.state.size, root };
@@ -322,7 +329,9 @@ impl Gate {
             size: self.state.size,
             root: hex(&self.frontier.root()),
             genesis: self.genesis.clone(),
+            epoch: self.state.epoch,
             late: self.late.clone(),
+            recovery: self.head.recovery.clone().filter(|_| self.recovering().is_some()),
             ..self.head.clone()
         })
     }
@@ -340,10 +349,10 @@ impl Gate {
 
     fn origin(&self) -> Result<String, Refusal> {
         let genesis = self.state.genesis.as_ref().ok_or_else(|| lies("The log has not begun."))?;
-        Ok(origin_of(&genesis.install.to_string()))
+        Ok(origin_at(&genesis.install.to_string(), self.state.epoch))
     }
 
-    fn log_bytes(&self) -> Result<[u8; 32], Refusal> {
+    pub(super) fn log_bytes(&self) -> Result<[u8; 32], Refusal> {
         self.keys
             .log
             .public()
@@ -353,9 +362,13 @@ impl Gate {
 
     /// SECURITY: below the head entries are neither judged nor bound to the root yet, and what is above it could be taken
     /// back: nothing may rest on either.
-    fn shown(&mut self) -> Result<(), Refusal> {
+    pub(super) fn shown(&mut self) -> Result<(), Refusal> {
         if self.state.size < self.head.size || self.state.size == 0 {
             return Err(lies("The log was not shown up to the head that was signed."));
+        }
+        self.pinned()?;
+        if let Some(refusal) = self.recovering() {
+            return Err(refusal);
         }
         match self.flush() {
             Err(refusal) if refusal.code != Code::DISK_FULL => {
@@ -363,6 +376,14 @@ impl Gate {
             }
             other => other,
         }
+    }
+
+    /// The administrators are those of the signer's own configuration (decisions.md 3).
+    fn pinned(&self) -> Result<(), Refusal> {
+        if self.state.admins.is_empty() || *self.state.admins == self.pins.admins {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::PINNED_TRUST, "[trust] names other administrators than the log."))
     }
 
     /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
@@ -380,29 +401,6 @@ impl Gate {
         }
         Err(Refusal::new(Code::CLOCK, format!("The signer's clock is off by {} s; nothing is signed.", now.drift_s)))
     }
-
-    fn krl(&mut self) -> Result<Answer, Refusal> {
-        self.shown()?;
-        let published = self.state.krl.clone();
-        if published.version == 0 || published.version < self.head.krl_version {
-            return Err(lies("The log's revocation list is older than one that was signed."));
-        }
-        let now = self.keeper.now().at.max(self.state.last_at);
-        if let Some(serial) = self.state.krl_wanted(now).difference(&published.serials).next() {
-            return Err(refused(format!("List {} lacks serial {serial}, which was revoked since.", published.version)));
-        }
-        self.remember(Head { krl_version: published.version, ..self.head.clone() })?;
-        let krl = jit_ca::krl::Krl {
-            version: published.version,
-            generated_at: u64::try_from(published.at).unwrap_or(0),
-            ca: self.keys.ssh_user.public().clone(),
-            serials: published.serials,
-        };
-        let bytes = krl.encode();
-        let signature = jit_ca::sshsig::sign(self.keys.ssh_user.inner(), KRL_NAMESPACE, &bytes)
-            .map_err(|e| Refusal::new(Code::LINT, format!("The revocation list was not signed: {e}.")))?;
-        Ok(Answer::Krl { krl: data_encoding::BASE64.encode(&bytes), signature, version: published.version })
-    }
 }
 
 impl Signer for Gate {
@@ -419,20 +417,29 @@ impl Signer for Gate {
             Order::SessionLeg { session } => self.session_leg(session),
             Order::GatewayCert { key, target } => self.gateway_cert(&key, target.as_ref()),
             Order::Krl => self.krl(),
+            Order::NextKey { purpose } => self.next_key(purpose),
+            Order::Trust => self.trust(),
+            Order::Signed => self.signed_before(),
         }
     }
 }
 
 pub use crate::domain::ids::origin_of;
 
-pub(super) fn hex(hash: &[u8; 32]) -> String {
+/// The origin in an epoch.
+pub fn origin_at(install: &str, epoch: u32) -> String {
+    format!("jit-broker/audit/{install}/e{epoch}")
+}
+
+/// Bytes of a hash as the head has them.
+pub fn hex(hash: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(hash)
 }
 
-struct LogSigner<'a> {
-    name: String,
-    key: &'a jit_ca::key::PrivateKey,
-    public: [u8; 32],
+pub(super) struct LogSigner<'a> {
+    pub(super) name: String,
+    pub(super) key: &'a jit_ca::key::PrivateKey,
+    pub(super) public: [u8; 32],
 }
 
 impl NoteSigner for LogSigner<'_> {

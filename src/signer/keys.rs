@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use jit_ca::key::{CaKey, PrivateKey};
 use jit_ca::x509::{CaCert, CaSpec, X509Key, make_ca};
 
+use crate::domain::authority::{Purpose, Ring};
 use crate::domain::key::Key;
 use crate::domain::refusal::{Code, Refusal};
 
@@ -31,6 +32,34 @@ pub struct Keys {
     pub x509_client: Option<(X509Key, CaCert)>,
     /// Signs user certificates for the gateway; absent where keys were made by an earlier version.
     pub ssh_gateway: Option<CaKey>,
+    dir: PathBuf,
+    /// Those that replace the first ones, oldest first.
+    later: Vec<(Purpose, Later)>,
+}
+
+/// A key that replaces, or will replace, the first of its purpose.
+#[derive(Debug)]
+enum Later {
+    Ssh(Box<CaKey>),
+    X509(Box<(X509Key, CaCert)>),
+}
+
+impl Purpose {
+    /// The name of the first key's file; those that replace it have `.2`, `.3` and so on behind it.
+    fn file(self) -> &'static str {
+        match self {
+            Self::SshUser => "ssh_user",
+            Self::SshGateway => "ssh_gateway",
+            Self::SshHost => "ssh_host",
+            Self::X509Client => "x509_client",
+            Self::X509Server => "x509_server",
+        }
+    }
+
+    /// What stands for a certificate of this purpose in the log.
+    fn said(self, cert: &CaCert) -> String {
+        if self == Self::X509Server { cert.fingerprint() } else { cert.pem().to_owned() }
+    }
 }
 
 /// Reads a private file whole.
@@ -111,6 +140,49 @@ fn load(dir: &Path, name: &str) -> Result<PrivateKey, Refusal> {
         .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{} is not a key: {e}.", path.display())))
 }
 
+fn wrong(dir: &Path, name: &str, e: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", dir.join(name).display()))
+}
+
+fn load_ca(dir: &Path, name: &str) -> Result<CaKey, Refusal> {
+    CaKey::new(load(dir, name)?).map_err(|e| wrong(dir, name, e))
+}
+
+fn load_x509(dir: &Path, name: &str) -> Result<(X509Key, CaCert), Refusal> {
+    let (key, cert) = (read_private(&dir.join(name))?, read_private(&dir.join(format!("{name}.crt")))?);
+    let key = X509Key::from_pkcs8_pem(&key).map_err(|e| wrong(dir, name, e))?;
+    Ok((key, CaCert::from_pem(&cert).map_err(|e| wrong(dir, name, e))?))
+}
+
+fn make_ssh(dir: &Path, name: &str) -> Result<(), Refusal> {
+    let mut seed = zeroize::Zeroizing::new([0; 32]);
+    crate::clock::fill(&mut *seed);
+    let key = PrivateKey::from_seed(*seed);
+    let text = key.to_openssh(&format!("jit-broker {name}")).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
+    write_new(&ssh_path(dir, name), text.as_bytes())
+}
+
+fn make_x509(dir: &Path, name: &str, purpose: &str, now: i64) -> Result<(X509Key, CaCert), Refusal> {
+    let bug = |e: String| Refusal::new(Code::BUG, format!("The {purpose} CA could not be made: {e}."));
+    let key = X509Key::generate().map_err(|e| bug(e.to_string()))?;
+    let serial = crate::clock::random16();
+    let spec = CaSpec {
+        // Servers name whom they trust by subjects: two installations must not look alike.
+        name: format!(
+            "jit-broker {purpose} CA {:08x}",
+            u32::from_be_bytes([serial[4], serial[5], serial[6], serial[7]])
+        ),
+        serial,
+        not_before: now - 3600,
+        not_after: now + X509_CA_S,
+    };
+    let cert = make_ca(&key, &spec).map_err(|e| bug(e.to_string()))?;
+    // The certificate first: a key without one would be in the way for ever.
+    replace(&dir.join(format!("{name}.crt")), cert.pem().as_bytes(), 0o600)?;
+    write_new(&dir.join(name), key.to_pkcs8_pem().as_bytes())?;
+    load_x509(dir, name)
+}
+
 impl Keys {
     /// Makes all keys in a folder that has none.
     ///
@@ -118,32 +190,80 @@ impl Keys {
     /// [`Code::NOT_EMPTY`] when there is a key already.
     pub fn make(dir: &Path, now: i64) -> Result<Self, Refusal> {
         for name in ["ssh_user", "ssh_gateway", "ssh_host", "log"] {
-            let mut seed = [0; 32];
-            crate::clock::fill(&mut seed);
-            let key = PrivateKey::from_seed(seed);
-            let text =
-                key.to_openssh(&format!("jit-broker {name}")).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
-            write_new(&ssh_path(dir, name), text.as_bytes())?;
+            make_ssh(dir, name)?;
         }
         for (name, purpose) in [("x509_server", "server"), ("x509_client", "client")] {
-            let bug = |e: String| Refusal::new(Code::BUG, format!("The {purpose} CA could not be made: {e}."));
-            let key = X509Key::generate().map_err(|e| bug(e.to_string()))?;
-            let serial = crate::clock::random16();
-            let spec = CaSpec {
-                // Servers name whom they trust by subjects: two installations must not look alike.
-                name: format!(
-                    "jit-broker {purpose} CA {:08x}",
-                    u32::from_be_bytes([serial[4], serial[5], serial[6], serial[7]])
-                ),
-                serial,
-                not_before: now - 3600,
-                not_after: now + X509_CA_S,
-            };
-            let cert = make_ca(&key, &spec).map_err(|e| bug(e.to_string()))?;
-            write_new(&dir.join(name), key.to_pkcs8_pem().as_bytes())?;
-            write_new(&dir.join(format!("{name}.crt")), cert.pem().as_bytes())?;
+            make_x509(dir, name, purpose, now)?;
         }
         Self::load(dir)
+    }
+
+    /// The key that will replace the one of a purpose, as the log names it: one that no log has named yet, made where there is none.
+    ///
+    /// # Errors
+    /// [`Code::MISSING`] where there is no authority of this purpose; what the disk says.
+    pub fn next(&mut self, purpose: Purpose, ring: Option<&Ring>, now: i64) -> Result<String, Refusal> {
+        let ring = ring.ok_or_else(|| Refusal::new(Code::MISSING, format!("There is no authority {purpose}.")))?;
+        let named = |public: &String| ring.trusted().any(|known| known == public) || ring.retired.contains(public);
+        if let Some(spare) = self.all(purpose).into_iter().find(|public| !named(public)) {
+            return Ok(spare);
+        }
+        let file = (2..).map(|n| format!("{}.{n}", purpose.file())).find(|name| !self.dir.join(name).exists());
+        let file = file.unwrap_or_default();
+        let later = match purpose {
+            Purpose::X509Client => Later::X509(Box::new(make_x509(&self.dir, &file, "client", now)?)),
+            Purpose::X509Server => Later::X509(Box::new(make_x509(&self.dir, &file, "server", now)?)),
+            _ => {
+                make_ssh(&self.dir, &file)?;
+                Later::Ssh(Box::new(load_ca(&self.dir, &file)?))
+            }
+        };
+        fs::File::open(&self.dir).and_then(|folder| folder.sync_all()).map_err(|e| io_refusal(&self.dir, &e))?;
+        self.later.push((purpose, later));
+        self.all(purpose).pop().ok_or_else(|| Refusal::new(Code::BUG, "The new key is not there."))
+    }
+
+    /// The public halves of a purpose that this signer holds, as the log names them, oldest first.
+    pub fn all(&self, purpose: Purpose) -> Vec<String> {
+        let ssh = self.ssh_keys(purpose).map(|key| key.public().to_string());
+        ssh.chain(self.x509_keys(purpose).map(|(_, cert)| purpose.said(cert))).collect()
+    }
+
+    fn ssh_keys(&self, purpose: Purpose) -> impl Iterator<Item = &CaKey> {
+        let first = match purpose {
+            Purpose::SshUser => Some(&self.ssh_user),
+            Purpose::SshGateway => self.ssh_gateway.as_ref(),
+            Purpose::SshHost => Some(&self.ssh_host),
+            Purpose::X509Client | Purpose::X509Server => None,
+        };
+        let later = self.later.iter().filter(move |(of, _)| *of == purpose).filter_map(|(_, key)| match key {
+            Later::Ssh(key) => Some(key.as_ref()),
+            Later::X509(_) => None,
+        });
+        first.into_iter().chain(later)
+    }
+
+    fn x509_keys(&self, purpose: Purpose) -> impl Iterator<Item = (&X509Key, &CaCert)> {
+        let first = match purpose {
+            Purpose::X509Client => self.x509_client.as_ref().map(|(key, cert)| (key, cert)),
+            Purpose::X509Server => Some((&self.x509_server, &self.x509_cert)),
+            _ => None,
+        };
+        let later = self.later.iter().filter(move |(of, _)| *of == purpose).filter_map(|(_, key)| match key {
+            Later::X509(pair) => Some((&pair.0, &pair.1)),
+            Later::Ssh(_) => None,
+        });
+        first.into_iter().chain(later)
+    }
+
+    /// The SSH key with this public half.
+    pub fn ssh(&self, purpose: Purpose, public: &str) -> Option<&CaKey> {
+        self.ssh_keys(purpose).find(|key| key.public().to_string() == public)
+    }
+
+    /// The X.509 key and certificate that the log names so.
+    pub fn x509(&self, purpose: Purpose, public: &str) -> Option<(&X509Key, &CaCert)> {
+        self.x509_keys(purpose).find(|(_, cert)| purpose.said(cert) == public)
     }
 
     /// Loads all keys.
@@ -151,18 +271,22 @@ impl Keys {
     /// # Errors
     /// Names the file that is missing, too open, or not a key.
     pub fn load(dir: &Path) -> Result<Self, Refusal> {
-        let wrong = |name: &str, e: String| {
-            Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", dir.join(name).display()))
-        };
-        let ca = |name| CaKey::new(load(dir, name)?).map_err(|e| wrong(name, e.to_string()));
-        let x509 = |name: &str| {
-            let (key, cert) = (read_private(&dir.join(name))?, read_private(&dir.join(format!("{name}.crt")))?);
-            let key = X509Key::from_pkcs8_pem(&key).map_err(|e| wrong(name, e.to_string()))?;
-            Ok::<_, Refusal>((key, CaCert::from_pem(&cert).map_err(|e| wrong(name, e.to_string()))?))
-        };
+        let (ca, x509) = (|name: &str| load_ca(dir, name), |name: &str| load_x509(dir, name));
         let (x509_server, x509_cert) = x509("x509_server")?;
         let ssh_gateway = if dir.join("ssh_gateway").exists() { Some(ca("ssh_gateway")?) } else { None };
         let x509_client = if dir.join("x509_client").exists() { Some(x509("x509_client")?) } else { None };
+        let mut later = Vec::new();
+        for purpose in Purpose::ALL {
+            let names = (2..).map(|n| format!("{}.{n}", purpose.file()));
+            for name in names.take_while(|name| dir.join(name).exists()) {
+                let key = if purpose.is_ssh() {
+                    Later::Ssh(Box::new(ca(&name)?))
+                } else {
+                    Later::X509(Box::new(x509(&name)?))
+                };
+                later.push((purpose, key));
+            }
+        }
         Ok(Self {
             ssh_user: ca("ssh_user")?,
             ssh_host: ca("ssh_host")?,
@@ -171,6 +295,8 @@ impl Keys {
             x509_cert,
             x509_client,
             ssh_gateway,
+            dir: dir.to_owned(),
+            later,
         })
     }
 

@@ -11,11 +11,14 @@ pub mod gate;
 pub mod head;
 pub mod keys;
 mod recall;
+pub mod recovery;
 mod sign;
 pub mod socket;
+mod trust;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::authority::{Purpose, SignedTrust};
 use crate::domain::ids::{GrantId, SessionId};
 use crate::domain::key::Key;
 use crate::domain::names::TargetName;
@@ -78,6 +81,15 @@ pub enum Order {
     },
     /// Encodes and signs the revocation list that the log published last.
     Krl,
+    /// Makes the key that will replace an authority's, or gives the one that waits for that.
+    NextKey {
+        /// What the authority signs.
+        purpose: Purpose,
+    },
+    /// Says whom to trust.
+    Trust,
+    /// Signs again, in recovery, the largest checkpoint that was signed before it.
+    Signed,
 }
 
 /// What the gate answers.
@@ -119,6 +131,16 @@ pub enum Answer {
         signature: String,
         /// Its version.
         version: u64,
+    },
+    /// A public half, as an act names it.
+    NextKey {
+        /// An OpenSSH key, a certificate as PEM, or of the server's authority the fingerprint.
+        public: String,
+    },
+    /// Whom to trust.
+    Trust {
+        /// Signed.
+        trust: SignedTrust,
     },
 }
 

@@ -7,6 +7,7 @@ use jit_ca::x509::ServerLeafSpec;
 
 use super::gate::Gate;
 use super::{Answer, lies, refused};
+use crate::domain::authority::Purpose;
 use crate::domain::decide::{client_spec, leg_spec, user_spec};
 use crate::domain::digest::Digest;
 use crate::domain::grant::{Credential, CredentialKind, LiveGrant};
@@ -43,13 +44,10 @@ impl Gate {
         if credential.kind == CredentialKind::X509Client {
             return self.client_leaf(&live, credential);
         }
-        let ca = match credential.kind {
-            CredentialKind::SshGateway => {
-                self.keys.ssh_gateway.as_ref().ok_or_else(|| refused("There is no authority for the gateway."))?
-            }
-            _ => &self.keys.ssh_user,
-        };
-        sign_user(ca, &user_spec(&live, credential)?, credential.tbs_sha256)
+        if self.state.authorities.is_worthless(credential.kind.purpose(), credential.serial) {
+            return Err(refused("The certificate is of an authority that was retired."));
+        }
+        sign_user(&self.signing(credential.kind.purpose())?, &user_spec(&live, credential)?, credential.tbs_sha256)
     }
 
     pub(super) fn session_leg(&mut self, id: SessionId) -> Result<Answer, Refusal> {
@@ -70,7 +68,7 @@ impl Gate {
         if session.leg.source != self.pins.gateway_source {
             return Err(refused("The gateway's addresses are not those of the signer's configuration."));
         }
-        sign_user(&self.keys.ssh_user, &leg_spec(&live, session)?, session.leg.tbs_sha256)
+        sign_user(&self.signing(Purpose::SshUser)?, &leg_spec(&live, session)?, session.leg.tbs_sha256)
     }
 
     pub(super) fn gateway_cert(&mut self, key: &Key, target: Option<&TargetName>) -> Result<Answer, Refusal> {
@@ -120,22 +118,23 @@ impl Gate {
             window: CertWindow::new(seconds(window.0)?, seconds(window.1)?).map_err(|e| lint(e.to_string()))?,
             nonce,
         };
-        let certificate =
-            jit_ca::ssh::sign_host(&self.keys.ssh_host, &spec, &Limits::STANDARD).map_err(|e| lint(e.to_string()))?;
+        let certificate = jit_ca::ssh::sign_host(self.active(Purpose::SshHost)?, &spec, &Limits::STANDARD)
+            .map_err(|e| lint(e.to_string()))?;
         Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
     }
 
     fn client_leaf(&self, live: &LiveGrant<'_>, credential: &Credential) -> Result<Answer, Refusal> {
         let account = live.account.as_ref().ok_or_else(|| refused("The grant has no account."))?;
-        let (key, ca) = self.keys.x509_client.as_ref().ok_or_else(|| refused("There is no client authority."))?;
         let lint = |e: jit_ca::CaError| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}."));
         let spec = client_spec(live, &account.name, credential);
-        let tbs = jit_ca::x509::tbs_client(ca, &spec).map_err(lint)?;
-        if Digest::of(&tbs) != credential.tbs_sha256 {
-            return Err(refused("The log allows other bytes under this serial."));
+        let ring = self.ring(Purpose::X509Client)?;
+        for (key, ca) in ring.signing().filter_map(|public| self.keys.x509(Purpose::X509Client, public)) {
+            if Digest::of(&jit_ca::x509::tbs_client(ca, &spec).map_err(lint)?) == credential.tbs_sha256 {
+                let der = jit_ca::x509::sign_client_leaf(ca, key, &spec).map_err(lint)?;
+                return Ok(Answer::Client { pem: pem(&der) });
+            }
         }
-        let der = jit_ca::x509::sign_client_leaf(ca, key, &spec).map_err(lint)?;
-        Ok(Answer::Client { pem: pem(&der) })
+        Err(refused("The log allows other bytes under this serial."))
     }
 
     pub(super) fn host_cert(&mut self, target: &TargetName) -> Result<Answer, Refusal> {
@@ -160,17 +159,26 @@ impl Gate {
             not_before: now - 3600,
             not_after: now + SERVER_LEAF_S,
         };
-        let der = jit_ca::x509::sign_server_leaf(&self.keys.x509_cert, &self.keys.x509_server, &spec)
+        // Before the log was shown the first authority is the one that there is.
+        let active = self.ring(Purpose::X509Server).ok().map(|ring| ring.active.clone());
+        let (key, cert) = match active {
+            Some(active) => self.keys.x509(Purpose::X509Server, &active).ok_or_else(|| {
+                Refusal::new(Code::KEY_GONE, "This signer does not have the key of the server's authority.")
+            })?,
+            None => (&self.keys.x509_server, &self.keys.x509_cert),
+        };
+        let der = jit_ca::x509::sign_server_leaf(cert, key, &spec)
             .map_err(|e| Refusal::new(Code::LINT, format!("The server certificate was not signed: {e}.")))?;
-        Ok(Answer::ServerLeaf { chain_pem: format!("{}{}", pem(&der), self.keys.x509_cert.pem()) })
+        Ok(Answer::ServerLeaf { chain_pem: format!("{}{}", pem(&der), cert.pem()) })
     }
 }
 
 /// Signs what the log allows, to the bit.
-fn sign_user(ca: &CaKey, spec: &UserSpec, allowed: Digest) -> Result<Answer, Refusal> {
-    if Digest::of(&jit_ca::ssh::tbs_user(spec, ca.public())) != allowed {
-        return Err(refused("The log allows other bytes under this serial."));
-    }
+///
+/// The authority is a part of what is allowed: while one is being replaced, what was allowed before is signed by the old key.
+fn sign_user(authorities: &[&CaKey], spec: &UserSpec, allowed: Digest) -> Result<Answer, Refusal> {
+    let by = authorities.iter().find(|ca| Digest::of(&jit_ca::ssh::tbs_user(spec, ca.public())) == allowed);
+    let ca = by.ok_or_else(|| refused("The log allows other bytes under this serial."))?;
     let certificate = jit_ca::ssh::sign_user(ca, spec, &Limits::STANDARD)
         .map_err(|e| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}.")))?;
     Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })

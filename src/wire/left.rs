@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::AuthorityDoc;
 use crate::domain::ids::GrantId;
 use crate::domain::names::{AccountName, PersonName, RoleName, TargetName};
 
@@ -14,6 +15,9 @@ pub struct LeftDoc {
     pub residue: Vec<ResidueDoc>,
     /// Accounts that no open grant explains, as the last look at each server found them.
     pub strangers: Vec<StrangerDoc>,
+    /// Replacements of authorities that are going on; operators and auditors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<AuthorityDoc>,
 }
 
 impl LeftDoc {

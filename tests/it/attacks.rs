@@ -4,6 +4,15 @@
 //! T5 too many principals: `ca::limits_hold_whatever_the_spec_says` ·
 //! T6 key id, T10 extensions, T12 bounds: [`a_certificate_says_what_was_granted_and_nothing_else`] ·
 //! T8 certificate type: `ca::sshd_accepts_what_it_should_and_nothing_else`, `a_certificate_that_was_not_granted_is_not_kept` ·
+//! T15 serials after a restore, T185 restore: `recovery::a_current_backup_goes_on_without_a_serial_twice`, `recovery::an_old_backup_is_noticed_by_who_saw_more_and_acknowledged`,
+//! `recovery::a_signer_in_recovery_signs_nothing_and_no_epoch_that_is_made_up` · T19 keys in backups: the first of these, `daemon::sealed::what_was_sealed_comes_back_and_nothing_else_does` ·
+//! T72 rotation: `rotate::a_rotation_of_the_user_authority_loses_no_login_to_a_host`, `rotate::rotations_of_what_the_gateway_needs_lose_no_login_through_it`,
+//! `rotate::databases_and_the_brokers_own_address_go_over_without_a_gap`, `rotate::a_host_takes_new_authorities_by_itself_and_from_whom_it_trusts_alone`,
+//! `ca::while_a_ca_is_replaced_both_are_listed_and_a_retired_one_is_revoked_whole`; a key that an administrator alone wants: `rotate::a_key_that_is_not_the_signers_is_told_to_nobody` ·
+//! T191, T192 rolled back: `recovery::an_old_store_under_a_newer_signer_and_a_lost_head_are_mended_in_place`, `a_new_epoch_is_followed_where_nothing_is_lost_and_told_where_something_is` ·
+//! F15, F18 disk: `full` · F19 second daemon: `first_release::a_second_daemon_is_refused` · F59 backup: as T15 · F60 newer: `first_release::what_a_newer_program_wrote_is_refused_in_words`,
+//! `first_release::the_ledger_of_the_first_release_opens_verifies_and_goes_on` · lost administrators: `recovery::lost_administrators_are_replaced_by_root_and_every_client_is_told_once`,
+//! two of them: `recovery::where_there_are_two_administrators_an_epoch_takes_both` · reload: `recovery::a_configuration_is_taken_while_it_runs_or_the_old_one_stays` ·
 //! T9 keys: `ca::bad_keys_are_refused`, [`keys_that_must_not_be_certified`] ·
 //! T17 verify before release: `a_daemon_that_lies_gets_no_signature` ·
 //! T20 offered is not proven: `gateway::unproved::a_key_that_was_offered_is_not_who_comes_in` ·

@@ -10,7 +10,7 @@ use tower::ServiceExt;
 use crate::trust::World;
 
 /// Method, path, body, and the status for nobody, alice (no office), bob (operator, auditor) and the administrator.
-const DOORS: [(&str, &str, &str, [u16; 4]); 33] = [
+const DOORS: [(&str, &str, &str, [u16; 4]); 36] = [
     ("GET", "/livez", "", [200, 200, 200, 200]),
     ("GET", "/readyz", "", [200, 200, 200, 200]),
     ("GET", "/metrics", "", [404, 404, 404, 404]),
@@ -21,6 +21,9 @@ const DOORS: [(&str, &str, &str, [u16; 4]); 33] = [
     ("POST", "/v1/hosts/confirm", "{\"act\":\"{}\",\"signature\":\"\"}", [400, 400, 400, 400]),
     ("POST", "/v1/targets/{target}/test", "", [401, 403, 404, 404]),
     ("GET", "/v1/hosts/{target}/certificate", "", [401, 403, 403, 403]),
+    ("GET", "/v1/authorities", "", [401, 403, 200, 200]),
+    ("POST", "/v1/authorities/{purpose}/next", "{}", [401, 403, 403, 200]),
+    ("GET", "/v1/log", "", [401, 200, 200, 200]),
     ("GET", "/v1/me", "", [401, 200, 200, 200]),
     ("GET", "/v1/targets", "", [401, 200, 200, 200]),
     ("GET", "/v1/why?target=web-07", "", [401, 200, 200, 200]),
@@ -72,7 +75,11 @@ async fn every_door_for_every_caller() {
             _ if path.contains("sessions") => SessionId::new([7; 16]).to_string(),
             _ => request.to_string(),
         };
-        let path = path.replace("{id}", &id).replace("{target}", "web-07").replace("{about}", &id);
+        let path = path
+            .replace("{id}", &id)
+            .replace("{target}", "web-07")
+            .replace("{about}", &id)
+            .replace("{purpose}", "ssh-user");
         let body = body.replace("{key}", &format!("{{\"key\":\"{}\"}}", world.alice.key()));
         for (who, wanted) in [None, Some("alice"), Some("bob"), Some("root-admin")].into_iter().zip(wanted) {
             let session = who.map(token);

@@ -6,6 +6,7 @@ use jit_ca::key::PrivateKey;
 use super::*;
 use crate::domain::ids::InstallId;
 use crate::domain::key::Key;
+use crate::ledger::note::Checkpoint;
 use crate::ledger::note::NoteSigner;
 use crate::ledger::tree::{Frontier, leaf_hash, node_hash};
 
@@ -46,6 +47,7 @@ fn about() -> About {
         ssh_gateway: None,
         server_ca_pem: String::new(),
         x509_client: None,
+        trust: None,
         public_url: "https://broker.example".to_owned(),
     }
 }
@@ -78,12 +80,12 @@ fn home() -> (tempfile::TempDir, Home) {
 
 /// What a run of the program does with one answer: it names what it has seen, and judges what comes.
 fn see(home: &Home, note: Option<&str>, proof: &[Hash]) -> Result<(), Failure> {
-    let sent = context().seen(home)?.map(|(size, root, _)| (size, root));
-    context().witness(home, sent, note, proof)
+    let sent = context().seen(home)?;
+    context().witness(home, sent.as_ref(), note, proof)
 }
 
 fn size(home: &Home) -> u64 {
-    context().seen(home).unwrap().unwrap().0
+    context().seen(home).unwrap().unwrap().size
 }
 
 #[test]
@@ -147,15 +149,16 @@ fn a_damaged_witness_is_not_forgotten() {
 fn runs_at_the_same_time_do_not_alarm_one_another() {
     let (_dir, home) = home();
     see(&home, Some(&note(&["a", "b"])), &[]).unwrap();
-    let sent = context().seen(&home).unwrap().map(|(size, root, _)| (size, root));
+    let sent = context().seen(&home).unwrap();
     // Another run stores four entries while this one waits; this one's answer is of three, proven from two.
     let four = note(&["a", "b", "c", "d"]);
     see(&home, Some(&four), &[node_hash(&leaf("c"), &leaf("d"))]).unwrap();
-    context().witness(&home, sent, Some(&note(&["a", "b", "c"])), &[leaf("c")]).unwrap();
+    context().witness(&home, sent.as_ref(), Some(&note(&["a", "b", "c"])), &[leaf("c")]).unwrap();
     assert_eq!(size(&home), 4, "the older answer does not replace the newer one");
     // Two logs of one size are a fork, whoever saw the other one.
     let fork = note(&["a", "b", "c", "x"]);
-    let failure = context().witness(&home, sent, Some(&fork), &[node_hash(&leaf("c"), &leaf("x"))]).unwrap_err();
+    let failure =
+        context().witness(&home, sent.as_ref(), Some(&fork), &[node_hash(&leaf("c"), &leaf("x"))]).unwrap_err();
     assert_eq!(failure.0.code, Code::ROLLED_BACK);
 }
 
@@ -203,4 +206,39 @@ fn what_is_saved_is_read_again() {
     assert_eq!(Context::load(&home).unwrap().about, about());
     write_private(&home.config.join("context.json"), b"{}").unwrap();
     assert_eq!(Context::load(&home).unwrap_err().0.code, Code::LOCAL_IO, "damage is not a missing sign-in");
+}
+
+fn of_epoch(epoch: u32, leaves: &[&str]) -> String {
+    let mut tree = Frontier::empty();
+    leaves.iter().for_each(|leaf| tree.push(leaf_hash(leaf.as_bytes())));
+    let origin = about().origin.replace("/e0", &format!("/e{epoch}"));
+    let checkpoint = Checkpoint { origin: origin.clone(), size: tree.size(), root: tree.root() };
+    checkpoint.sign(&Log { key: key(1), name: origin }).text
+}
+
+#[test]
+fn a_new_epoch_is_followed_where_nothing_is_lost_and_told_where_something_is() {
+    let (_dir, home) = home();
+    see(&home, Some(&note(&["a", "b"])), &[]).unwrap();
+    // It goes on from what was seen.
+    see(&home, Some(&of_epoch(1, &["a", "b", "c"])), &[leaf("c")]).unwrap();
+    assert_eq!((size(&home), context().seen(&home).unwrap().unwrap().epoch), (3, 1));
+    // The epoch before is over for this client, however long its log.
+    let back = see(&home, Some(&note(&["a", "b", "c", "d"])), &[leaf("d")]).unwrap_err();
+    assert_eq!(back.0.code, Code::ROLLED_BACK);
+    // A later one that lacks what was seen: shorter, or of the same length and another.
+    for lost in [of_epoch(2, &["a", "b"]), of_epoch(2, &["a", "b", "x", "y"])] {
+        assert_eq!(see(&home, Some(&lost), &[]).unwrap_err().0.code, Code::EPOCH);
+        assert_eq!(size(&home), 3, "what was seen stays remembered");
+    }
+    // Acknowledged: the old one is kept aside, and this client goes on.
+    context().put_aside(&home, 2).unwrap();
+    assert!(home.state.join("checkpoint.lost-before-e2").exists());
+    see(&home, Some(&of_epoch(2, &["a", "b", "x", "y"])), &[]).unwrap();
+    assert_eq!(see(&home, Some(&of_epoch(2, &["a", "b", "x"])), &[]).unwrap_err().0.code, Code::ROLLED_BACK);
+    // An epoch is a plain number behind the same installation.
+    for origin in ["/e01", "/e-1", "/e", "/e1/e1"] {
+        let text = of_epoch(1, &["a", "b", "x", "y"]).replace("/e1", origin);
+        assert_eq!(see(&home, Some(&text), &[]).unwrap_err().0.code, Code::ROLLED_BACK, "{origin}");
+    }
 }

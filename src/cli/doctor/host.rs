@@ -110,6 +110,6 @@ async fn newest(dir: &Path, server: &str) -> Result<u64, Failure> {
     let home = Home { config: dir.to_owned(), state: dir.to_owned(), run: dir.to_owned() };
     let mut client = Client::first(home, server.to_owned(), Trust::Pem(pem));
     let doc: KrlDoc = client.get("/v1/krl").await?;
-    verified(&doc, &authorities(&dir.join("user_ca.pub"))?)?;
+    verified(&doc, &authorities(&dir.join("user_ca.pub"))?.0)?;
     Ok(doc.version)
 }

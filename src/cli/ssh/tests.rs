@@ -216,11 +216,17 @@ impl Krl {
 
     fn by(version: u64, seed: u8) -> Self {
         let key = PrivateKey::from_seed([seed; 32]);
-        let list =
-            jit_ca::krl::Krl { version, generated_at: 1, ca: key.public().clone(), serials: [5, version + 10].into() };
+        let list = jit_ca::krl::Krl {
+            version,
+            generated_at: 1,
+            ca: key.public().clone(),
+            also: Vec::new(),
+            retired: Vec::new(),
+            serials: [5, version + 10].into(),
+        };
         let bytes = list.encode();
         let signature = jit_ca::sshsig::sign(&key, KRL_NAMESPACE, &bytes).unwrap();
-        let doc = KrlDoc { version, krl: data_encoding::BASE64.encode(&bytes), signature };
+        let doc = KrlDoc { version, krl: data_encoding::BASE64.encode(&bytes), signature, trust: None };
         Self(bytes, list, doc)
     }
 }
@@ -465,7 +471,7 @@ fn grant() -> GrantDoc {
 
 #[test]
 fn a_certificate_that_was_not_granted_is_not_kept() {
-    let judge = |line: &str| wrong(&jit_ca::ssh::read(line).unwrap(), &grant(), &public(9), &public(USER_CA));
+    let judge = |line: &str| wrong(&jit_ca::ssh::read(line).unwrap(), &grant(), &public(9), &[public(USER_CA)]);
     let good = || window(1140, 1800);
     assert_eq!(judge(&user_certificate(USER_CA, &public(9), &["web-07/deploy", "web-07/app"], good())), None);
     assert_eq!(judge(&user_certificate(USER_CA, &public(9), &["web-07/app"], window(1500, 1600))), None);

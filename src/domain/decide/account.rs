@@ -4,6 +4,7 @@ use jit_ca::x509::{CaCert, ClientLeafSpec};
 
 use super::issue::{credential_end, first_use, held};
 use super::{Now, missing};
+use crate::domain::authority::Purpose;
 use crate::domain::database::{Account, Auth};
 use crate::domain::digest::Digest;
 use crate::domain::event::{Event, Proof};
@@ -54,7 +55,7 @@ pub(super) fn issue(
         let (grant, valid_until) = (live.id, live.ends_at);
         events.push(Event::AccountPlanned { grant, key: key.clone(), account: Box::new(account), valid_until });
     }
-    if database.auth == Auth::Cert && !held(live, key, now.at) {
+    if database.auth == Auth::Cert && !held(state, live, key, now.at) {
         events.push(certificate(state, live, &standing.name, key, now.at)?);
     }
     if !events.is_empty() && live.credentials.len() >= MAX_CREDENTIALS {
@@ -89,7 +90,7 @@ fn certificate(
 /// # Errors
 /// [`Code::BAD_CONFIG`] in an installation that began without one.
 pub fn client_ca(state: &State) -> Result<CaCert, Refusal> {
-    let pem = state.genesis.as_ref().and_then(|genesis| genesis.x509_client.as_deref());
+    let pem = state.authorities.rings.get(&Purpose::X509Client).map(|ring| ring.active.as_str());
     let pem = pem.ok_or_else(|| {
         Refusal::new(Code::BAD_CONFIG, "This installation has no authority over client certificates.")
             .hint("Say auth = \"password\" in targets.toml.")

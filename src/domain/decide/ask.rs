@@ -70,7 +70,7 @@ pub(super) fn request(state: &State, by: &Verified<'_>, wish: Wish<'_>, now: Now
         Ok(found) => found,
         Err(refusal) => return refused(refusal),
     };
-    if state.genesis.as_ref().is_some_and(|g| g.is_authority(key)) {
+    if state.authorities.is_one(key) {
         return refused(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
     }
     if found.database.as_ref().is_some_and(|d| d.auth == Auth::Cert) && !jit_ca::x509::fits_client(&key.0) {

@@ -141,7 +141,8 @@ pub(super) fn proof(what: &str, ok: Option<bool>, at: i64, detail: String) -> Pr
 /// The next revocation list, when the published one is not what it must be.
 pub(super) fn publish(state: &State, at: i64) -> Vec<Event> {
     let wanted: BTreeSet<u64> = state.krl_wanted(at);
-    if state.krl.version > 0 && wanted == state.krl.serials {
+    // A list names the authorities that it is for, so it is made anew with them.
+    if state.krl.version > 0 && wanted == state.krl.serials && state.krl.trust == state.authorities.version {
         return Vec::new();
     }
     vec![Event::KrlPublished { version: state.krl.version + 1, serials: Vec::new(), listed: Some(Listed::of(&wanted)) }]

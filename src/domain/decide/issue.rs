@@ -4,6 +4,7 @@ use jit_ca::spec::{CertWindow, CriticalOption, Extension, KeyId, Principal, Prin
 
 use super::answer::progress;
 use super::{Now, Verified, missing};
+use crate::domain::authority::Purpose;
 use crate::domain::database::Auth;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
@@ -46,7 +47,7 @@ pub(super) fn issue(
         return Err(Refusal::new(Code::BAD_BODY, "A password is for databases."));
     }
     let valid_before = credential_end(&live, now.at);
-    if held(&live, key, now.at) {
+    if held(state, &live, key, now.at) {
         return Ok(Vec::new());
     }
     if let Some(refusal) = first_use(state, &live, now)? {
@@ -81,11 +82,11 @@ fn not_attested(state: &State, grant: &Grant) -> Result<(), Refusal> {
 
 /// Which authority certifies the key of a grant, and its last serial. What is for the gateway opens no host (decisions.md 28).
 fn authority(state: &State, grant: &Grant) -> Result<(CredentialKind, u64, Key), Refusal> {
-    let genesis = state.genesis.as_ref().ok_or_else(|| missing("authority"))?;
     if !grant.terms.gateway {
-        return Ok((CredentialKind::SshUser, state.last_serial, genesis.ssh_user.clone()));
+        let ca = state.authorities.ssh(Purpose::SshUser).ok_or_else(|| missing("authority"))?;
+        return Ok((CredentialKind::SshUser, state.last_serial, ca));
     }
-    let ca = genesis.ssh_gateway.clone().ok_or_else(|| {
+    let ca = state.authorities.ssh(Purpose::SshGateway).ok_or_else(|| {
         Refusal::new(Code::BAD_CONFIG, "This installation has no authority over certificates for the gateway.")
             .hint("Say mode = \"direct\" in targets.toml.")
     })?;
@@ -110,10 +111,11 @@ impl Credential {
 
 /// True when a key has a certificate that holds: issue is idempotent. A shorter one inside the window is renewed when two thirds of
 /// its life are over.
-pub(super) fn held(live: &LiveGrant<'_>, key: &Key, at: i64) -> bool {
+pub(super) fn held(state: &State, live: &LiveGrant<'_>, key: &Key, at: i64) -> bool {
     live.credential_for(key, at).is_some_and(|held| {
         let life = held.valid_before - held.valid_after;
-        held.valid_before == live.ends_at || (held.valid_before - at) * 3 > life
+        !state.authorities.is_worthless(held.kind.purpose(), held.serial)
+            && (held.valid_before == live.ends_at || (held.valid_before - at) * 3 > life)
     })
 }
 
@@ -212,7 +214,7 @@ pub(super) fn bind_key(
     if live.keys.len() >= MAX_KEYS {
         return Err(Refusal::new(Code::TOO_MANY, format!("Grant {id} has {MAX_KEYS} keys already.")));
     }
-    if state.genesis.as_ref().is_some_and(|g| g.is_authority(key)) {
+    if state.authorities.is_one(key) {
         return Err(Refusal::new(Code::BAD_KEY, "The broker's own keys are never certified."));
     }
     if state.revoked_keys.contains(key) {

@@ -7,7 +7,9 @@ mod answer;
 mod ask;
 mod clock;
 mod end;
+mod epoch;
 mod issue;
+mod rotate;
 mod session;
 mod trust;
 
@@ -27,6 +29,7 @@ pub use answer::{StepView, progress};
 pub use clock::DRIFT_S;
 pub use end::MOST_DUE;
 pub use issue::user_spec;
+pub use rotate::{Lacking, lacking};
 pub use session::{leg_spec, only, over, successor};
 
 /// The moment and the surroundings in which a command is decided.
@@ -73,6 +76,7 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
         Command::ReadRecording { session, grant, by } => {
             Ok(vec![Event::SessionRead { session: *session, grant: *grant, by: by.clone() }])
         }
+        Command::ResetTrust { admins } => epoch::reset(state, admins),
         Command::Due => Ok(end::due(state, now, now.at)),
         Command::Clock { drift_s, synchronised } => Ok(clock::jumped(state, *drift_s, *synchronised, now)),
         Command::PublishKrl => Ok(end::publish(state, now.at)),
@@ -125,9 +129,12 @@ fn decide_act(state: &State, signed: &SignedAct, wall: Option<i64>, now: Now<'_>
         Deed::Release { grant, .. } => end::release(state, &verified, *grant, now),
         Deed::Revoke { of, .. } => end::revoke(state, &verified, of, now),
         Deed::Disable { person, .. } => trust::disable(state, &verified, person, now),
-        Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } => trust::empower(state, &verified, now),
+        Deed::Enable { .. } | Deed::Enroll { .. } | Deed::EnrollHost { .. } | Deed::RotateCa { .. } => {
+            trust::empower(state, &verified, now)
+        }
         Deed::RevokeKey { key, .. } => trust::revoke_key(state, &verified, key, now),
         Deed::Apply { bundle, base, .. } => trust::apply_bundle(state, &verified, *bundle, *base, now),
+        Deed::BeginEpoch { new, .. } => epoch::begin(state, &verified, new),
         Deed::ConfirmClock { .. } => clock::confirm(state, &verified, wall, now),
         Deed::EndSession { session, .. } => session::ask_end(state, &verified, *session, now),
     };

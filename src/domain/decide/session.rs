@@ -7,6 +7,7 @@ use jit_ca::spec::{CertWindow, Cidr, CriticalOption, Extension, KeyId, Principal
 use super::end::proof;
 use super::issue::first_use;
 use super::{Now, Verified, missing};
+use crate::domain::authority::Purpose;
 use crate::domain::digest::Digest;
 use crate::domain::event::{Cause, Command, Event, Proof};
 use crate::domain::grant::{BACKDATE_S, Grant, GrantState};
@@ -79,7 +80,7 @@ pub(super) fn open(state: &State, command: &Command, now: Now<'_>) -> Result<Vec
 }
 
 fn leg_digest(state: &State, grant: &Grant, session: &Session) -> Result<Digest, Refusal> {
-    let ca = state.genesis.as_ref().map(|g| g.ssh_user.clone()).ok_or_else(|| missing("authority"))?;
+    let ca = state.authorities.ssh(Purpose::SshUser).ok_or_else(|| missing("authority"))?;
     Ok(Digest::of(&jit_ca::ssh::tbs_user(&leg_spec(grant, session)?, &ca.0)))
 }
 

@@ -19,6 +19,8 @@ use crate::domain::target::{HostIdentity, TargetKind};
 
 /// How long a host certificate is valid, in seconds.
 const HOST_CERT_S: i64 = 365 * 86_400;
+/// The longest fingerprint that a host may name, in bytes.
+const MAX_FINGERPRINT: usize = 64;
 
 pub(super) fn admin(state: &State, by: &Verified<'_>) -> Result<(), Refusal> {
     if state.is_admin(&by.person) {
@@ -70,11 +72,14 @@ pub(super) fn belongs(state: &State, parsed: &Bundle) -> Result<(), Refusal> {
         return refuse(&host.key, &format!("is that of the host {target}"));
     }
     if let Some(genesis) = &state.genesis {
-        if let Some((name, key)) = genesis.admins.iter().find(|(name, key)| taken(key, name)) {
+        if let Some((name, key)) = state.admins.iter().find(|(name, key)| taken(key, name)) {
             return refuse(key, &format!("is that of the administrator {name}"));
         }
-        let own = [&genesis.log_key, &genesis.ssh_user, &genesis.ssh_host];
-        if let Some(key) = own.into_iter().find(|key| parsed.owner_of(key).is_some()) {
+        if parsed.owner_of(&genesis.log_key).is_some() {
+            return refuse(&genesis.log_key, "is one of the broker's own");
+        }
+        let mut people = parsed.people.values().flat_map(|person| &person.keys);
+        if let Some(key) = people.find(|key| state.authorities.is_one(key)) {
             return refuse(key, "is one of the broker's own");
         }
     }
@@ -137,6 +142,7 @@ pub(super) fn carry_out(
         Deed::Enable { person, .. } => Ok(enable(state, by, act, person)),
         Deed::Enroll { person, key, .. } => enroll(state, by, act, person, key),
         Deed::EnrollHost { target, key, .. } => enroll_host(state, by, act, target, key, now),
+        Deed::RotateCa { ca, step, .. } => super::rotate::rotate(state, by, act, *ca, step, now.at),
         _ => Err(Refusal::new(Code::BUG, "That deed waits for nobody.")),
     }
 }
@@ -298,8 +304,14 @@ pub(super) fn confirm(state: &State, signed: &SignedAct, now: Now<'_>) -> Result
     if word.krl_version > state.krl.version {
         return Err(Refusal::new(Code::BAD_ACT, "There is no such revocation list yet."));
     }
-    if word.krl_version <= host.krl_version {
+    if word.trust > Some(state.authorities.version) {
+        return Err(Refusal::new(Code::BAD_ACT, "There are no such authorities yet."));
+    }
+    let trust = word.trust.filter(|version| *version > host.trust);
+    let host_ca = word.host_ca.filter(|ca| host.host_ca.as_ref() != Some(ca) && ca.len() <= MAX_FINGERPRINT);
+    if word.krl_version <= host.krl_version && trust.is_none() && host_ca.is_none() {
         return Ok(Vec::new());
     }
-    Ok(vec![Event::HostConfirmed { target: word.target, version: word.krl_version }])
+    let version = word.krl_version.max(host.krl_version);
+    Ok(vec![Event::HostConfirmed { target: word.target, version, trust, host_ca }])
 }

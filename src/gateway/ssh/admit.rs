@@ -10,6 +10,7 @@ use jit_ca::spec::Cidr;
 use jit_ca::ssh::{CertKind, CertificateFacts};
 
 use super::user::User;
+use crate::domain::authority::Purpose;
 use crate::domain::digest::Digest;
 use crate::domain::grant::{CredentialKind, Grant};
 use crate::domain::ids::GrantId;
@@ -145,8 +146,7 @@ fn by_key(key: &Key, user: User, knock: Knock<'_>, state: &State) -> Result<Admi
 fn by_certificate(facts: &CertificateFacts, user: User, knock: Knock<'_>, state: &State) -> Result<Admitted, Denied> {
     let User::Login(login) = user else { return Err(Denied::User) };
     let (ca, key) = (Key(facts.ca.clone()), Key(facts.key.clone()));
-    let ours = state.genesis.as_ref().and_then(|genesis| genesis.ssh_gateway.as_ref());
-    if ours != Some(&ca) {
+    if !state.authorities.ssh_trusted(Purpose::SshGateway).contains(&ca) {
         return Err(Denied::Authority);
     }
     if facts.kind != CertKind::User {

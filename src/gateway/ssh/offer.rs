@@ -112,8 +112,8 @@ pub fn client(pinned: Option<Algorithm>) -> Arc<client::Config> {
     })
 }
 
-/// What is shown, and since when.
-type Made = (i64, Arc<server::Config>);
+/// What is shown, since when, and under which version of the authorities.
+type Made = (i64, u64, Arc<server::Config>);
 
 /// The gateway's host key with its certificates: for its own name, and in the names of targets that are reached through it.
 pub struct Faces {
@@ -141,14 +141,14 @@ impl Faces {
     /// The broker's refusal, when there is no certificate yet; an old one is used for as long as it is valid.
     pub async fn face(&self, target: Option<&TargetName>) -> Result<Arc<server::Config>, Refusal> {
         let mut made = self.made.lock().await;
-        let now = self.broker.now();
+        let (now, version) = (self.broker.now(), self.broker.trust_version().await);
         let held = made.get(&target.cloned()).cloned();
-        if let Some((_, config)) = held.as_ref().filter(|(at, _)| now < at + RENEW_S) {
+        if let Some((.., config)) = held.as_ref().filter(|(at, of, _)| now < at + RENEW_S && *of == version) {
             return Ok(config.clone());
         }
         let line = match (self.broker.gateway_certificate(&self.public, target).await, held) {
             (Ok(line), _) => line,
-            (Err(refusal), Some((_, old))) => {
+            (Err(refusal), Some((.., old))) => {
                 tracing::warn!(code = %refusal.code, "the gateway's host certificate was not renewed: {}", refusal.message);
                 return Ok(old);
             }
@@ -157,7 +157,7 @@ impl Faces {
         let wrong = |_| Refusal::new(Code::BUG, "The gateway's host certificate cannot be read.");
         let certificate = Certificate::from_openssh(&line).map_err(wrong)?;
         let config = Arc::new(server(self.key.clone(), certificate));
-        made.insert(target.cloned(), (now, config.clone()));
+        made.insert(target.cloned(), (now, version, config.clone()));
         Ok(config)
     }
 }

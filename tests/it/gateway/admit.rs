@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jit_broker::domain::authority::Authorities;
 use jit_broker::domain::digest::Digest;
 use jit_broker::domain::grant::{Credential, CredentialKind};
 use jit_broker::domain::ids::GrantId;
@@ -142,6 +143,7 @@ fn having(world: &Gw, ca: &Key, grant: GrantId, facts: &CertificateFacts) -> Sta
     let mut state = world.run(world.broker().memory()).state.clone();
     let mut genesis = (**state.genesis.as_ref().unwrap()).clone();
     genesis.ssh_gateway = Some(ca.clone());
+    state.authorities = Authorities::of(&genesis);
     state.genesis = Some(Arc::new(genesis));
     state.grants.get_mut(&grant).unwrap().credentials.push(Credential {
         kind: CredentialKind::SshGateway,
@@ -223,6 +225,7 @@ fn only_a_logged_certificate_of_an_open_grant_opens_anything() {
         ("no gateway", Denied::Authority, &|s| {
             let mut genesis = (**s.genesis.as_ref().unwrap()).clone();
             genesis.ssh_gateway = None;
+            s.authorities = Authorities::of(&genesis);
             s.genesis = Some(Arc::new(genesis));
         }),
     ];

@@ -233,7 +233,15 @@ impl Bench {
     /// The host of web-07 says which list it has.
     pub async fn confirm(&self, version: u64, at: i64) -> Result<Vec<Event>, Refusal> {
         let target = TargetName::new("web-07").unwrap();
-        let bytes = canonical(&HostWord { install: self.install, target, krl_version: version, at }).unwrap();
+        let bytes = canonical(&HostWord {
+            install: self.install,
+            target,
+            krl_version: version,
+            at,
+            trust: None,
+            host_ca: None,
+        })
+        .unwrap();
         let signature = jit_ca::sshsig::sign(&self.host, HOST_NAMESPACE, &bytes).unwrap();
         let signed = SignedAct { act: String::from_utf8(bytes).unwrap(), signature };
         self.broker().command(Command::Confirm(signed), Vec::new()).await.map(|done| done.events)

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::upstream::{Away, Leg, Upstream};
 use crate::broker::gateway::Opened;
 use crate::broker::lease::Over;
+use crate::domain::authority::Purpose;
 use crate::domain::ids::{GrantId, SessionId};
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, TargetName};
@@ -280,7 +281,7 @@ impl Task {
     async fn reach(&self, opened: &Opened, key: PrivateKey, recorder: Recorder) -> Result<(Live, Ends), Away> {
         let bug = |what: &str| Away { cause: SessionCause::TargetAway, line: format!("{what} cannot be read.") };
         let certificate = Certificate::from_openssh(&opened.leg).map_err(|_| bug("The gateway's own certificate"))?;
-        let host_ca = self.gate.broker.memory().await.state.genesis.as_ref().map(|genesis| genesis.ssh_host.clone());
+        let host_ca = self.gate.broker.memory().await.state.authorities.ssh_trusted(Purpose::SshHost);
         let target = opened.target.clone();
         let leg = Leg { target, login: opened.login.clone(), key: Arc::new(key), certificate, host_ca };
         let mut lease = opened.lease.clone();

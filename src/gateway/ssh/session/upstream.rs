@@ -38,8 +38,8 @@ pub struct Leg {
     pub key: Arc<PrivateKey>,
     /// Its certificate.
     pub certificate: Certificate,
-    /// The authority over host certificates.
-    pub host_ca: Option<Key>,
+    /// The authorities over host certificates: several while one is being replaced.
+    pub host_ca: Vec<Key>,
 }
 
 /// Why a target was not reached.
@@ -152,7 +152,7 @@ impl Leg {
 pub struct Check {
     name: String,
     host: HostIdentity,
-    host_ca: Option<Key>,
+    host_ca: Vec<Key>,
     now: i64,
     wrong: Arc<Mutex<Option<String>>>,
     forwarded: mpsc::Sender<Forwarded>,
@@ -170,7 +170,7 @@ impl Check {
             (HostIdentity::BrokerCa, PublicKeyOrCertificate::Certificate(certificate)) => {
                 let Some(facts) = keys::facts(certificate) else { return false };
                 let now = u64::try_from(self.now).unwrap_or(0);
-                self.host_ca.as_ref() == Some(&Key(facts.ca.clone()))
+                self.host_ca.contains(&Key(facts.ca.clone()))
                     && facts.kind == CertKind::Host
                     && facts.valid_after <= now
                     && now < facts.valid_before

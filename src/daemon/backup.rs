@@ -1,0 +1,178 @@
+//! `backup`: everything that a broker is, in one sealed file, while it runs.
+//!
+//! True here: the signer's head is copied before the log, so the log in the backup has at least what the head says; the log is copied as of
+//! one moment; keys and texts leave this machine sealed only. Not in it: recordings, and the secrets of target databases.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::sealed::Sealer;
+use crate::broker::clerk::ledger_refusal;
+use crate::clock::Clock;
+use crate::domain::digest::read_canonical;
+use crate::domain::event::{Entry, Event};
+use crate::domain::refusal::{Code, Refusal};
+use crate::ledger::Reader;
+use crate::settings::Settings;
+use crate::signer::keys::io_refusal;
+
+/// The shortest passphrase, in characters.
+pub const SHORTEST: usize = 12;
+/// The files of the daemon's state that cannot be made again.
+pub(super) const STATE: [&str; 3] = ["gateway_ssh_key", "marker", "krl"];
+
+/// What was backed up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// How many entries the log has.
+    pub entries: u64,
+    /// How many bytes the file has.
+    pub bytes: u64,
+}
+
+fn cannot(path: &Path, error: &std::io::Error) -> Refusal {
+    let refusal = Refusal::new(Code::LOCAL_IO, format!("{} cannot be read: {error}.", path.display()));
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        return refusal.hint("Run it as root: the signer's keys belong to a user of their own.");
+    }
+    refusal
+}
+
+/// Writes a backup of the broker of a configuration; never over a file that is there.
+///
+/// # Errors
+/// [`Code::NOT_EMPTY`], [`Code::USAGE`] for a short passphrase, or what the disk says; nothing is left then.
+pub async fn backup(
+    settings: &Settings,
+    config: &Path,
+    to: &Path,
+    passphrase: &str,
+    clock: &dyn Clock,
+) -> Result<Made, Refusal> {
+    if passphrase.chars().count() < SHORTEST {
+        let message =
+            format!("The passphrase has fewer than {SHORTEST} characters; it protects every key of the authority.");
+        return Err(Refusal::new(Code::USAGE, message));
+    }
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+    let file = file.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Refusal::new(Code::NOT_EMPTY, format!("{} is there already; nothing was changed.", to.display()))
+                .hint("Choose another name.")
+        }
+        _ => io_refusal(to, &e),
+    })?;
+    let copy = beside(to);
+    let made = write(settings, config, file, &copy, passphrase, clock).await;
+    let _ = fs::remove_file(&copy);
+    if made.is_err() {
+        let _ = fs::remove_file(to);
+    }
+    let entries = made?;
+    let bytes = fs::metadata(to).map_err(|e| io_refusal(to, &e))?.len();
+    Ok(Made { entries, bytes })
+}
+
+/// Where the copy of the log lies for a moment.
+fn beside(to: &Path) -> PathBuf {
+    let mut name = to.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}", data_encoding::HEXLOWER.encode(&crate::clock::random16())));
+    to.with_file_name(name)
+}
+
+async fn write(
+    settings: &Settings,
+    config: &Path,
+    file: fs::File,
+    copy: &Path,
+    passphrase: &str,
+    clock: &dyn Clock,
+) -> Result<u64, Refusal> {
+    let reader = Reader::open(&settings.ledger).await.map_err(|e| ledger_refusal(&e))?;
+    let install = install(&reader).await?;
+    let mut salt = [0; 32];
+    clock.fill(&mut salt);
+    let failed = |e: std::io::Error| io_refusal(copy, &e);
+    let out = std::io::BufWriter::with_capacity(1 << 20, file);
+    let mut sealer = Sealer::new(out, passphrase, &install, clock.read().wall_s, salt).map_err(failed)?;
+    // INVARIANT: the head before the log, and the keys after it. The other way round the head could be ahead of the copy, and a key that the
+    // copy names could be missing.
+    put(&mut sealer, "ca/head.json", &settings.ca_dir.join(super::HEAD))?;
+    put(&mut sealer, "jit-broker.toml", config)?;
+    let folder = config.parent().unwrap_or(Path::new("."));
+    for (name, text) in super::init::bundle_files(folder).unwrap_or_default() {
+        entry(&mut sealer, &format!("bundle/{name}"), text.len() as u64, &mut text.as_bytes()).map_err(failed)?;
+    }
+    for name in STATE {
+        let path = settings.state_dir.join(name);
+        if path.exists() {
+            put(&mut sealer, &format!("state/{name}"), &path)?;
+        }
+    }
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(copy).map_err(failed)?;
+    reader.copy_to(copy).await.map_err(|e| ledger_refusal(&e))?;
+    let entries =
+        Reader::open(copy).await.map_err(|e| ledger_refusal(&e))?.size().await.map_err(|e| ledger_refusal(&e))?;
+    put(&mut sealer, "ledger.db", copy)?;
+    keys(&mut sealer, &settings.ca_dir)?;
+    end(&mut sealer).map_err(failed)?;
+    let out = sealer.finish().map_err(failed)?;
+    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+    file.sync_all().map_err(failed)?;
+    Ok(entries)
+}
+
+async fn install(reader: &Reader) -> Result<String, Refusal> {
+    let leaf = reader.leaf(0).await.map_err(|e| ledger_refusal(&e))?;
+    match leaf.map(|leaf| read_canonical::<Entry>(&leaf.bytes).map(|entry| entry.event)) {
+        Some(Ok(Event::Begun(genesis))) => Ok(genesis.install.to_string()),
+        _ => Err(Refusal::new(Code::LEDGER_CORRUPT, "The log does not begin with its beginning.")),
+    }
+}
+
+/// The keys of the signer's folder; no caches and no half-written files.
+fn keys(out: &mut dyn Write, dir: &Path) -> Result<(), Refusal> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .map_err(|e| cannot(dir, &e))?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| is_key(name))
+        .collect();
+    names.sort();
+    names.iter().try_for_each(|name| put(out, &format!("ca/{name}"), &dir.join(name)))
+}
+
+/// A key of an authority or a certificate: `ssh_user`, `x509_client.2`, `x509_client.2.crt`.
+pub(super) fn is_key(name: &str) -> bool {
+    let stem = name.strip_suffix(".crt").unwrap_or(name);
+    let (first, number) = stem.split_once('.').unwrap_or((stem, "2"));
+    let known = ["ssh_user", "ssh_gateway", "ssh_host", "x509_client", "x509_server", "log"].contains(&first);
+    known && number.parse::<u32>().is_ok()
+}
+
+fn put(out: &mut dyn Write, name: &str, path: &Path) -> Result<(), Refusal> {
+    let mut file = fs::File::open(path).map_err(|e| cannot(path, &e))?;
+    let size = file.metadata().map_err(|e| cannot(path, &e))?.len();
+    entry(out, name, size, &mut file).map_err(|e| io_refusal(path, &e))
+}
+
+/// One file: the length of its name, the name, its size, its bytes.
+fn entry(out: &mut dyn Write, name: &str, size: u64, from: &mut dyn Read) -> std::io::Result<()> {
+    let length = u16::try_from(name.len()).map_err(std::io::Error::other)?;
+    out.write_all(&length.to_be_bytes())?;
+    out.write_all(name.as_bytes())?;
+    out.write_all(&size.to_be_bytes())?;
+    // A file that grows meanwhile is taken as it was; one that shrinks is no backup.
+    if std::io::copy(&mut from.take(size), out)? == size {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("it became shorter while it was read"))
+    }
+}
+
+fn end(out: &mut dyn Write) -> std::io::Result<()> {
+    out.write_all(&0_u16.to_be_bytes())
+}

@@ -1,0 +1,263 @@
+//! `restore`: a broker out of a backup, in a folder of its own; and in place, with a log that is older than what was signed.
+//!
+//! True here: nothing is overwritten; what comes out is in recovery, and signs nothing until administrators have begun a new epoch.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use super::backup::{STATE, is_key};
+use super::sealed::Opener;
+use crate::broker::clerk::ledger_refusal;
+use crate::domain::digest::{Digest, read_canonical};
+use crate::domain::event::{Entry, Event, Genesis};
+use crate::domain::refusal::{Code, Refusal};
+use crate::ledger::note::{Checkpoint, SignedNote};
+use crate::ledger::{Ledger, OpenMode, Reader};
+use crate::settings::{Settings, bad_config};
+use crate::signer::gate::{hex, origin_of};
+use crate::signer::keys::{io_refusal, replace};
+use crate::signer::recovery;
+
+/// The longest name of a file in a backup, in bytes.
+const MAX_NAME: usize = 256;
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The configuration.
+    pub config: PathBuf,
+    /// When the backup was made, in Unix seconds.
+    pub at: i64,
+    /// How many entries its log has.
+    pub entries: u64,
+}
+
+fn damaged(what: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::BAD_BACKUP, format!("The backup cannot be used: {what}."))
+}
+
+/// Makes a broker of a backup in a new folder.
+///
+/// # Errors
+/// [`Code::NOT_EMPTY`], [`Code::BAD_BACKUP`], or what the disk says; nothing is left then.
+pub async fn restore(from: &Path, dir: &Path, passphrase: &str) -> Result<Restored, Refusal> {
+    let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied || dir.is_file() {
+        let message = format!("{} is not empty; nothing was changed.", dir.display());
+        return Err(Refusal::new(Code::NOT_EMPTY, message).hint("Restore into a new folder."));
+    }
+    let file = fs::File::open(from)
+        .map_err(|e| Refusal::new(Code::LOCAL_IO, format!("{} cannot be read: {e}.", from.display())))?;
+    let input = std::io::BufReader::with_capacity(1 << 20, file);
+    let mut opener = Opener::new(input, passphrase).map_err(damaged)?;
+    let made = match unpack(&mut opener, dir) {
+        Ok(()) => settle(dir, opener.header.at).await,
+        Err(refusal) => Err(refusal),
+    };
+    if made.is_err() {
+        let _ = fs::remove_dir_all(dir);
+    }
+    made
+}
+
+fn unpack(input: &mut dyn Read, dir: &Path) -> Result<(), Refusal> {
+    for folder in [dir.to_owned(), dir.join("state"), dir.join("state/ca")] {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|e| io_refusal(&folder, &e))?;
+    }
+    loop {
+        let mut length = [0; 2];
+        input.read_exact(&mut length).map_err(damaged)?;
+        let length = usize::from(u16::from_be_bytes(length));
+        if length == 0 {
+            break;
+        }
+        let (mut name, mut size) = (vec![0; length.min(MAX_NAME)], [0; 8]);
+        input.read_exact(&mut name).map_err(damaged)?;
+        input.read_exact(&mut size).map_err(damaged)?;
+        let name = String::from_utf8(name).map_err(|_| damaged("a name in it is not text"))?;
+        let place = place(&name)
+            .filter(|_| length <= MAX_NAME)
+            .ok_or_else(|| damaged("it has a file that it must not have"))?;
+        write(input, &dir.join(place), u64::from_be_bytes(size))?;
+    }
+    // The last piece of the file must be one that says so.
+    match input.read(&mut [0; 1]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(damaged("something follows its end")),
+        Err(e) => Err(damaged(e)),
+    }
+}
+
+/// Where a file of a backup goes.
+///
+/// SECURITY: whoever made the file knew the passphrase, and still names nothing outside the new folder.
+fn place(name: &str) -> Option<PathBuf> {
+    let path = Path::new(name);
+    let plain = path.components().all(|part| matches!(part, Component::Normal(_))) && !name.contains(['\\', '\0']);
+    let below = |folder: &str| name.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
+    match name {
+        _ if !plain => None,
+        "jit-broker.toml" => Some(PathBuf::from("jit-broker.toml.before")),
+        "ledger.db" => Some(PathBuf::from("state/ledger.db")),
+        "ca/head.json" => Some(PathBuf::from("state/ca/head.json")),
+        _ if below("ca").is_some_and(is_key) => Some(Path::new("state").join(path)),
+        _ if below("state").is_some_and(|rest| STATE.contains(&rest)) => Some(path.to_owned()),
+        // By its parts: what follows a second slash would be a path from the root.
+        _ if name.ends_with(".toml") || name.ends_with(".crt") => path.strip_prefix("bundle").ok().map(Path::to_owned),
+        _ => None,
+    }
+}
+
+fn write(input: &mut dyn Read, path: &Path, size: u64) -> Result<(), Refusal> {
+    if let Some(folder) = path.parent() {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|e| io_refusal(folder, &e))?;
+    }
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.map_err(|e| io_refusal(path, &e))?;
+    let mut limited = input.take(size);
+    let mut buffer = vec![0; 1 << 16];
+    let mut copied = 0;
+    loop {
+        let n = limited.read(&mut buffer).map_err(damaged)?;
+        if n == 0 {
+            break;
+        }
+        copied += n as u64;
+        let part = buffer.get(..n).unwrap_or_default();
+        std::io::Write::write_all(&mut file, part).map_err(|e| io_refusal(path, &e))?;
+    }
+    if copied != size {
+        return Err(damaged("it was cut off"));
+    }
+    file.sync_all().map_err(|e| io_refusal(path, &e))
+}
+
+/// Puts the signer into recovery, and checks that head, log and configuration belong together.
+async fn settle(dir: &Path, at: i64) -> Result<Restored, Refusal> {
+    let (config, before) = (dir.join("jit-broker.toml"), dir.join("jit-broker.toml.before"));
+    let text = fs::read_to_string(&before).map_err(|e| io_refusal(&before, &e))?;
+    replace(&config, moved(&text).as_bytes(), 0o600)?;
+    let settings = Settings::read(&config).map_err(|problems| bad_config(&problems))?;
+    let head = settings.ca_dir.join(super::HEAD);
+    let text = fs::read_to_string(&head).map_err(|e| damaged(format!("the signer's head: {e}")))?;
+    let (text, size, root) = recovery::restored(&text)?;
+    let reader = Reader::open(&settings.ledger).await.map_err(|e| ledger_refusal(&e))?;
+    let entries = reader.size().await.map_err(|e| ledger_refusal(&e))?;
+    let frontier = reader.frontier(size).await.map_err(|_| damaged("its log is shorter than its signer's head"))?;
+    if hex(&frontier.root()) != root {
+        return Err(damaged("its log is another one than its signer signed"));
+    }
+    replace(&head, text.as_bytes(), 0o600)?;
+    Ok(Restored { config, at, entries })
+}
+
+/// The configuration with everything below its own folder, and the signer in the daemon's process, as `init` has it.
+fn moved(text: &str) -> String {
+    let (mut section, mut out) = (String::new(), String::new());
+    for line in text.lines() {
+        let bare = line.trim();
+        if bare.starts_with('[') {
+            section = bare.trim_matches(['[', ']']).trim().to_owned();
+        }
+        let key = bare.split('=').next().unwrap_or_default().trim();
+        let here = match (section.as_str(), key) {
+            ("server", "state_dir") => Some("state_dir = \"state\""),
+            ("store", "url") => Some("url = \"sqlite:state/ledger.db\""),
+            ("ca", "dir") => Some("dir = \"state/ca\""),
+            ("ca", "signer") => Some("signer = \"local\""),
+            _ => None,
+        };
+        out.push_str(here.unwrap_or(line));
+        out.push('\n');
+    }
+    out
+}
+
+/// Goes on with the log that is there, where it is older than what the signer signed, or where the signer's head is lost. Gives its size.
+///
+/// # Errors
+/// [`Code::LEDGER_HELD`] while the daemon runs; [`Code::LEDGER_CORRUPT`] where no checkpoint of the log is signed by its key.
+pub async fn in_place(settings: &Settings) -> Result<u64, Refusal> {
+    // Nobody else writes meanwhile.
+    let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
+    let reader = ledger.reader();
+    let keys = crate::signer::keys::Keys::load(&settings.ca_dir)?;
+    let corrupt = |what: &str| Refusal::new(Code::LEDGER_CORRUPT, format!("The log cannot be gone on with: {what}."));
+    let leaf = reader.leaf(0).await.map_err(|e| ledger_refusal(&e))?.ok_or_else(|| corrupt("it is empty"))?;
+    let genesis: Genesis = match read_canonical::<Entry>(&leaf.bytes).map(|entry| entry.event) {
+        Ok(Event::Begun(genesis)) => *genesis,
+        _ => return Err(corrupt("it does not begin with its beginning")),
+    };
+    if genesis.log_key != keys.log_public() {
+        return Err(corrupt("another signer's key signs it"));
+    }
+    let text = reader.checkpoint_newest().await.map_err(|e| ledger_refusal(&e))?;
+    let text = text.ok_or_else(|| corrupt("it has no checkpoint"))?;
+    let (newest, epoch) = newest(&text, &genesis, &reader).await.map_err(|what| corrupt(&what))?;
+    let digest = Digest::of(&leaf.bytes).to_string();
+    recovery::take_store(&settings.ca_dir.join(super::HEAD), &newest, epoch, digest)?;
+    ledger.close().await.map_err(|e| ledger_refusal(&e))?;
+    Ok(newest.size)
+}
+
+async fn newest(text: &str, genesis: &Genesis, reader: &Reader) -> Result<(Checkpoint, u32), String> {
+    let public = genesis.log_key.0.ed25519_bytes().ok_or("its key is not Ed25519")?;
+    let origin = origin_of(&genesis.install.to_string());
+    let (checkpoint, epoch) = SignedNote::open_epoch(text, &origin, &public).map_err(|e| e.to_string())?;
+    let frontier = reader.frontier(checkpoint.size).await.map_err(|e| e.to_string())?;
+    if frontier.root() == checkpoint.root {
+        Ok((checkpoint, epoch))
+    } else {
+        Err("its newest checkpoint is of another log".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn files_go_below_the_new_folder_or_nowhere() {
+        let kept = [
+            ("ledger.db", "state/ledger.db"),
+            ("ca/ssh_user.2", "state/ca/ssh_user.2"),
+            ("ca/x509_client.2.crt", "state/ca/x509_client.2.crt"),
+            ("bundle/people/team.toml", "people/team.toml"),
+            ("state/krl", "state/krl"),
+        ];
+        for (name, at) in kept {
+            assert_eq!(place(name), Some(PathBuf::from(at)), "{name}");
+        }
+        for name in [
+            "../x",
+            "/etc/passwd",
+            "ca/../../x",
+            "ca/authorized_keys",
+            "ca/ssh_user.sh",
+            "state/x",
+            "bundle/../x.toml",
+            "bundle/x.sh",
+            "",
+            "ca/",
+            "bundle//etc/x.toml",
+        ] {
+            assert!(place(name).is_none_or(|at| at.is_relative() && !at.starts_with("..")), "{name}");
+            assert!(name == "bundle//etc/x.toml" || place(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_of_services_becomes_one_of_a_folder() {
+        let text = "schema = 1\n[server]\nlisten = \"0.0.0.0:7443\"\nstate_dir = \"/var/lib/jit-broker\"\n[store]\nurl = \"sqlite:/var/lib/x\"\n\
+                    [ca]\ndir    = \"/var/lib/s\"\nsigner = \"unix:/run/x\"\n[recording]\ndir = \"/srv/rec\"\n";
+        let here = moved(text);
+        assert!(here.contains("state_dir = \"state\"") && here.contains("sqlite:state/ledger.db"), "{here}");
+        assert!(here.contains("dir = \"state/ca\"") && here.contains("signer = \"local\""), "{here}");
+        assert!(here.contains("dir = \"/srv/rec\"") && here.contains("0.0.0.0:7443"), "{here}");
+    }
+}
