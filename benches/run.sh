@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures a release build and writes benches/RESULTS.md: figures beside their aims, never a test. A quarter of an hour on two cores, after the build.
+# Measures a release build and writes benches/RESULTS.md: figures beside their aims, never a test. Half an hour on two cores, after the build.
 # JIT_KILL_ROUNDS (100), JIT_ABORTS (1000), JIT_ENDINGS (2000), JIT_EVENTS (1000000), JIT_LIVE (100000) make it shorter or longer.
 set -eu
 cargo=${CARGO:-cargo}
@@ -21,7 +21,7 @@ each_us() {
 
 step '1 of 6: building (thin LTO: minutes)'
 "$cargo" build --release --locked
-"$cargo" bench --no-run --locked --bench accounts --bench long_ledger --bench ssh_relay
+"$cargo" bench --no-run --locked --bench accounts --bench long_ledger --bench verify --bench ssh_relay
 "$cargo" test --no-run --locked --test it
 began=$(date +%s)
 load_before=$(cut -d' ' -f1-3 /proc/loadavg)
@@ -40,10 +40,11 @@ row 'binary, stripped' "$((bytes / 1048576)) MB ($(( $(wc -c <"$program") / 1048
 step '3 of 6: accounts on PostgreSQL, and their ends (about 5 minutes)'
 "$cargo" bench --locked --bench accounts -- 3 || row 'accounts and their ends' 'the bench failed' – no
 
-step '4 of 6: long ledgers (about 4 minutes)'
+step '4 of 6: long ledgers, and audit verify (about 5 minutes)'
 "$cargo" bench --locked --bench long_ledger || row 'long ledgers' 'the bench failed' – no
+"$cargo" bench --locked --bench verify || row 'audit verify' 'the bench failed' – no
 
-step '5 of 6: ssh through the gateway (about 4 minutes)'
+step '5 of 6: ssh through the gateway (about 12 minutes)'
 for cipher in aes256-gcm@openssh.com chacha20-poly1305@openssh.com; do
   "$cargo" bench --locked --bench ssh_relay -- "${JIT_MIB:-512}" 3 "$cipher" || row "ssh with $cipher" 'the bench failed' – no
 done

@@ -125,7 +125,7 @@ impl Witnesses {
         reader: Reader,
         notes: watch::Receiver<Option<(u64, String)>>,
         now: Arc<dyn Fn() -> i64 + Send + Sync>,
-        stop: watch::Receiver<bool>,
+        mut stop: watch::Receiver<bool>,
     ) {
         let each = self.0.iter().map(|witness| {
             let (witness, reader, notes) = (witness.clone(), reader.clone(), notes.clone());
@@ -134,6 +134,8 @@ impl Witnesses {
         for task in each.collect::<Vec<_>>() {
             let _ = task.await;
         }
+        // A part of the daemon that ends before the stop counts as broken; there may be no witness at all.
+        let _ = stop.wait_for(|stop| *stop).await;
     }
 }
 
