@@ -106,6 +106,15 @@ impl SignerHandle {
         answer.map_err(|_| failed())?
     }
 
+    /// True when the signer signs nothing before a new epoch begins; asked before it is shown the log.
+    pub async fn recovering(&self) -> bool {
+        match self.raw(Order::Signed).await {
+            Ok(_) => true,
+            // It has something that it signed before, and waits for the log to say so.
+            Err(refusal) => refusal.code == Code::LOG_LIES,
+        }
+    }
+
     /// Carries out an order; a signer that was restarted is shown the log again first.
     ///
     /// # Errors

@@ -249,7 +249,7 @@ impl Witness {
                     Trouble::Away(_) => {
                         tracing::warn!(witness = %self.name, "the checkpoint of {size} entries was not taken: {text}");
                     }
-                    Trouble::Ahead { .. } | Trouble::Fork(_) => {
+                    Trouble::Ahead { .. } | Trouble::Later { .. } | Trouble::Fork(_) => {
                         tracing::error!(witness = %self.name, "{text}; the next start will sign nothing:\n{note}");
                     }
                 }
@@ -262,11 +262,17 @@ impl Witness {
 
 /// Asks every outside copy what it knows of this log, before anything is signed (security.md 5.4).
 ///
-/// A copy that cannot be asked is no reason to stand still; one that knows a longer or another log is.
+/// A copy that cannot be asked is no reason to stand still; one that knows a longer or another log is, but for a signer in recovery: that
+/// signs nothing before a new epoch acknowledges the loss, and only a broker that runs can be told so.
 ///
 /// # Errors
 /// [`Code::OUTSIDE_KNOWS_MORE`], with both notes.
-pub async fn ask_first(witnesses: &Witnesses, reader: &Reader, public: &[u8; 32]) -> Result<(), Refusal> {
+pub async fn ask_first(
+    witnesses: &Witnesses,
+    reader: &Reader,
+    public: &[u8; 32],
+    recovering: bool,
+) -> Result<(), Refusal> {
     let newest = reader.checkpoint_newest().await.ok().flatten();
     let Some(note) = newest.filter(|_| !witnesses.0.is_empty()) else { return Ok(()) };
     let asked = witnesses.0.iter().map(|witness| {
@@ -282,6 +288,12 @@ pub async fn ask_first(witnesses: &Witnesses, reader: &Reader, public: &[u8; 32]
             Ok(()) => {}
             Err(Trouble::Away(why)) => {
                 tracing::warn!(witness = %witness.name, "the outside copy could not be asked before the start: {why}");
+            }
+            Err(known) if recovering => {
+                let name = &witness.name;
+                tracing::error!(
+                    "the outside copy {name} knows more of this log: {known}; hand its note to audit begin-epoch --witness"
+                );
             }
             Err(known) => {
                 let name = &witness.name;
