@@ -96,7 +96,7 @@ impl SignerHandle {
         &self.took
     }
 
-    async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
+    pub(super) async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
         let (signer, began_us) = (self.signer.clone(), monotonic_us());
         // SECURITY: a signer that panicked has folded half an order: it signs nothing more.
         let failed = || Refusal::new(Code::SIGNER_AWAY, "The signer failed in the middle of an order; start it anew.");
@@ -104,15 +104,6 @@ impl SignerHandle {
         let answer = tokio::task::spawn_blocking(carried_out).await;
         self.took.since(began_us);
         answer.map_err(|_| failed())?
-    }
-
-    /// True when the signer signs nothing before a new epoch begins; asked before it is shown the log.
-    pub async fn recovering(&self) -> bool {
-        match self.raw(Order::Signed).await {
-            Ok(_) => true,
-            // It has something that it signed before, and waits for the log to say so.
-            Err(refusal) => refusal.code == Code::LOG_LIES,
-        }
     }
 
     /// Carries out an order; a signer that was restarted is shown the log again first.
