@@ -155,17 +155,29 @@ pub(super) fn put_aside(path: &Path, epoch: u32) -> Result<(), Refusal> {
     replace(&aside, &copied, 0o644)
 }
 
-/// Replaces the file and flushes it, on a thread for that: the disk may hang.
+/// The epoch and the size that a note speaks of, whoever signed it.
+fn place(note: &str) -> Option<(u32, u64)> {
+    let mut lines = note.lines();
+    let (_, epoch) = epoch_of(lines.next()?)?;
+    Some((epoch, lines.next()?.parse().ok()?))
+}
+
+/// Replaces the file and flushes it, on a thread for that: the disk may hang. What it knows is never replaced by less.
 async fn write(path: &Path, note: &str) -> Result<(), Trouble> {
     let (path, note) = (path.to_owned(), note.to_owned());
     let written = tokio::task::spawn_blocking(move || {
-        let epoch = |text: &str| text.lines().next().and_then(epoch_of).map(|(_, epoch)| epoch);
-        let before = std::fs::read_to_string(&path).ok().and_then(|text| epoch(&text));
-        if let Some(before) = before.filter(|before| epoch(&note).is_some_and(|now| now > *before)) {
-            put_aside(&path, before)?;
+        let kept = std::fs::read_to_string(&path).ok().and_then(|text| place(&text));
+        if let (Some((before, known)), Some((epoch, here))) = (kept, place(&note)) {
+            if before > epoch {
+                return Err(Trouble::Later { known: before, here: epoch });
+            }
+            if before < epoch {
+                put_aside(&path, before).map_err(|refusal| away(refusal.message))?;
+            } else if known > here {
+                return Err(Trouble::Ahead { known, here });
+            }
         }
-        replace(&path, note.as_bytes(), 0o644)
-    })
-    .await;
-    written.map_err(away)?.map_err(|refusal| away(refusal.message))
+        replace(&path, note.as_bytes(), 0o644).map_err(|refusal| away(refusal.message))
+    });
+    written.await.map_err(away)?
 }
