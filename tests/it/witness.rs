@@ -380,7 +380,7 @@ fn outside_copies_go_on_over_an_epoch_that_acknowledges_what_they_know_to_be_los
     std::fs::write(&outside, &lost).unwrap();
     first.serve();
     eventually("it is handed over again", || std::fs::read_to_string(&outside).unwrap() != lost);
-    first.cli("bob", "jit-broker audit export --out ../export.jsonl").ok();
+    first.cli("bob", "jit-broker audit export > ../export.jsonl").ok();
     first.stop();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/verify.py");
     let judge = |file: &str, more: &[&str]| {
