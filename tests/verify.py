@@ -126,8 +126,12 @@ def included(h, seq, size, proof):  # RFC 9162, section 2.1.3.2; the root, or no
     return h if last == 0 else None
 
 
-def note(text, origin, key):  # C2SP signed-note and tlog-checkpoint: size and root
+def note(text, log, key):  # C2SP signed-note and tlog-checkpoint: size, root, and the epoch at the end of the origin
     body, _, lines = text.rpartition("\n\n")
+    origin = body.split("\n")[0]
+    epoch = origin.removeprefix(log + "/e")
+    if not epoch.isascii() or not epoch.isdigit() or str(int(epoch)) != epoch:
+        raise ValueError("not a checkpoint of this log")
     own = hashlib.sha256(origin.encode() + b"\n\x01" + key).digest()[:4]
     good = False
     if not lines.endswith("\n") or any(c < " " and c != "\n" for c in text):
@@ -144,7 +148,7 @@ def note(text, origin, key):  # C2SP signed-note and tlog-checkpoint: size and r
     name, size, root = body.split("\n")
     if not good or name != origin or str(int(size)) != size or len(b64(root)) != 32:
         raise ValueError("not a checkpoint of this log by this key")
-    return int(size), b64(root)
+    return int(size), b64(root), int(epoch)
 
 
 def strings(data):
@@ -185,6 +189,7 @@ def signed(act, armored, install):  # PROTOCOL.sshsig; what a person signed
 class Entries:
     def __init__(self):
         self.install, self.last, self.serials, self.ends, self.named = None, 0, set(), {}, {}
+        self.epochs = []
 
     def take(self, seq, data):
         entry = load(data, sort=True)
@@ -214,6 +219,8 @@ class Entries:
             self.serials.add(serial)
         if kind == "bundle.adopted":
             self.named[event["bundle"]] = seq
+        if kind == "epoch.begun":  # founded on signed checkpoints; of those before, more than was kept is lost, for ever
+            self.epochs.append((seq, event["new"]))
 
 
 def export(path, key, witnesses):
@@ -246,17 +253,29 @@ def export(path, key, witnesses):
                 say("line %d: %s %s" % (number + 1, type(error).__name__, error))
     if header != tree.size or not tree.size:
         say("the header says %s entries, there are %d" % (header, tree.size))
-    origin = "jit-broker/audit/%s/e0" % entries.install
+    log = "jit-broker/audit/%s" % entries.install
+    for seq, new in entries.epochs:
+        for quoted in [new["kept"]] + ([new["seen"]] if "seen" in new else []):
+            try:
+                if note(quoted["note"], log, key) != (quoted["size"], bytes.fromhex(quoted["root"]), quoted["epoch"]):
+                    raise ValueError("another checkpoint than it says")
+            except Exception as error:
+                say("entry %d: the epoch is founded on what nobody signed: %s" % (seq, error))
     for digest, seq in entries.named.items():
         if not blobs.get(digest):
             say("entry %d: bundle %s is missing, or may be deleted" % (seq, digest))
     newest, attested, seen = 0, 0, {}
     for text, column in notes + [(text, None) for text in witnesses]:
         try:
-            size, root = note(text, origin, key)
-            if column not in (size, None) or seen.setdefault(size, root) != root:
-                raise ValueError("filed under another size, or two roots for one size")
+            size, root, epoch = note(text, log, key)
+            if column not in (size, None):
+                raise ValueError("filed under another size")
+            if column is None and seen.setdefault((epoch, size), root) != root:
+                raise ValueError("two roots for one size")
             if roots.get(size) != root and (size or root != Tree().root()):
+                if column is None and any(epoch < new["epoch"] and size > new["kept"]["size"] for _, new in entries.epochs):
+                    print("note: a checkpoint of %d entries; the last of them were lost before a new epoch" % size)
+                    continue
                 raise ValueError("the log is not the one that was signed at %d" % size)
             newest, attested = (max(newest, size), attested) if column is not None else (newest, max(attested, size))
         except Exception as error:
@@ -268,11 +287,11 @@ def export(path, key, witnesses):
 
 def receipt(doc, key):
     entries, last, seen = Entries(), -1, set()
-    origin = "jit-broker/audit/%s/e0" % doc["install"]
+    log = "jit-broker/audit/%s" % doc["install"]
     for proven in doc["entries"]:
         head, _, text = proven["proof"].partition("\n\n")
         first, index, *hashes = head.split("\n")
-        seq, (size, root) = int(index.removeprefix("index ")), note(text, origin, key)
+        seq, (size, root, _) = int(index.removeprefix("index ")), note(text, log, key)
         data = proven["entry"].encode()
         if first != "c2sp.org/tlog-proof@v1" or included(leaf_hash(data), seq, size, [b64(h) for h in hashes]) != root:
             say("entry %d is not in the log" % seq)

@@ -96,7 +96,7 @@ impl SignerHandle {
         &self.took
     }
 
-    async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
+    pub(super) async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
         let (signer, began_us) = (self.signer.clone(), monotonic_us());
         // SECURITY: a signer that panicked has folded half an order: it signs nothing more.
         let failed = || Refusal::new(Code::SIGNER_AWAY, "The signer failed in the middle of an order; start it anew.");

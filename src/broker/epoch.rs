@@ -1,6 +1,7 @@
 //! The log's epochs as the broker tells of them, and what it asks of a new one before it is an entry.
 
 use super::Broker;
+use super::clerk::SignerHandle;
 use super::view::instant;
 use crate::domain::act::Deed;
 use crate::domain::epoch::Witnessed;
@@ -9,6 +10,15 @@ use crate::ledger::SignedNote;
 use crate::signer::gate::origin_of;
 use crate::signer::{Answer, Order};
 use crate::wire::{EpochDoc, LogDoc, ProposalDoc};
+
+impl SignerHandle {
+    /// True when the signer signs nothing before a new epoch begins; asked before it is shown the log.
+    pub async fn recovering(&self) -> bool {
+        // A signer that cannot be asked is taken for one that signs.
+        let lacks_the_log = |refusal: Refusal| refusal.code == Code::LOG_LIES;
+        self.raw(Order::Signed).await.map_or_else(lacks_the_log, |_| true)
+    }
+}
 
 impl Broker {
     /// How the log stands.

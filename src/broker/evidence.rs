@@ -4,18 +4,20 @@
 //! authority signed are computed again. Never here: I/O, a broker's word. What is *not* in the log no such set of entries can show.
 //! Start at [`open`], for receipts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use jit_ca::spec::{CertWindow, HostSpec, KeyId, Principal, Principals, Serial};
+use jit_ca::x509::CaCert;
 
 use super::receipt::{About, allows};
 use crate::domain::act::{Act, Deed, SignedAct};
-use crate::domain::decide::{Now, client_ca, client_spec, decide, leg_spec, user_spec};
+use crate::domain::authority::{Authorities, Purpose};
+use crate::domain::decide::{Now, client_spec, decide, leg_spec, user_spec};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Command, Entry, Event, Genesis};
 use crate::domain::grant::{Credential, CredentialKind, Grant};
-use crate::domain::ids::{GrantId, RequestId, SessionId};
+use crate::domain::ids::{GrantId, InstallId, RequestId, SessionId};
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
@@ -69,8 +71,12 @@ pub struct Evidence {
     pub gaps: Vec<String>,
     /// What is wrong.
     pub problems: Vec<String>,
+    /// Every authority that an entry names: those of leaf 0, and those that were staged since, in force still or not.
+    pub authorities: Vec<(Purpose, String)>,
     state: State,
     shelf: Shelf,
+    /// The texts, to be read again when other administrators come.
+    texts: Vec<Vec<u8>>,
     expected: VecDeque<Event>,
     next: u64,
     adopted: Option<Digest>,
@@ -138,14 +144,7 @@ pub fn open(doc: &ReceiptDoc, log_key: &Key) -> Result<(Evidence, Checkpoint), R
 impl Evidence {
     /// Reads entries of one request and grant, in order and beginning with leaf 0; their places in the log are shown already.
     pub fn read<'a>(entries: &[Entry], texts: impl Iterator<Item = &'a [u8]>, about: &About) -> Self {
-        let mut evidence = Self::default();
-        let admins = match entries.first().map(|entry| &entry.event) {
-            Some(Event::Begun(genesis)) => genesis.admins.clone(),
-            _ => BTreeMap::new(),
-        };
-        for text in texts {
-            evidence.shelf.put(text, &admins);
-        }
+        let mut evidence = Self { texts: texts.map(<[u8]>::to_vec).collect(), ..Self::default() };
         let (request, grant) = chosen(entries, about);
         entries.iter().for_each(|entry| evidence.take(entry, request, grant));
         evidence.conclude();
@@ -161,7 +160,40 @@ impl Evidence {
         self.adopted.is_some_and(|digest| self.shelf.bundle(&digest).is_some())
     }
 
+    /// The authorities of a purpose that were named so far.
+    fn named(&self, purpose: Purpose) -> impl Iterator<Item = &str> {
+        self.authorities.iter().filter(move |(of, _)| *of == purpose).map(|(_, public)| public.as_str())
+    }
+
+    /// The host whose certificate these bytes are, by their SHA-256: a renewed one has the serial of its enrolment and another authority.
+    pub fn host_of(&self, tbs: Digest) -> Option<&(TargetName, Host)> {
+        let install = self.genesis.as_ref()?.install;
+        let signed = |target: &TargetName, host: &Host| {
+            self.named(Purpose::SshHost).any(|ca| host_tbs(install, ca, target, host) == Some(tbs))
+        };
+        self.hosts.iter().find(|(target, host)| signed(target, host))
+    }
+
+    /// What an entry says of those whom this installation trusts.
+    fn trust(&mut self, event: &Event) {
+        let admins = match event {
+            Event::Begun(genesis) => {
+                let rings = Authorities::of(genesis).rings;
+                self.authorities.extend(rings.into_iter().map(|(purpose, ring)| (purpose, ring.active)));
+                &genesis.admins
+            }
+            Event::TrustReset { admins } => admins,
+            Event::CaStaged { ca, public, .. } => return self.authorities.push((*ca, public.clone())),
+            _ => return,
+        };
+        // A bundle is read beside the administrators of its time.
+        for text in &self.texts {
+            self.shelf.put(text, admins);
+        }
+    }
+
     fn take(&mut self, entry: &Entry, request: Option<RequestId>, grant: Option<GrantId>) {
+        self.trust(&entry.event);
         if let Some(cause) = &entry.cause {
             self.expected.clear();
             if let Some((signed, _)) = cause.act() {
@@ -273,19 +305,19 @@ impl Evidence {
             let say = format!("entry {}: serial {serial} is outside the window or the keys of the grant", entry.seq);
             return self.problems.push(say);
         }
-        if tbs(&self.state, grant, &credential).is_none_or(|digest| digest != allowed) {
+        // Which of the authorities it was is in the bytes themselves; that it was the one in force, `audit verify` shows.
+        if !self.named(purpose(kind)).any(|ca| tbs(ca, grant, &credential) == Some(allowed)) {
             self.problems.push(format!("entry {}: serial {serial} is for other bytes than the grant gives", entry.seq));
         }
     }
 
     fn session(&mut self, entry: &Entry, session: &Session) {
         let spec = self.state.grants.get(&session.grant).and_then(|grant| leg_spec(grant, session).ok());
-        let ca = self.state.genesis.as_ref().map(|genesis| genesis.ssh_user.clone());
-        match (spec, ca) {
-            (Some(spec), Some(ca)) if Digest::of(&jit_ca::ssh::tbs_user(&spec, &ca.0)) == session.leg.tbs_sha256 => {
-                self.legs.push((session.id, session.leg.clone()));
-            }
-            _ => self.problems.push(format!("entry {}: the session's certificate is not of its grant", entry.seq)),
+        let tbs = |ca: Key| spec.as_ref().map(|spec| Digest::of(&jit_ca::ssh::tbs_user(spec, &ca.0)));
+        if self.named(Purpose::SshUser).filter_map(ssh).any(|ca| tbs(ca) == Some(session.leg.tbs_sha256)) {
+            self.legs.push((session.id, session.leg.clone()));
+        } else {
+            self.problems.push(format!("entry {}: the session's certificate is not of its grant", entry.seq));
         }
     }
 
@@ -318,24 +350,30 @@ fn for_s(s: u64) -> i64 {
     i64::try_from(s).unwrap_or(i64::MAX)
 }
 
-/// The digest of the bytes that the authority of a credential may sign.
-fn tbs(state: &State, grant: &Grant, credential: &Credential) -> Option<Digest> {
-    let genesis = state.genesis.as_ref()?;
-    let ca = match credential.kind {
-        CredentialKind::SshUser => &genesis.ssh_user,
-        CredentialKind::SshGateway => genesis.ssh_gateway.as_ref()?,
-        CredentialKind::X509Client => {
-            let account = grant.account.as_ref()?;
-            let spec = client_spec(grant, &account.name, credential);
-            return Some(Digest::of(&jit_ca::x509::tbs_client(&client_ca(state).ok()?, &spec).ok()?));
-        }
-    };
-    Some(Digest::of(&jit_ca::ssh::tbs_user(&user_spec(grant, credential).ok()?, &ca.0)))
+fn purpose(kind: CredentialKind) -> Purpose {
+    match kind {
+        CredentialKind::SshUser => Purpose::SshUser,
+        CredentialKind::SshGateway => Purpose::SshGateway,
+        CredentialKind::X509Client => Purpose::X509Client,
+    }
 }
 
-/// The digest of the bytes that the host authority may sign for an enrolled host.
-pub fn host_tbs(genesis: &Genesis, target: &TargetName, host: &Host) -> Option<Digest> {
-    let nonce = Digest::of(format!("{} host {target} {}", genesis.install, host.serial).as_bytes());
+fn ssh(public: &str) -> Option<Key> {
+    Key::try_from(public.to_owned()).ok()
+}
+
+/// The digest of the bytes that an authority may sign for a credential.
+fn tbs(ca: &str, grant: &Grant, credential: &Credential) -> Option<Digest> {
+    if credential.kind == CredentialKind::X509Client {
+        let spec = client_spec(grant, &grant.account.as_ref()?.name, credential);
+        return Some(Digest::of(&jit_ca::x509::tbs_client(&CaCert::from_pem(ca).ok()?, &spec).ok()?));
+    }
+    Some(Digest::of(&jit_ca::ssh::tbs_user(&user_spec(grant, credential).ok()?, &ssh(ca)?.0)))
+}
+
+/// The digest of the bytes that a host authority may sign for an enrolled host.
+fn host_tbs(install: InstallId, ca: &str, target: &TargetName, host: &Host) -> Option<Digest> {
+    let nonce = Digest::of(format!("{install} host {target} {}", host.serial).as_bytes());
     let seconds = |at: i64| u64::try_from(at).ok();
     let spec = HostSpec {
         serial: Serial::new(host.serial).ok()?,
@@ -345,7 +383,7 @@ pub fn host_tbs(genesis: &Genesis, target: &TargetName, host: &Host) -> Option<D
         window: CertWindow::new(seconds(host.valid_after)?, seconds(host.valid_before)?).ok()?,
         nonce: *nonce.as_bytes(),
     };
-    Some(Digest::of(&jit_ca::ssh::tbs_host(&spec, &genesis.ssh_host.0)))
+    Some(Digest::of(&jit_ca::ssh::tbs_host(&spec, &ssh(ca)?.0)))
 }
 
 /// The match code avoids those of other open requests, which are not in a receipt; it decides nothing.

@@ -6,9 +6,11 @@ use rustls::pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::context::Context;
 use super::failure::Failure;
+use crate::broker::evidence::Evidence;
+use crate::domain::authority::Purpose;
 use crate::domain::digest::Digest;
-use crate::domain::event::Genesis;
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::TargetName;
@@ -34,21 +36,31 @@ pub enum Shown {
     },
 }
 
-/// The public keys of an installation's authorities.
+/// The public keys of an installation's authorities, of those that were as well as of those that are.
 #[derive(Debug)]
 pub struct Authorities {
     /// OpenSSH keys by their purpose.
-    pub ssh: Vec<(&'static str, Key)>,
-    /// The certificate of the client authority, PEM.
-    pub x509_client: Option<String>,
+    pub ssh: Vec<(Purpose, Key)>,
+    /// The certificates of the client authorities, PEM.
+    pub x509_client: String,
 }
 
 impl Authorities {
-    /// Those that leaf 0 names.
-    pub fn of(genesis: &Genesis) -> Self {
-        let mut ssh = vec![("user CA", genesis.ssh_user.clone()), ("host CA", genesis.ssh_host.clone())];
-        ssh.extend(genesis.ssh_gateway.clone().map(|key| ("gateway CA", key)));
-        Self { ssh, x509_client: genesis.x509_client.clone() }
+    /// Those that the log names.
+    pub fn of(evidence: &Evidence) -> Self {
+        let ssh = |(purpose, public): &(Purpose, String)| Some((*purpose, Key::try_from(public.clone()).ok()?));
+        let client = evidence.authorities.iter().filter(|(purpose, _)| *purpose == Purpose::X509Client);
+        Self {
+            ssh: evidence.authorities.iter().filter_map(ssh).collect(),
+            x509_client: client.map(|(_, pem)| pem.as_str()).collect(),
+        }
+    }
+
+    /// Those that this client believes now.
+    pub fn believed(context: &Context) -> Self {
+        let of = |purpose| context.trusted(purpose).into_iter().map(move |key| (purpose, key));
+        let ssh = [Purpose::SshUser, Purpose::SshGateway, Purpose::SshHost].into_iter().flat_map(of).collect();
+        Self { ssh, x509_client: context.client_pem().unwrap_or_default() }
     }
 }
 
@@ -134,11 +146,11 @@ impl Shown {
         }
     }
 
-    /// Which authority of the installation signed it.
+    /// Demands that an authority of the installation signed it.
     ///
     /// # Errors
     /// [`Code::NOT_IN_LOG`] when none did.
-    pub fn signed_by(&self, authorities: &Authorities) -> Result<&'static str, Failure> {
+    pub fn signed_by(&self, authorities: &Authorities) -> Result<(), Failure> {
         let stranger = |who: String| {
             let mut failure = Failure::new(
                 Code::NOT_IN_LOG,
@@ -147,21 +159,27 @@ impl Shown {
             failure.0.hint = Some("jit-broker ca list shows the authorities".to_owned());
             failure
         };
-        match self {
-            Self::Ssh(facts) => {
-                let found = authorities.ssh.iter().find(|(_, key)| key.0 == facts.ca);
-                found.map(|(name, _)| *name).ok_or_else(|| stranger(facts.ca.fingerprint()))
-            }
+        let who = match self {
+            Self::Ssh(facts) if authorities.ssh.iter().any(|(_, key)| key.0 == facts.ca) => return Ok(()),
+            Self::Ssh(facts) => facts.ca.fingerprint(),
             Self::X509 { der, .. } => {
                 let (_, cert) = X509Certificate::from_der(der).map_err(not_one)?;
-                let who = || stranger(cert.issuer().to_string());
-                let pem = authorities.x509_client.as_deref().ok_or_else(who)?;
-                let ca = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(not_one)?;
-                let (_, ca) = X509Certificate::from_der(&ca).map_err(not_one)?;
-                let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &ca.public_key().subject_public_key.data[..]);
-                let tbs: &[u8] = cert.tbs_certificate.as_ref();
-                key.verify(tbs, &cert.signature_value.data).map(|()| "client CA").map_err(|_| who())
+                for ca in CertificateDer::pem_slice_iter(authorities.x509_client.as_bytes()) {
+                    if is_by(&cert, &ca.map_err(not_one)?)? {
+                        return Ok(());
+                    }
+                }
+                cert.issuer().to_string()
             }
-        }
+        };
+        Err(stranger(who))
     }
+}
+
+/// True where the key of this authority signed it.
+fn is_by(cert: &X509Certificate<'_>, ca: &CertificateDer<'_>) -> Result<bool, Failure> {
+    let (_, ca) = X509Certificate::from_der(ca).map_err(not_one)?;
+    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &ca.public_key().subject_public_key.data[..]);
+    let tbs: &[u8] = cert.tbs_certificate.as_ref();
+    Ok(key.verify(tbs, &cert.signature_value.data).is_ok())
 }

@@ -170,9 +170,7 @@ impl VerifyArgs {
         let length = read_head.map_err(|e| Failure::local(path.display(), e))?;
         if String::from_utf8_lossy(&head[..length]).contains("\"about\"") {
             let (evidence, checkpoint) = evidence::open(&parse(&read(&path)?)?, &log_key)?;
-            if evidence.genesis.as_ref().is_some_and(|g| cert.signed_by(&Authorities::of(g)).is_ok())
-                && known(&evidence, cert).is_none()
-            {
+            if cert.signed_by(&Authorities::of(&evidence)).is_ok() && known(&evidence, cert).is_none() {
                 let what = "The receipt does not speak of this certificate; what else the log has, it does not tell.";
                 let mut failure = Failure::new(Code::NOT_IN_LOG, what);
                 failure.0.hint = Some(format!("jit-broker verify {}, as an auditor", self.file.display()));
@@ -201,10 +199,9 @@ impl VerifyArgs {
 /// Asks the broker for the receipt of a certificate, and believes only what is proven in it.
 async fn online(cert: &Shown) -> Result<(Evidence, Option<Checkpoint>), Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
-    let about = client.context()?.about.clone();
-    let mut ssh = vec![("user CA", about.ssh_user.clone()), ("host CA", about.ssh_host.clone())];
-    ssh.extend(about.ssh_gateway.clone().map(|key| ("gateway CA", key)));
-    cert.signed_by(&Authorities { ssh, x509_client: about.x509_client.clone() })?;
+    let log_key = client.context()?.about.log_key.clone();
+    // Of authorities that were, the log alone knows.
+    let mut ours = cert.signed_by(&Authorities::believed(client.context()?));
     let mut paths: Vec<About> = cert.host().map(|(target, serial)| About::Host(target, serial)).into_iter().collect();
     if paths.is_empty() {
         // Whoever it concerns finds it through its grant; auditors look for the bytes themselves.
@@ -215,15 +212,17 @@ async fn online(cert: &Shown) -> Result<(Evidence, Option<Checkpoint>), Failure>
     for path in paths {
         match client.get::<ReceiptDoc>(&format!("/v1/receipts/{path}")).await {
             Ok(doc) => {
-                let (evidence, checkpoint) = evidence::open(&doc, &about.log_key)?;
+                let (evidence, checkpoint) = evidence::open(&doc, &log_key)?;
                 if known(&evidence, cert).is_some() {
                     return Ok((evidence, Some(checkpoint)));
                 }
+                ours = cert.signed_by(&Authorities::of(&evidence));
             }
             Err(failure) if matches!(failure.0.code, Code::MISSING | Code::NOT_IN_LOG) => last = Some(failure),
             Err(failure) => return Err(failure),
         }
     }
+    ours?;
     Err(last.unwrap_or_else(not_in_log))
 }
 
@@ -239,10 +238,7 @@ fn known(evidence: &Evidence, cert: &Shown) -> Option<String> {
     let tbs = cert.tbs();
     let credential = evidence.grant.iter().flat_map(|grant| &grant.credentials).find(|c| c.tbs_sha256 == tbs);
     let leg = evidence.legs.iter().find(|(_, leg)| leg.tbs_sha256 == tbs);
-    let host = evidence.genesis.as_ref().and_then(|genesis| {
-        let fits = |(target, host): &&(_, _)| evidence::host_tbs(genesis, target, host) == Some(tbs);
-        evidence.hosts.iter().find(fits)
-    });
+    let host = evidence.host_of(tbs);
     credential
         .map(|c| format!("{} serial {}", c.kind.word(), c.serial))
         .or_else(|| leg.map(|(id, leg)| format!("the gateway's own, ssh-user serial {}, for session {id}", leg.serial)))
@@ -261,8 +257,7 @@ impl Judged<'_> {
     /// Demands that the certificate is of this installation and in the evidence.
     fn signer(&self) -> Result<(), Failure> {
         let Some(cert) = self.cert else { return Ok(()) };
-        let genesis = self.evidence.genesis.as_ref().ok_or_else(not_in_log)?;
-        cert.signed_by(&Authorities::of(genesis))?;
+        cert.signed_by(&Authorities::of(self.evidence))?;
         if let [first, ..] = self.evidence.problems.as_slice() {
             return Err(Failure::new(Code::FALSE_PROOF, format!("What the log says of it does not hold: {first}")));
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::verify::begins_like_sqlite;
 use crate::broker::clerk::{beside, ledger_refusal};
-use crate::broker::receipt::allows;
+use crate::broker::receipt::{allows, names_trusted};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Entry, Event};
 use crate::domain::ids::{GrantId, RequestId};
@@ -41,7 +41,7 @@ async fn walk(path: &Path, see: &mut (dyn FnMut(Part) + Send)) -> Result<(), Ref
     walked.map_err(|e| ledger_refusal(&e))
 }
 
-/// Digs; whether the log itself is sound is for `audit verify`. Without anything that fits, the first entry alone.
+/// Digs; whether the log itself is sound is for `audit verify`. Without anything that fits, those alone that say whom the installation trusts.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -90,7 +90,7 @@ pub async fn dig(path: &Path, sought: &Sought) -> Result<Dug, Refusal> {
                 _ => false,
             };
             let judged_by = judged_by && asked.is_some_and(|last| seq < last);
-            if seq == 0 || ours || judged_by || found.contains(&seq) {
+            if names_trusted(&entry.event) || ours || judged_by || found.contains(&seq) {
                 let (bundles, words) = beside(&entry);
                 wanted.extend(bundles.into_iter().chain(words));
                 if let Event::BundleAdopted { bundle, .. } = &entry.event {

@@ -163,8 +163,8 @@ impl Daemon {
             None => None,
         };
         let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
-        let outside = outside::open(settings, &ledger.reader()).await?;
         let signer = SignerHandle::new(signer);
+        let outside = outside::open(settings, &ledger.reader(), signer.recovering().await).await?;
         let keeper = Arc::new(Timekeeper::new(clock));
         let mut parts = clerk::start(ledger, signer.clone(), keeper, cache_of(settings)).await?;
         if let Err(error) = parts.reserve.stand() {

@@ -25,11 +25,11 @@ pub fn witnesses(settings: &Settings) -> Result<Witnesses, Refusal> {
     Witnesses::of(&settings.outside.witnesses, folder).map_err(|problems| bad_config(&problems))
 }
 
-/// Opens both sides, and asks the outside copies before anything is signed.
+/// Opens both sides, and asks the outside copies before anything is signed; `recovering` is the signer's state.
 ///
 /// # Errors
 /// What is wrong with the configuration; [`Code::OUTSIDE_KNOWS_MORE`](crate::domain::refusal::Code::OUTSIDE_KNOWS_MORE).
-pub async fn open(settings: &Settings, reader: &Reader) -> Result<Outside, Refusal> {
+pub async fn open(settings: &Settings, reader: &Reader, recovering: bool) -> Result<Outside, Refusal> {
     let witnesses = witnesses(settings)?;
     if !settings.outside.witnesses.is_empty() {
         let folder = settings.state_dir.join(COSIGNED);
@@ -40,7 +40,7 @@ pub async fn open(settings: &Settings, reader: &Reader) -> Result<Outside, Refus
         if let Event::Begun(genesis) = &first.event
             && let Some(public) = genesis.log_key.0.ed25519_bytes()
         {
-            ask_first(&witnesses, reader, &public).await?;
+            ask_first(&witnesses, reader, &public, recovering).await?;
         }
     }
     let keeper = Keeper::open(&settings.state_dir, &settings.outside.keeps, &settings.public_url)?;

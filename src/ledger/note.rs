@@ -117,18 +117,27 @@ impl SignedNote {
     /// As [`SignedNote::open`].
     pub fn open_epoch(text: &str, name: &str, public: &[u8; 32]) -> Result<(Checkpoint, u32), NoteError> {
         let origin = text.split('\n').next().unwrap_or_default();
-        let parts = |name: &str| {
-            let (base, number) = name.rsplit_once("/e")?;
-            let epoch = number.parse::<u32>().ok().filter(|epoch| epoch.to_string() == number)?;
-            Some((base.to_owned(), epoch))
-        };
-        match (parts(origin), parts(name)) {
-            (Some((base, epoch)), Some((first, least))) if base == first && epoch >= least => {
-                Ok((Self::open(text, origin, public)?, epoch))
-            }
+        match epoch_of(origin) {
+            Some((_, epoch)) if follows(origin, name) => Ok((Self::open(text, origin, public)?, epoch)),
             _ => Self::open(text, name, public).map(|checkpoint| (checkpoint, 0)),
         }
     }
+}
+
+/// The log and the epoch that an origin names, where it ends in `/eN`.
+pub fn epoch_of(origin: &str) -> Option<(&str, u32)> {
+    let (log, number) = origin.rsplit_once("/e")?;
+    let epoch = number.parse::<u32>().ok().filter(|epoch| epoch.to_string() == number)?;
+    Some((log, epoch))
+}
+
+/// True where both are origins of one log, and `origin` is of the epoch of `name` or a later one.
+pub fn follows(origin: &str, name: &str) -> bool {
+    let later = match (epoch_of(origin), epoch_of(name)) {
+        (Some((log, epoch)), Some((first, least))) => log == first && epoch >= least,
+        _ => false,
+    };
+    later || origin == name
 }
 
 /// PROTOCOL: signed-note: the first four bytes of SHA-256 of name, line feed, type and public key.

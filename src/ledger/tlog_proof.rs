@@ -65,12 +65,12 @@ impl TlogProof {
         Ok(proof)
     }
 
-    /// Demands that a leaf with this hash is in the log of this name and key, and gives the checkpoint.
+    /// Demands that a leaf with this hash is in the log of this name and key, in that epoch or a later one, and gives the checkpoint.
     ///
     /// # Errors
     /// [`TlogProofError`]; nothing may be concluded then.
     pub fn open(&self, leaf: Hash, origin: &str, public: &[u8; 32]) -> Result<Checkpoint, TlogProofError> {
-        let checkpoint = SignedNote::open(&self.note, origin, public)?;
+        let (checkpoint, _) = SignedNote::open_epoch(&self.note, origin, public)?;
         verify_inclusion(leaf, self.seq, checkpoint.size, &self.hashes, checkpoint.root)?;
         Ok(checkpoint)
     }

@@ -1,13 +1,19 @@
 //! Handing one checkpoint to one place, and asking a place what it knows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Place, post};
-use crate::ledger::Reader;
+use crate::domain::digest::read_canonical;
+use crate::domain::event::{Entry, Event};
+use crate::domain::refusal::Refusal;
 use crate::ledger::cosign::{AddCheckpoint, CosignerKey};
-use crate::ledger::note::{Checkpoint, SignedNote};
+use crate::ledger::note::{Checkpoint, SignedNote, epoch_of};
+use crate::ledger::{Filter, Reader};
 use crate::settings::HttpsUrl;
-use crate::signer::keys::replace;
+use crate::signer::keys::{io_refusal, replace};
+
+/// More epochs than a log can have that people begin by hand.
+const MOST_EPOCHS: u32 = 1000;
 
 /// Why a place did not take a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +24,9 @@ pub(super) enum Trouble {
     /// It knows a longer log.
     #[error("it knows {known} entries, the ledger has {here}")]
     Ahead { known: u64, here: u64 },
+    /// It knows a later epoch.
+    #[error("it knows epoch {known}, the ledger is in epoch {here}")]
+    Later { known: u32, here: u32 },
     /// It knows another log.
     #[error("it knows another log of {0} entries: one of the two was made up")]
     Fork(u64),
@@ -52,7 +61,8 @@ pub(super) async fn deliver(
 /// Asks what a place knows of the log whose newest stored checkpoint this is.
 pub(super) async fn ask(place: &Place, reader: &Reader, note: &str, public: &[u8; 32]) -> Result<(), Trouble> {
     let origin = note.lines().next().unwrap_or_default();
-    let here = SignedNote::open(note, origin, public).map_err(away)?;
+    let first = epoch_of(origin).map_or_else(|| origin.to_owned(), |(log, _)| format!("{log}/e0"));
+    let (here, epoch) = SignedNote::open_epoch(note, &first, public).map_err(away)?;
     match place {
         Place::Webhook { .. } => Ok(()),
         Place::File(path) => {
@@ -60,13 +70,28 @@ pub(super) async fn ask(place: &Place, reader: &Reader, note: &str, public: &[u8
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
                 other => other.map_err(away)?,
             };
-            match SignedNote::open(&text, origin, public) {
-                Ok(kept) => compare(reader, &kept, here.size).await,
+            match SignedNote::open_epoch(&text, &first, public) {
+                Ok((_, known)) if known > epoch => Err(Trouble::Later { known, here: epoch }),
+                Ok((kept, known)) if lost(reader, &kept, known).await? => Ok(()),
+                Ok((kept, _)) => compare(reader, &kept, here.size).await,
                 Err(error) => Err(away(format!("{} is not a checkpoint of this log: {error}", path.display()))),
             }
         }
         Place::Witness { url, key, ca, .. } => add(url, key, ca, reader, 0, here.size, note).await.map(drop),
     }
+}
+
+/// True where an epoch that began later says that entries of this checkpoint are lost.
+async fn lost(reader: &Reader, kept: &Checkpoint, epoch: u32) -> Result<bool, Trouble> {
+    let filter = Filter { kind: Some("epoch.begun".to_owned()), limit: MOST_EPOCHS, ..Filter::default() };
+    let leaves = reader.search(&filter).await.map_err(away)?;
+    let events = leaves.iter().filter_map(|leaf| read_canonical::<Entry>(&leaf.bytes).ok()).map(|entry| entry.event);
+    Ok(events
+        .filter_map(|event| match event {
+            Event::EpochBegun { new, .. } => Some(new),
+            _ => None,
+        })
+        .any(|new| new.epoch > epoch && kept.size > new.kept.size))
 }
 
 async fn compare(reader: &Reader, kept: &Checkpoint, here: u64) -> Result<(), Trouble> {
@@ -123,9 +148,36 @@ async fn add(
     Err(away("it changes its mind about what it knows"))
 }
 
-/// Replaces the file and flushes it, on a thread for that: the disk may hang.
+/// Copies the last note of an epoch that is over to a file of its own beside the one that is replaced.
+pub(super) fn put_aside(path: &Path, epoch: u32) -> Result<(), Refusal> {
+    let aside = PathBuf::from(format!("{}.e{epoch}", path.display()));
+    let copied = std::fs::read(path).map_err(|e| io_refusal(path, &e))?;
+    replace(&aside, &copied, 0o644)
+}
+
+/// The epoch and the size that a note speaks of, whoever signed it.
+fn place(note: &str) -> Option<(u32, u64)> {
+    let mut lines = note.lines();
+    let (_, epoch) = epoch_of(lines.next()?)?;
+    Some((epoch, lines.next()?.parse().ok()?))
+}
+
+/// Replaces the file and flushes it, on a thread for that: the disk may hang. What it knows is never replaced by less.
 async fn write(path: &Path, note: &str) -> Result<(), Trouble> {
     let (path, note) = (path.to_owned(), note.to_owned());
-    let written = tokio::task::spawn_blocking(move || replace(&path, note.as_bytes(), 0o644)).await;
-    written.map_err(away)?.map_err(|refusal| away(refusal.message))
+    let written = tokio::task::spawn_blocking(move || {
+        let kept = std::fs::read_to_string(&path).ok().and_then(|text| place(&text));
+        if let (Some((before, known)), Some((epoch, here))) = (kept, place(&note)) {
+            if before > epoch {
+                return Err(Trouble::Later { known: before, here: epoch });
+            }
+            if before < epoch {
+                put_aside(&path, before).map_err(|refusal| away(refusal.message))?;
+            } else if known > here {
+                return Err(Trouble::Ahead { known, here });
+            }
+        }
+        replace(&path, note.as_bytes(), 0o644).map_err(|refusal| away(refusal.message))
+    });
+    written.await.map_err(away)?
 }

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use jit_ca::key::PrivateKey;
 use tokio::sync::Mutex;
 
+use super::deliver::put_aside;
 use crate::domain::digest::Digest;
 use crate::domain::key::Key;
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::cosign::{AddCheckpoint, CosignerKey, cosign};
-use crate::ledger::note::{Checkpoint, NoteError, NoteSigner, SignedNote};
+use crate::ledger::note::{Checkpoint, NoteError, NoteSigner, SignedNote, follows};
 use crate::ledger::tree::verify_consistency;
 use crate::signer::keys::{read_private, replace, write_new};
 
@@ -100,17 +101,28 @@ impl Keeper {
         let add = AddCheckpoint::read(body).ok_or_else(|| told(400, "not a body of add-checkpoint"))?;
         let origin = add.note.lines().next().unwrap_or_default();
         let unknown = || told(404, "this log is not kept here");
-        let (public, own) = (self.logs.get(origin).ok_or_else(unknown)?, self.own.as_ref().ok_or_else(unknown)?);
-        let new = SignedNote::open(&add.note, origin, public).map_err(|error| match error {
+        let own = self.own.as_ref().ok_or_else(unknown)?;
+        let (name, public) = self.logs.iter().find(|(name, _)| follows(origin, name)).ok_or_else(unknown)?;
+        let (new, epoch) = SignedNote::open_epoch(&add.note, name, public).map_err(|error| match error {
             NoteError::UnknownKey | NoteError::BadSignature => told(403, "not signed by the log's key"),
             other => told(400, &other.to_string()),
         })?;
         if add.old > new.size {
             return Err(told(400, "the old size is above the new one"));
         }
-        let path = self.dir.join(Digest::of(origin.as_bytes()).to_string());
+        let path = self.dir.join(Digest::of(name.as_bytes()).to_string());
         let _one = self.one.lock().await;
-        let held = self.held(&path, origin, public).map_err(|e| told(500, &e))?;
+        let held = self.held(&path, name, public).map_err(|e| told(500, &e))?;
+        // SECURITY: a log does not go back to an epoch that is over. A new one begins with nothing, as every log does at a witness; what was
+        // lost before it, its own entries say, and the note of the old one stays here to hold against them.
+        let before = match held.as_ref().map(|(_, kept)| *kept) {
+            Some(kept) if kept > epoch => {
+                tracing::error!("a log that is kept here goes back from epoch {kept} to {origin}:\n{}", add.note);
+                return Err(told(422, "a later epoch of this log is kept here"));
+            }
+            kept => kept.filter(|kept| *kept < epoch),
+        };
+        let held = held.map(|(held, _)| held).filter(|_| before.is_none());
         let (size, root) = held.map_or((0, None), |held| (held.size, Some(held.root)));
         let conflict = || (409, SIZE, format!("{size}\n"));
         if add.old != size || (size == new.size && root.is_some_and(|root| root != new.root)) {
@@ -124,8 +136,17 @@ impl Keeper {
             tracing::error!("a log that is kept here shows a fork of {origin} at {size}:\n{}", add.note);
             return Err(told(422, "the proof does not lead from what is kept here to this"));
         }
-        let (bytes, keeping) = (add.note.clone().into_bytes(), path.clone());
-        let kept = tokio::task::spawn_blocking(move || replace(&keeping, &bytes, 0o600)).await;
+        let bytes = add.note.clone().into_bytes();
+        let kept = tokio::task::spawn_blocking(move || {
+            if let Some(before) = before {
+                put_aside(&path, before)?;
+                tracing::warn!(
+                    "epoch {epoch} of a log that is kept here begins; the last note of epoch {before} stays"
+                );
+            }
+            replace(&path, &bytes, 0o600)
+        })
+        .await;
         kept.map_err(|e| e.to_string())
             .and_then(|kept| kept.map_err(|refusal| refusal.message))
             .map_err(|e| told(500, &e))?;
@@ -135,13 +156,13 @@ impl Keeper {
         if holds { Ok(line) } else { Err(told(500, "the witness's key signs nothing")) }
     }
 
-    /// What is kept of a log.
-    fn held(&self, path: &Path, origin: &str, public: &[u8; 32]) -> Result<Option<Checkpoint>, String> {
+    /// What is kept of a log, and of which epoch.
+    fn held(&self, path: &Path, name: &str, public: &[u8; 32]) -> Result<Option<(Checkpoint, u32)>, String> {
         let text = match std::fs::read_to_string(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| e.to_string())?,
         };
         // SECURITY: what cannot be read is not forgotten: a witness that begins anew attests a roll back.
-        SignedNote::open(&text, origin, public).map(Some).map_err(|e| format!("what is kept is damaged: {e}"))
+        SignedNote::open_epoch(&text, name, public).map(Some).map_err(|e| format!("what is kept is damaged: {e}"))
     }
 }

@@ -127,6 +127,10 @@ impl Witnesses {
         now: Arc<dyn Fn() -> i64 + Send + Sync>,
         mut stop: watch::Receiver<bool>,
     ) {
+        if self.0.is_empty() {
+            // A part of the daemon that ends by itself ends the daemon.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }
         let each = self.0.iter().map(|witness| {
             let (witness, reader, notes) = (witness.clone(), reader.clone(), notes.clone());
             tokio::spawn(witness.tend(reader, notes, now.clone(), stop.clone()))
@@ -251,7 +255,7 @@ impl Witness {
                     Trouble::Away(_) => {
                         tracing::warn!(witness = %self.name, "the checkpoint of {size} entries was not taken: {text}");
                     }
-                    Trouble::Ahead { .. } | Trouble::Fork(_) => {
+                    Trouble::Ahead { .. } | Trouble::Later { .. } | Trouble::Fork(_) => {
                         tracing::error!(witness = %self.name, "{text}; the next start will sign nothing:\n{note}");
                     }
                 }
@@ -264,11 +268,17 @@ impl Witness {
 
 /// Asks every outside copy what it knows of this log, before anything is signed (security.md 5.4).
 ///
-/// A copy that cannot be asked is no reason to stand still; one that knows a longer or another log is.
+/// A copy that cannot be asked is no reason to stand still; one that knows a longer or another log is, but for a signer in recovery: that
+/// signs nothing before a new epoch acknowledges the loss, and only a broker that runs can be told so.
 ///
 /// # Errors
 /// [`Code::OUTSIDE_KNOWS_MORE`], with both notes.
-pub async fn ask_first(witnesses: &Witnesses, reader: &Reader, public: &[u8; 32]) -> Result<(), Refusal> {
+pub async fn ask_first(
+    witnesses: &Witnesses,
+    reader: &Reader,
+    public: &[u8; 32],
+    recovering: bool,
+) -> Result<(), Refusal> {
     let newest = reader.checkpoint_newest().await.ok().flatten();
     let Some(note) = newest.filter(|_| !witnesses.0.is_empty()) else { return Ok(()) };
     let asked = witnesses.0.iter().map(|witness| {
@@ -284,6 +294,12 @@ pub async fn ask_first(witnesses: &Witnesses, reader: &Reader, public: &[u8; 32]
             Ok(()) => {}
             Err(Trouble::Away(why)) => {
                 tracing::warn!(witness = %witness.name, "the outside copy could not be asked before the start: {why}");
+            }
+            Err(known) if recovering => {
+                let name = &witness.name;
+                tracing::error!(
+                    "the outside copy {name} knows more of this log: {known}; hand its note to audit begin-epoch --witness"
+                );
             }
             Err(known) => {
                 let name = &witness.name;

@@ -7,6 +7,7 @@ use jit_broker::broker::evidence::{self, Evidence};
 use jit_broker::broker::receipt::About;
 use jit_broker::daemon::dev::{adopt, bundle};
 use jit_broker::domain::act::{Deed, Selector};
+use jit_broker::domain::authority::{Purpose, Rotation, Wait};
 use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::digest::Digest;
 use jit_broker::domain::event::Entry;
@@ -322,6 +323,78 @@ async fn a_certificate_is_in_the_log_or_it_is_told_aloud() {
     world.stop().await;
 }
 
+async fn rotate(world: &World, ca: Purpose, step: Rotation) {
+    let deed = Deed::RotateCa { by: world.admin.name(), ca, step };
+    world.broker().act(world.sign(&world.admin, None, deed), None, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_authority_signed_before_it_was_replaced_and_after_has_its_receipt() {
+    let world = World::start().await;
+    let key = log_key(&world);
+    let public = put(&world, "log.pub", &key.to_string());
+    let grant = world.open(600).await;
+    let mut certificates = vec![(grant, world.issue(grant).await.unwrap())];
+    for round in 0..2 {
+        let staged = world.broker().next_key(&world.admin.name(), Purpose::SshUser).await.unwrap().public;
+        rotate(&world, Purpose::SshUser, Rotation::Stage(staged)).await;
+        rotate(&world, Purpose::SshUser, Rotation::Activate(Wait::ForNobody)).await;
+        let grant = world.open(700 + round).await;
+        certificates.push((grant, world.issue(grant).await.unwrap()));
+        rotate(&world, Purpose::SshUser, Rotation::Retire(Wait::ForNobody)).await;
+    }
+    let authority = |(_, line): &(GrantId, String)| jit_ca::ssh::read(line).unwrap().ca.fingerprint();
+    let authorities: std::collections::BTreeSet<String> = certificates.iter().map(authority).collect();
+    assert_eq!(authorities.len(), 3, "three authorities signed");
+    let export = world.settings.state_dir.join("export.jsonl");
+    let mut file = std::fs::File::create(&export).unwrap();
+    jit_broker::ledger::export_jsonl(world.broker().reader(), &mut file).await.unwrap();
+    for (grant, certificate) in &certificates {
+        let tbs = Digest::new(jit_ca::ssh::read(certificate).unwrap().tbs_sha256);
+        // For its holder as for an auditor.
+        for who in [world.alice.name(), world.bob.name()] {
+            let doc = receipt(&world, &who, About::Grant(*grant)).await;
+            let (evidence, _) = evidence::open(&doc, &key).unwrap();
+            assert_eq!(evidence.grant.unwrap().credentials[0].tbs_sha256, tbs);
+            let kept = put(&world, "receipt.json", &serde_json::to_string(&doc).unwrap());
+            assert_eq!(second(&[text(&kept), "--key", text(&public)]).code, Some(0));
+        }
+        let doc = receipt(&world, &world.bob.name(), About::Certificate(tbs)).await;
+        let kept = put(&world, "receipt.json", &serde_json::to_string(&doc).unwrap());
+        let cert = put(&world, "cert.pub", certificate);
+        for proof in [&export, &kept, &world.settings.ledger] {
+            let done = run(&world, &["verify", text(&cert), "--key", text(&public), "--offline", text(proof)]);
+            assert!(done.code == Some(0) && done.out.contains("in the log: ssh-user"), "{done:?}");
+        }
+    }
+    // What no entry names is no authority: without its staging the last one is a stranger.
+    let mut doc = receipt(&world, &world.bob.name(), About::Grant(certificates[2].0)).await;
+    doc.entries.retain(|entry| !entry.entry.contains("\"kind\":\"ca.staged\""));
+    assert!(wrong(&doc, &key).contains("other bytes"));
+    // A host's certificate is renewed by the next authority, under the serial of its enrolment.
+    let web: jit_broker::domain::names::TargetName = "web-07".parse().unwrap();
+    let host = Key(jit_ca::key::PrivateKey::from_seed([78; 32]).public().clone());
+    let deed = Deed::EnrollHost { by: world.admin.name(), target: web.clone(), key: host };
+    world.broker().act(world.sign(&world.admin, None, deed), None, None).await.unwrap();
+    let mut lines = vec![world.broker().host_certificate(&web).await.unwrap()];
+    let staged = world.broker().next_key(&world.admin.name(), Purpose::SshHost).await.unwrap().public;
+    rotate(&world, Purpose::SshHost, Rotation::Stage(staged)).await;
+    rotate(&world, Purpose::SshHost, Rotation::Activate(Wait::ForNobody)).await;
+    lines.push(world.broker().host_certificate(&web).await.unwrap());
+    assert_ne!(lines[0], lines[1]);
+    for line in lines {
+        let facts = jit_ca::ssh::read(&line).unwrap();
+        let doc = receipt(&world, &world.bob.name(), About::Host(web.clone(), facts.serial)).await;
+        let (evidence, _) = evidence::open(&doc, &key).unwrap();
+        assert!(evidence.host_of(Digest::new(facts.tbs_sha256)).is_some(), "{line}");
+        let kept = put(&world, "receipt.json", &serde_json::to_string(&doc).unwrap());
+        let cert = put(&world, "cert.pub", &line);
+        let done = run(&world, &["verify", text(&cert), "--key", text(&public), "--offline", text(&kept)]);
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+    world.stop().await;
+}
+
 #[test]
 fn entries_without_a_beginning_show_nothing() {
     let evidence = Evidence::read(&[] as &[Entry], std::iter::empty(), &About::Certificate(Digest::of(b"x")));
@@ -365,9 +438,7 @@ async fn the_gateways_own_certificates_and_those_of_hosts_are_found_as_well() {
     assert_eq!(world.broker().receipt(&world.alice.name(), &about).await.unwrap_err().code, Code::MISSING);
     let doc = receipt(&world, &world.bob.name(), about).await;
     let (evidence, _) = evidence::open(&doc, &key).unwrap();
-    let (target, enrolled) = &evidence.hosts[0];
-    let genesis = evidence.genesis.as_ref().unwrap();
-    assert_eq!(evidence::host_tbs(genesis, target, enrolled), Some(Digest::new(facts.tbs_sha256)));
+    assert_eq!(evidence.host_of(Digest::new(facts.tbs_sha256)).unwrap().1.serial, facts.serial);
     let unknown = About::Host("web-07".parse().unwrap(), facts.serial + 1);
     assert_eq!(world.broker().receipt(&world.bob.name(), &unknown).await.unwrap_err().code, Code::NOT_IN_LOG);
     world.stop().await;

@@ -81,6 +81,7 @@ fn a_rotation_of_the_user_authority_loses_no_login_to_a_host() {
     let trusted = || std::fs::read_to_string(&file).unwrap().lines().count();
     let done = meanwhile(&world, |logins| {
         let old = signed_by(&world);
+        world.run("alice", "cp jit/run/ssh/web-07/$(id -un)-cert.pub old-cert.pub").ok();
         assert_eq!(admin(&world, "ca rotate ssh-user --activate").code, Some(2), "nothing is staged");
         admin(&world, "ca rotate ssh-user").ok();
         assert_eq!(keys(&world, "ssh-user").len(), 2, "both are published");
@@ -103,6 +104,12 @@ fn a_rotation_of_the_user_authority_loses_no_login_to_a_host() {
         logins.more(2);
         let list = jit_ca::krl::Krl::decode(&std::fs::read(world.dir.join("host/krl")).unwrap()).unwrap();
         assert_eq!(list.retired.iter().map(|key| key.fingerprint()).collect::<Vec<_>>(), [old]);
+        // Why somebody had access does not end with the authority that signed it.
+        for (who, file) in [("alice", "old-cert.pub"), ("bob", "../alice/old-cert.pub")] {
+            let done = world.run(who, &format!("jit-broker verify {file}"));
+            assert!(done.code == Some(0) && done.out.contains("in the log: ssh-user"), "{done:?}");
+        }
+        world.run("alice", "jit-broker verify jit/run/ssh/web-07/$(id -un)-cert.pub").ok();
     });
     assert!(done >= 8, "{done} logins");
     assert_eq!(world.run("bob", "jit-broker audit verify").code, Some(0));
@@ -326,6 +333,8 @@ fn databases_and_the_brokers_own_address_go_over_without_a_gap() {
     let world = World::start();
     let ask = "jit-broker exec db-prod --role ro -- psql -Atc 'select 1'";
     assert_eq!(world.run("alice", ask).ok(), "1\n");
+    let certificate = "$(jit-broker -o json login db-prod --role ro | grep -o '/[^\"]*client.crt' | head -1)";
+    world.run("alice", &format!("cp {certificate} old.crt")).ok();
     // Both certificates on the server, before the new one signs; the broker cannot see it, and says so.
     admin(&world, "ca rotate x509-client").ok();
     let refused = admin(&world, "ca rotate x509-client --activate");
@@ -348,11 +357,14 @@ fn databases_and_the_brokers_own_address_go_over_without_a_gap() {
     admin(&world, "ca rotate x509-client --activate --force").ok();
     assert_eq!(world.run("alice", ask).ok(), "1\n", "the old certificate, or one of the new authority");
     world.run("alice", "jit-broker release --all").ok();
-    let issuer = "openssl x509 -noout -issuer -in $(jit-broker -o json login db-prod --role ro | grep -o '/[^\"]*client.crt' | head -1)";
-    let new = world.run("alice", issuer).ok();
+    let new = world.run("alice", &format!("cp {certificate} new.crt; openssl x509 -noout -issuer -in new.crt")).ok();
     assert_eq!(world.run("alice", ask).ok(), "1\n");
     admin(&world, "ca rotate x509-client --retire --wait 20s").ok();
     assert_eq!(admin(&world, "ca export --kind x509-client").ok().matches("BEGIN").count(), 1);
+    for file in ["old.crt", "new.crt"] {
+        let done = world.run("alice", &format!("jit-broker verify {file}"));
+        assert!(done.code == Some(0) && done.out.contains("in the log: x509-client"), "{file}: {done:?}");
+    }
     assert!(new.contains("jit-broker client CA"), "{new}");
     // The broker's own address: who has been in touch believes both, and goes on.
     let pem = || admin(&world, "ca export --kind x509-server").ok();

@@ -12,6 +12,7 @@ use jit_ca::key::PrivateKey;
 use serde_json::Value;
 
 use crate::served::{Served, eventually};
+use crate::world::Done;
 
 /// A log with a key of its own, and its leaves.
 struct Log {
@@ -127,6 +128,52 @@ async fn a_witness_takes_only_a_log_that_grew_and_remembers_before_it_answers() 
     assert_eq!(status(&keeper, &log.body(0, 12)).await, 500);
     // A broker that keeps nothing says so.
     assert_eq!(status(&Keeper::default(), &log.body(0, 5)).await, 404);
+}
+
+#[tokio::test]
+async fn a_witness_goes_on_with_a_new_epoch_and_never_back_to_an_old_one() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let old = Log::new(1);
+    let new = |epoch: u32| {
+        let mut log = Log { origin: format!("jit-broker/audit/x/e{epoch}"), ..Log::new(1) };
+        log.leaves[7] = [u8::try_from(epoch).unwrap(); 32];
+        log
+    };
+    let keeps = BTreeMap::from([(old.origin.clone(), Key(old.key.public().clone()))]);
+    let keeper = Keeper::open(dir.path(), &keeps, "https://witness.corp:7443").unwrap();
+    let told = async |body: &str| {
+        let (status, _, text) = keeper.add(body, 1_800_000_000).await;
+        (status, text)
+    };
+    assert_eq!(told(&old.body(0, 12)).await.0, 200);
+    // The broker tries what it last handed out, is told that nothing is known of the epoch, and begins there; it may be shorter.
+    let next = new(1);
+    assert_eq!(told(&next.body(8, 9)).await, (409, "0\n".to_owned()));
+    assert_eq!(told(&next.body(0, 9)).await.0, 200);
+    let kept: Vec<String> = std::fs::read_dir(dir.path().join("witnessed"))
+        .unwrap()
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    assert!(kept.len() == 2 && kept.contains(&old.note(12)) && kept.contains(&next.note(9)), "{kept:?}");
+    // Inside it nothing is different.
+    assert_eq!(told(&next.body(9, 11)).await.0, 200);
+    assert_eq!(told(&next.body(0, 9)).await, (409, "11\n".to_owned()));
+    let mut fork = new(1);
+    fork.leaves[8] = [0; 32];
+    assert_eq!(told(&fork.body(11, 14)).await.0, 422);
+    // The old epoch is over, in whatever form; an origin that only looks like one of this log is none.
+    assert_eq!(told(&old.body(12, 14)).await.0, 422);
+    assert_eq!(told(&old.body(0, 14)).await.0, 422);
+    for origin in
+        ["jit-broker/audit/x/e01", "jit-broker/audit/x/e+2", "jit-broker/audit/y/e2", "jit-broker/audit/x/e0/e2"]
+    {
+        let log = Log { origin: origin.to_owned(), ..Log::new(1) };
+        assert_eq!(told(&log.body(0, 12)).await.0, 404, "{origin}");
+    }
+    let stranger = Log { origin: "jit-broker/audit/x/e2".to_owned(), ..Log::new(2) };
+    assert_eq!(told(&stranger.body(0, 12)).await.0, 403);
+    assert_eq!(told(&new(3).body(0, 5)).await.0, 200);
+    assert_eq!(told(&new(2).body(0, 20)).await.0, 422);
 }
 
 fn about(served: &Served, who: &str) -> Value {
@@ -283,6 +330,82 @@ fn a_ledger_that_was_rolled_back_is_not_served_because_an_outside_copy_knows_mor
     // It comes back, and takes what it missed.
     second.serve();
     taken(&first, size);
+}
+
+#[test]
+fn outside_copies_go_on_over_an_epoch_that_acknowledges_what_they_know_to_be_lost() {
+    let (mut first, mut second) = pair();
+    first.stop();
+    let old = first.dir.join("old.db");
+    copy(&first.ledger(), &old);
+    first.serve();
+    let alice = first.client(&first.alice).unwrap();
+    alice.certificate(alice.ask(600).unwrap()).unwrap();
+    drop(alice);
+    let size = first.cli("bob", "jit-broker -o json audit verify").json()["size"].as_u64().unwrap();
+    taken(&first, size);
+    first.stop();
+    copy(&old, &first.ledger());
+    let config = first.config().display().to_string();
+    let mended: Done = first.operator(&["restore", "--in-place", "--config", &config]).output().unwrap().into();
+    assert_eq!(mended.code, Some(0), "{mended:?}");
+    // Both copies know more, and the broker runs all the same: it signs nothing until somebody acknowledges the loss.
+    first.serve();
+    let outside = first.dir.join("outside.note");
+    let lost = std::fs::read_to_string(&outside).unwrap();
+    let begun = first.cli("root-admin", "jit-broker audit begin-epoch --yes --witness ../outside.note");
+    assert!(begun.code == Some(0) && begun.err.contains("are lost"), "{begun:?}");
+    first.cli("bob", "jit-broker auth acknowledge --yes").ok();
+    eventually("both copies are of the new epoch", || {
+        let new = |w: &Value| w["trouble"].is_null() && w["note"].as_str().is_some_and(|n| n.contains("/e1\n"));
+        witnesses(&first).iter().all(new)
+    });
+    // The last note of the old epoch stays, to hold against the log: it is a loss that was acknowledged.
+    assert_eq!(std::fs::read_to_string(first.dir.join("outside.note.e0")).unwrap(), lost);
+    let verified = first.cli("bob", "jit-broker audit verify --witness ../outside.note.e0");
+    assert!(verified.code == Some(0) && verified.err.contains("lost before epoch 1"), "{verified:?}");
+    let alice = first.client(&first.alice).unwrap();
+    let grant = alice.ask(700).unwrap();
+    alice.certificate(grant).unwrap();
+    drop(alice);
+    let receipt = first.cli("bob", &format!("jit-broker receipt {grant}")).ok();
+    std::fs::write(first.dir.join("receipt.json"), receipt).unwrap();
+    std::fs::write(first.dir.join("log.pub"), about(&first, "bob")["log_key"].as_str().unwrap()).unwrap();
+    let judged = first.cli("bob", "jit-broker verify ../receipt.json --key ../log.pub");
+    assert!(judged.code == Some(0) && judged.out.contains("/e1,"), "{judged:?}");
+    first.stop();
+    // The next start asks them, and finds its own epoch; a copy that missed it knows nothing that was not acknowledged.
+    first.serve();
+    first.stop();
+    std::fs::write(&outside, &lost).unwrap();
+    first.serve();
+    eventually("it is handed over again", || std::fs::read_to_string(&outside).unwrap() != lost);
+    first.cli("bob", "jit-broker audit export > ../export.jsonl").ok();
+    first.stop();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/verify.py");
+    let judge = |file: &str, more: &[&str]| {
+        let mut command = std::process::Command::new("python3");
+        let done: Done = command
+            .arg(script)
+            .args([file, "--key", "log.pub"])
+            .args(more)
+            .current_dir(&first.dir)
+            .output()
+            .unwrap()
+            .into();
+        assert!(matches!(done.code, Some(0 | 11)), "{file}: {done:?}");
+        done.out
+    };
+    judge("receipt.json", &[]);
+    assert!(judge("export.jsonl", &["--witness", "outside.note.e0"]).contains("were lost before a new epoch"));
+    // A copy that knows a later epoch than the ledger is as good as one that knows more.
+    let epoch = std::fs::read_to_string(&outside).unwrap();
+    assert!(epoch.contains("/e1\n"));
+    copy(&old, &first.ledger());
+    let (mut child, ready) = first.try_serve();
+    assert!(ready.unwrap_err().contains("it knows epoch 1"), "the ledger went back");
+    let _ = child.wait();
+    second.stop();
 }
 
 #[test]
