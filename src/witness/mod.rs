@@ -127,10 +127,6 @@ impl Witnesses {
         now: Arc<dyn Fn() -> i64 + Send + Sync>,
         mut stop: watch::Receiver<bool>,
     ) {
-        if self.0.is_empty() {
-            // A part of the daemon that ends by itself ends the daemon.
-            let _ = stop.wait_for(|stop| *stop).await;
-        }
         let each = self.0.iter().map(|witness| {
             let (witness, reader, notes) = (witness.clone(), reader.clone(), notes.clone());
             tokio::spawn(witness.tend(reader, notes, now.clone(), stop.clone()))
