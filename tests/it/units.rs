@@ -168,14 +168,13 @@ fn a_clerk_that_hangs_is_not_told_alive() {
     let home = served.dir.join("root-admin");
     let said = std::thread::scope(|scope| {
         let asking = scope.spawn(|| served.sign_in("root-admin"));
-        // What was sent before it hung.
-        ear.hear("no such line", Duration::from_secs(3)).unwrap_err();
-        let said = ear.hear("WATCHDOG=1", Duration::from_secs(4));
+        // What was sent before the act reached it counts for nothing; then it is silent for longer than it ever is while it is well.
+        let said = (0..10).find_map(|_| ear.hear("WATCHDOG=1", Duration::from_secs(5)).err());
         signal("-CONT");
         asking.join().unwrap();
         said
     });
-    assert!(said.is_err(), "it was told alive while its clerk hung: {said:?}");
+    assert!(said.is_some(), "it was told alive while its clerk hung");
     assert!(home.join("jit").exists());
     ear.hear("WATCHDOG=1", Duration::from_secs(30)).unwrap();
     signer.kill().unwrap();
