@@ -184,7 +184,7 @@ impl ResetArgs {
             return Err(Failure::new(Code::CANCELLED, "Nothing was changed."));
         }
         let clock = std::sync::Arc::new(crate::clock::System::new());
-        let done = crate::daemon::reset::reset(&settings, clock).await?;
+        let done = super::onsite::reset(&settings, clock).await?;
         let said =
             if done { "The administrators are those of [trust] now. Start the daemon." } else { "They are already." };
         output::done(globals.output, "trust.reset", said)?;

@@ -8,6 +8,10 @@ mod answer;
 mod ask;
 mod audit;
 mod auth;
+#[cfg(feature = "server")]
+mod backup;
+#[cfg(not(feature = "server"))]
+#[path = "backup_not.rs"]
 mod backup;
 mod ca;
 #[cfg(feature = "server")]
@@ -31,6 +35,11 @@ mod known;
 mod left;
 mod log;
 mod man;
+#[cfg(feature = "server")]
+mod onsite;
+#[cfg(not(feature = "server"))]
+#[path = "onsite_not.rs"]
+mod onsite;
 mod output;
 mod prompt;
 #[cfg(feature = "server")]

@@ -53,6 +53,12 @@ impl ConfigArgs {
 
     /// # Errors
     /// Always.
+    pub async fn reload(&self, _: &Globals) -> Result<ExitCode, Failure> {
+        Err(full_program("reload"))
+    }
+
+    /// # Errors
+    /// Always.
     pub fn signer(&self) -> Result<ExitCode, Failure> {
         Err(full_program("signer"))
     }

@@ -8,9 +8,9 @@ use clap::Args;
 
 use super::client::Client;
 use super::failure::Failure;
+use super::files::bundle_files;
 use super::home::Home;
 use super::{Globals, output};
-use crate::daemon::init::bundle_files;
 use crate::domain::bundle::{Bundle, BundleText};
 use crate::domain::judge::{Ask, Verdict, preview};
 use crate::domain::names::{PersonName, RoleName, TargetName};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Findings;
-use crate::daemon::init::bundle_files;
+use crate::cli::files::bundle_files;
 use crate::domain::bundle::BundleText;
 use crate::domain::judge::{Ask, Verdict, matchable, preview};
 use crate::domain::names::{PersonName, RoleName, StepName, TargetName};

@@ -3,7 +3,12 @@
 //! True here: nothing is changed, each look stands by itself, and one that fails is a finding and no end. Start with [`DoctorArgs::run`];
 //! [`person`] looks at a person's machine, [`broker`] at the broker's, [`host`] at an enrolled host.
 
+#[cfg(feature = "server")]
 mod broker;
+#[cfg(not(feature = "server"))]
+#[path = "broker_not.rs"]
+mod broker;
+#[cfg(feature = "server")]
 mod bundle;
 mod host;
 mod person;
