@@ -1,7 +1,7 @@
 //! Signed acts: only bytes that would be written the same are read (decisions.md 4).
 #![no_main]
 use jit_broker::domain::act::SignedAct;
-use jit_broker::ledger::note::Checkpoint;
+use jit_broker::ledger::SignedNote;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -9,5 +9,5 @@ fuzz_target!(|text: &str| {
     if let Ok(act) = signed.read() {
         assert_eq!(act.bytes().ok().as_deref(), Some(text.as_bytes()));
     }
-    let _ = Checkpoint::open(text, "host/audit/x/e1", &[7; 32]);
+    let _ = SignedNote::open(text, "host/audit/x/e1", &[7; 32]);
 });
