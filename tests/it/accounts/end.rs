@@ -109,7 +109,9 @@ async fn a_client_that_keeps_coming_back_does_not_survive() {
     gone(&ending);
     assert!(ending.cut > 3, "{ending:?}");
     let at_end = logins.load(Ordering::Relaxed);
+    let late = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while logins.load(Ordering::Relaxed) < at_end + 10 {
+        assert!(std::time::Instant::now() < late, "nobody tries to come in any more");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert_eq!(db.traces(&one.name), "0|0|0", "nobody with a role that is gone is in");
