@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use russh::server::{Config, run_stream};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::door::{Door, Parts};
 use super::gate::{Alive, Gate};
+use super::lent::Lent;
 use super::switch::{Cuttable, Switch};
 use crate::domain::names::TargetName;
 
@@ -18,8 +19,6 @@ use crate::domain::names::TargetName;
 pub const GRACE: Duration = Duration::from_secs(30);
 /// How long after the stop a connection may still be there; its session had ten seconds by then.
 const STOPPED: Duration = Duration::from_secs(11);
-/// How much is read from a socket at once, in bytes.
-const READ: usize = 32 * 1024;
 
 /// What a connection is.
 pub struct Connection {
@@ -59,7 +58,7 @@ where
         entered: entering,
         alive: connection.alive,
     });
-    let stream = Cuttable::new(BufReader::with_capacity(READ, stream), switch.clone());
+    let stream = Cuttable::new(Lent::new(stream), switch.clone());
     // A stop waits for nobody who has not even said who they are.
     let begun = tokio::select! {
         begun = timeout_at(deadline, Box::pin(run_stream(connection.face, stream, door))) => begun.ok(),

@@ -14,6 +14,7 @@ mod door;
 mod gate;
 mod jump;
 mod keys;
+mod lent;
 mod lines;
 mod listen;
 mod offer;

@@ -7,7 +7,6 @@ use jit_ca::ssh::CertKind;
 use russh::client::{AuthResult, Handle, Msg, Session};
 use russh::keys::{Certificate, PrivateKey, PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, client};
-use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -15,6 +14,7 @@ use crate::domain::key::Key;
 use crate::domain::names::LoginName;
 use crate::domain::session::SessionCause;
 use crate::domain::target::{HostIdentity, Target};
+use crate::gateway::ssh::lent::Lent;
 use crate::gateway::ssh::switch::{Cuttable, Switch};
 use crate::gateway::ssh::{keys, offer};
 
@@ -22,8 +22,6 @@ use crate::gateway::ssh::{keys, offer};
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long greeting, key exchange and login may take together, at most.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How much is read from the socket at once, in bytes.
-const READ: usize = 32 * 1024;
 /// Connections of a remote forwarding that may wait to be taken.
 const WAITING: usize = 16;
 
@@ -106,7 +104,7 @@ impl Leg {
             wrong: wrong.clone(),
             forwarded: sender,
         };
-        let stream = Cuttable::new(BufReader::with_capacity(READ, stream), switch.clone());
+        let stream = Cuttable::new(Lent::new(stream), switch.clone());
         // In a box: what it takes is given back, and a session does not hold it for as long as it lasts.
         let reached = tokio::time::timeout(HANDSHAKE, Box::pin(self.enter(stream, check))).await;
         let mismatch = wrong.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -127,7 +125,7 @@ impl Leg {
         }
     }
 
-    async fn enter(&self, stream: Cuttable<BufReader<TcpStream>>, check: Check) -> Result<Handle<Check>, String> {
+    async fn enter(&self, stream: Cuttable<Lent<TcpStream>>, check: Check) -> Result<Handle<Check>, String> {
         let pinned = match &self.target.host {
             HostIdentity::Key(key) => PublicKey::from_openssh(&key.to_string()).ok().map(|key| key.algorithm()),
             _ => None,
