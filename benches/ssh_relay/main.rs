@@ -130,6 +130,8 @@ impl Field {
         let mut command = Command::new("ssh");
         if which == 2 {
             command = self.world.client("ssh", Some(pass));
+            // As the hook says it: the certificate first. With -i alone ssh tries the bare key before it, which is refused, slowly.
+            command.arg("-o").arg(format!("CertificateFile={}-cert.pub", pass.key.display()));
             command.args(["-c", &self.cipher, "gateway"]);
         } else {
             command.args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);

@@ -1,11 +1,12 @@
 """A client that says what no honest one says: stranger.py PORT ATTACK [HEX...]; prints one JSON object."""
 
 import json
+import os
 import sys
 import time
 
 import paramiko
-from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
+from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST, cMSG_DISCONNECT
 from paramiko.common import cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST
 from paramiko.common import cMSG_USERAUTH_REQUEST, cMSG_USERAUTH_SUCCESS
 
@@ -126,6 +127,14 @@ try:
         # Of a channel that is not there: what answers is an end, or nothing.
         say(message(cMSG_CHANNEL_DATA, 4242, "x" * 1000))
         say(message(cMSG_CHANNEL_WINDOW_ADJUST, 4242, 0xFFFFFFFF))
+    elif attack == "leaves-and-stays":
+        # Says that it goes, and keeps the connection open.
+        transport.auth_publickey(rest[0], key_in(rest[1]))
+        transport.open_session(timeout=10).exec_command("sleep 600")
+        kept = os.dup(transport.sock.fileno())
+        say(message(cMSG_DISCONNECT, 11, "bye", ""))
+        time.sleep(6)
+        os.close(kept)
     else:
         sys.exit("no such attack")
 except (EOFError, OSError, paramiko.SSHException):

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jit_broker::daemon::dev::Somebody;
 use jit_broker::domain::event::Event;
+use jit_broker::domain::session::SessionCause;
 use serde_json::Value;
 
 use super::ansible::packages;
@@ -94,6 +95,19 @@ fn odd_windows_and_channels_harm_nobody() {
     // The SSH library refuses each of an unknown kind twice.
     assert!(said["alive"] == false || count(&said, 92) >= 10_000, "{} refusals", count(&said, 92));
     assert_eq!(world.ssh(&pass, &["echo fine"]).ok(), "fine\n");
+}
+
+#[test]
+fn who_says_that_they_leave_has_left() {
+    let world = Gw::start();
+    let pass = world.pass("work", 600);
+    let user = format!("{}%{TARGET}", world.login);
+    let key = world.dir.join("alice/id_ed25519").display().to_string();
+    std::thread::scope(|scope| {
+        let staying = scope.spawn(|| stranger(world.port, "leaves-and-stays", &[user, key]));
+        assert_eq!(world.end(pass.grant).1.cause, SessionCause::Closed);
+        assert!(!staying.is_finished(), "the session ended with the connection only");
+    });
 }
 
 #[test]
