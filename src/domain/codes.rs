@@ -1,6 +1,8 @@
 //! Every code that a refusal or an error can have, with its exit code, its HTTP status and what `explain` says.
 //!
 //! JB1 words and forms · JB2 policy · JB3 state · JB4 identity and signatures · JB5 signer · JB6 ledger · JB7 client · JB8 configuration · JB9 targets.
+// The titles name sections of files, `[trust]`, which are no links.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use serde::{Deserialize, Serialize};
 

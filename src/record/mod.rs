@@ -3,7 +3,7 @@
 //! True here: bytes are in the recorder before they are forwarded; what is on the disk is a chain of hashes, whose last link the log
 //! keeps for ever; a recording that cannot be written ends its session. Never here: blocking on the disk in a worker of the runtime, a
 //! name that a client chose, keystrokes that the terminal did not show.
-//! Start at [`Store::begin`] and [`Recorder::put`]; [`format`] has the bytes of a file.
+//! Start at [`Store::begin`] and [`Recorder::put`]; [`mod@format`] has the bytes of a file.
 
 mod error;
 pub mod export;
