@@ -118,7 +118,11 @@ impl Store {
         let (bytes, link) = begin(&header);
         let open = self.top.make_folder(OPEN).map_err(io("the folder"))?;
         let mut file = open.make_file(&name_of(id)).map_err(io("the file"))?;
-        file.write_all(&bytes).map_err(io("the header"))?;
+        if let Err(error) = file.write_all(&bytes) {
+            // Nothing is in it yet, and nobody would ever seal it.
+            let _ = open.remove(&name_of(id));
+            return Err(io("the header")(error));
+        }
         let chain = Chain { link, chunks: 0, bytes: bytes.len() as u64, dirty: false };
         let writer = self.writers[usize::from(link[0]) % self.writers.len()].clone();
         let live = Arc::new(Live::new(id, month_of(header.opened_at_ms), file, chain, writer));
@@ -263,7 +267,11 @@ impl Store {
         let mut decoder = Decoder::default();
         let broken = follow(&mut file, &mut decoder).err();
         let lost = |why: &str| RecordError::Lost { why: why.into() };
-        let header = decoder.header().ok_or_else(|| lost("its header is not whole"))?;
+        let Some(header) = decoder.header() else {
+            // Nothing passed before there was a header, so nothing of the session is lost with it.
+            open.rename(&name, open, &format!("{name}.torn")).map_err(io("the place"))?;
+            return Err(lost("its header is not whole"));
+        };
         if header.session != id {
             return Err(lost("it is another session's"));
         }
@@ -310,7 +318,13 @@ fn follow(file: &mut File, decoder: &mut Decoder) -> Result<(), Broken> {
 fn set_aside(open: &Folder, name: &str, file: &mut File, from: u64) -> std::io::Result<()> {
     use std::io::{Seek, SeekFrom};
     file.seek(SeekFrom::Start(from))?;
-    let mut aside = open.make_file(&format!("{name}.torn"))?;
+    let torn = format!("{name}.torn");
+    // What a stop in the middle of this left is a piece of the same.
+    match open.remove(&torn) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut aside = open.make_file(&torn)?;
     std::io::copy(file, &mut aside)?;
     aside.sync_all()
 }

@@ -155,10 +155,21 @@ async fn a_killed_daemon_leaves_whole_chunks() {
     // What is wrong in the middle is not thrown away.
     let mut wrong = whole.clone();
     wrong[1000] ^= 1;
-    std::fs::write(&path, wrong).unwrap();
+    std::fs::write(&path, &wrong).unwrap();
     let store = Store::open(dir.path().join("recordings")).unwrap();
     assert_eq!(store.recover()[0].1.chunks, 0);
-    assert!(path.with_file_name(format!("{id}.rec.torn")).metadata().unwrap().len() > 90_000);
+    let torn = path.with_file_name(format!("{id}.rec.torn"));
+    assert!(torn.metadata().unwrap().len() > 90_000);
+    // Nor is it in the way when a stop came between that and the seal.
+    std::fs::write(&path, &wrong).unwrap();
+    std::fs::write(&torn, "a piece").unwrap();
+    let store = Store::open(dir.path().join("recordings")).unwrap();
+    assert_eq!(store.recover().len(), 1);
+    assert!(torn.metadata().unwrap().len() > 7);
+    // One without a header is tried once, and not at every start.
+    std::fs::write(&path, &whole[..5]).unwrap();
+    assert!(store.recover().is_empty() && !path.exists());
+    assert_eq!(torn.metadata().unwrap().len(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

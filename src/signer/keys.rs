@@ -97,7 +97,11 @@ pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
         }
         _ => io_refusal(path, &e),
     })?;
-    file.write_all(text).and_then(|()| file.sync_all()).map_err(|e| io_refusal(path, &e))
+    file.write_all(text).and_then(|()| file.sync_all()).map_err(|e| {
+        // Half a file would be in the way of the next attempt, and be read as a whole one.
+        let _ = fs::remove_file(path);
+        io_refusal(path, &e)
+    })
 }
 
 /// Replaces a file atomically: temporary file, flush, rename, flush of the folder.

@@ -14,6 +14,7 @@ mod decisions;
 mod defects;
 mod doors;
 mod enroll;
+mod faults;
 mod first_release;
 mod full;
 mod gate;

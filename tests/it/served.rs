@@ -76,16 +76,26 @@ impl Served {
 
     /// In a folder that may exist for the commands of the broker alone.
     pub fn init_in(dir: PathBuf, before: Vec<String>) -> Self {
+        Self::init_with(dir, before, &[])
+    }
+
+    /// With more words to `init`.
+    pub fn init_with(dir: PathBuf, before: Vec<String>, more: &[&str]) -> Self {
         let [_, alice, bob] = ["root-admin", "alice", "bob"].map(|name| Somebody::make(&dir, name).unwrap());
         let port = free_port();
         let mut served =
             Self { dir, alice, bob, before, server: None, port, fingerprint: String::new(), _folder: None };
         let (config, key) = (served.broker_dir(), served.dir.join("root-admin/id_ed25519.pub"));
         let mut init = served.operator(&["init", "--admin", "root-admin", "--listen", &format!("127.0.0.1:{port}")]);
-        let out = Done::from(init.arg("--dir").arg(config).arg("--key").arg(key).output().unwrap()).ok();
+        let out = Done::from(init.args(more).arg("--dir").arg(config).arg("--key").arg(key).output().unwrap()).ok();
         let line = out.lines().find_map(|l| l.strip_prefix("fingerprint"));
         served.fingerprint = line.unwrap().trim().to_owned();
         served
+    }
+
+    /// Keeps a folder for as long as this is here.
+    pub fn keep(&mut self, folder: tempfile::TempDir) {
+        self._folder = Some(folder);
     }
 
     pub fn broker_dir(&self) -> PathBuf {
@@ -179,11 +189,16 @@ impl Served {
 
     /// Signs somebody's command line in.
     pub fn sign_in(&self, who: &str) {
+        self.try_sign_in(who).ok();
+    }
+
+    /// Tries to.
+    pub fn try_sign_in(&self, who: &str) -> Done {
         let (port, fingerprint) = (self.port, &self.fingerprint);
         let line = format!(
             "jit-broker auth login --server https://127.0.0.1:{port} --fingerprint {fingerprint} --ssh-key $PWD/id_ed25519"
         );
-        self.cli(who, &line).ok();
+        self.cli(who, &line)
     }
 
     /// A person's command line.

@@ -5,6 +5,7 @@
 mod aborted;
 mod accounts;
 mod oracle;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
