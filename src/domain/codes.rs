@@ -186,7 +186,7 @@ codes! {
         "Acts are signed by your SSH key: from the ssh-agent, or a file. Neither had one that the broker knows.";
     CANCELLED = 7006, 3, 400, "cancelled", None,
         "You said no at a prompt, or pressed Ctrl-C. Nothing was sent.";
-    LOCAL_IO = 7007, 1, 500, "a local file or program failed", None,
+    LOCAL_IO = 7007, 1, 500, "a local file or program failed", Some("ls -ld and df -h of what the message names; journalctl -k, where the disk itself failed"),
         "Reading or writing a file on this machine, or starting a program, failed; the message says which.";
     EPOCH = 7008, 9, 409, "entries that were seen are lost", Some("jit-broker auth acknowledge, once your administrators have confirmed it"),
         "The broker's log began a new epoch after a restore, and it does not have entries that this client has seen. Administrators acknowledged that in the log. Ask them, then acknowledge it here; the old checkpoint is kept aside.";

@@ -85,23 +85,19 @@ pub fn read_private(path: &Path) -> Result<String, Refusal> {
     fs::read_to_string(path).map_err(broken)
 }
 
-/// Writes a new private file; never over one that is there.
+/// Writes a new private file, whole or not at all; never over one that is there.
 ///
 /// # Errors
 /// [`Code::NOT_EMPTY`] or what the file system says.
 pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", path.display()))
-        }
-        _ => io_refusal(path, &e),
-    })?;
-    file.write_all(text).and_then(|()| file.sync_all()).map_err(|e| {
-        // Half a file would be in the way of the next attempt, and be read as a whole one.
-        let _ = fs::remove_file(path);
-        io_refusal(path, &e)
-    })
+    // Half a key would be in the way of the next attempt, and be read as a whole one.
+    beside(path, text, 0o600, |temporary| fs::hard_link(temporary, path).and_then(|()| fs::remove_file(temporary)))
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", path.display()))
+            }
+            _ => io_refusal(path, &e),
+        })
 }
 
 /// Replaces a file atomically: temporary file, flush, rename, flush of the folder.
@@ -109,6 +105,11 @@ pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
 /// # Errors
 /// What the file system says; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Refusal> {
+    beside(path, bytes, mode, |temporary| fs::rename(temporary, path)).map_err(|e| io_refusal(path, &e))
+}
+
+/// Writes a file beside another, flushes it, has it put in place, and flushes the folder.
+fn beside(path: &Path, bytes: &[u8], mode: u32, put: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // SECURITY (T148): a name that nobody guesses and a file that nobody made, so that no link laid out in a shared folder is followed.
     let mut name = path.file_name().unwrap_or_default().to_os_string();
@@ -119,13 +120,13 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Refusal> {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
+        put(&temporary)?;
         fs::File::open(folder)?.sync_all()
     })();
-    result.map_err(|e| {
+    if result.is_err() {
         let _ = fs::remove_file(&temporary);
-        io_refusal(path, &e)
-    })
+    }
+    result
 }
 
 /// What a failed write is called.

@@ -114,7 +114,9 @@ impl Load<'_> {
                 continue;
             };
             tried.insert(grant);
-            let result = bob.revoke(grant).map(|_| { self.shared.seen.lock().unwrap().revoked.insert(grant); });
+            let result = bob.revoke(grant).map(|_| {
+                self.shared.seen.lock().unwrap().revoked.insert(grant);
+            });
             if !self.heard(result) {
                 return;
             }

@@ -1,13 +1,16 @@
 //! A random walk of asks, answers, issues, ends, changes of the rules, clock steps, crashes and restarts beside a small reference.
 //!
-//! `JIT_MODEL_STEPS` makes it longer, as more walks; `JIT_MODEL_WALK` is how long one is, `JIT_MODEL_SEED` the first walk's seed. A seed
-//! gives the same walk for ever: everything random comes from its dice.
+//! `JIT_MODEL_STEPS` makes it longer, as more walks; `JIT_MODEL_WALK` is how long one is, `JIT_MODEL_SEED` the first walk's seed,
+//! `JIT_MODEL_THREADS` how many go at a time. A seed gives the same walk for ever: everything random comes from its dice. A million steps:
+//! `CARGO_PROFILE_DEV_OPT_LEVEL=2`, and a thread for each core.
 
 mod bench;
 mod reference;
 mod steps;
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jit_broker::broker::reaper::round;
 use jit_broker::clock::{Simulated, Timekeeper};
@@ -236,21 +239,33 @@ fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
-#[tokio::test]
-async fn a_random_walk_keeps_every_promise() {
+#[test]
+fn a_random_walk_keeps_every_promise() {
     let (all, long) = (number("JIT_MODEL_STEPS", 3_000), number("JIT_MODEL_WALK", 500).max(1));
-    let first = number("JIT_MODEL_SEED", 0x5eed);
-    let (mut left, mut seed) = (all, first);
-    let (mut certificates, mut decided, mut windows) = (0, 0, 0);
-    while left > 0 {
-        let mut walk = Walk::start(seed).await;
-        walk.walk(usize::try_from(left.min(long)).unwrap()).await;
-        certificates += walk.reference.serials.len();
-        decided += walk.reference.asked.iter().filter(|a| a.outcome.is_some()).count();
-        windows += walk.reference.windows.len();
-        walk.end().await;
-        (left, seed) = (left.saturating_sub(long), seed + 1);
-    }
+    let (first, walks) = (number("JIT_MODEL_SEED", 0x5eed), all.div_ceil(long));
+    let (next, sums) = (AtomicU64::new(0), Mutex::new((0, 0, 0)));
+    // Walks know nothing of each other.
+    let worker = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= walks {
+                return;
+            }
+            let (certificates, decided, windows) = runtime.block_on(async {
+                let mut walk = Walk::start(first + n).await;
+                walk.walk(usize::try_from(long.min(all - n * long)).unwrap()).await;
+                let decided = walk.reference.asked.iter().filter(|a| a.outcome.is_some()).count();
+                let sums = (walk.reference.serials.len(), decided, walk.reference.windows.len());
+                walk.end().await;
+                sums
+            });
+            let mut sums = sums.lock().unwrap();
+            *sums = (sums.0 + certificates, sums.1 + decided, sums.2 + windows);
+        }
+    };
+    std::thread::scope(|threads| (0..number("JIT_MODEL_THREADS", 1)).for_each(|_| drop(threads.spawn(worker))));
+    let ((certificates, decided, windows), seed) = (sums.into_inner().unwrap(), first + walks);
     println!(
         "{all} steps, seeds {first} to {}: {certificates} certificates, {decided} requests decided, {windows} grants",
         seed - 1
