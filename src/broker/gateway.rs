@@ -74,7 +74,16 @@ impl Broker {
             source: gateway.source.iter().map(ToString::to_string).collect(),
             nonce: Digest::new(nonce),
         };
-        let done = self.command(command, Vec::new()).await?;
+        let done = match self.command(command, Vec::new()).await {
+            Ok(done) => done,
+            Err(refusal) => {
+                // Where the signer went away over it the session is in the log, and nobody else would ever close it.
+                if self.memory().await.state.sessions.contains_key(&session) {
+                    self.close_session(session, SessionEnd::nothing(SessionCause::TargetAway)).await?;
+                }
+                return Err(refusal);
+            }
+        };
         if let Some(Event::GrantCancelled { refusal, .. }) = done.events.first() {
             return Err(refusal.clone());
         }
