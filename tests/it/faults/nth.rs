@@ -221,6 +221,7 @@ fn a_disk_that_dies_at_any_write_takes_nothing_back() {
 fn every_kind_of_write_is_seen() {
     let mut site = Site::start(false);
     let _ = std::fs::remove_file(site.served.broker_dir().join("state/gateway_ssh_key"));
+    let _ = std::fs::remove_file(format!("{}.reserve", site.served.ledger().display()));
     std::fs::create_dir(site.served.dir.join("template")).unwrap();
     copy(&site.served.dir, &site.served.dir.join("template"));
     run(&mut site, Fault { first: 0, once: true, error: EIO });
