@@ -97,6 +97,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<S> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
