@@ -5,8 +5,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How long the other side may take to close, once there is nothing more to say to it.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// Cuts a stream.
 #[derive(Debug, Clone, Default)]
@@ -47,12 +52,14 @@ impl Switch {
 pub struct Cuttable<S> {
     stream: S,
     switch: Switch,
+    /// Set once this side was shut down.
+    leaving: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Cuttable<S> {
     /// Puts a stream behind a switch.
     pub fn new(stream: S, switch: Switch) -> Self {
-        Self { stream, switch }
+        Self { stream, switch, leaving: None }
     }
 
     fn guarded<T>(
@@ -78,6 +85,10 @@ impl<S> Cuttable<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // The end, for who stays after the goodbye: the SSH library would read on for ever.
+        if self.leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Ok(()));
+        }
         self.guarded(cx, |stream, cx| Pin::new(stream).poll_read(cx, buf))
     }
 }
@@ -92,6 +103,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cuttable<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.guarded(cx, |stream, cx| Pin::new(stream).poll_shutdown(cx))
+        let shut = self.guarded(cx, |stream, cx| Pin::new(stream).poll_shutdown(cx));
+        if shut.is_ready() {
+            self.leaving.get_or_insert_with(|| Box::pin(sleep(LEAVING)));
+        }
+        shut
     }
 }

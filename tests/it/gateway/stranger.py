@@ -6,8 +6,8 @@ import sys
 import time
 
 import paramiko
-from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST, cMSG_DISCONNECT
-from paramiko.common import cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST
+from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
+from paramiko.common import cMSG_DISCONNECT, cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST
 from paramiko.common import cMSG_USERAUTH_REQUEST, cMSG_USERAUTH_SUCCESS
 
 port, attack, rest = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
@@ -128,12 +128,14 @@ try:
         say(message(cMSG_CHANNEL_DATA, 4242, "x" * 1000))
         say(message(cMSG_CHANNEL_WINDOW_ADJUST, 4242, 0xFFFFFFFF))
     elif attack == "leaves-and-stays":
-        # Says that it goes, and keeps the connection open.
+        # Says that it goes, and keeps the connection open until a file is there.
         transport.auth_publickey(rest[0], key_in(rest[1]))
         transport.open_session(timeout=10).exec_command("sleep 600")
         kept = os.dup(transport.sock.fileno())
         say(message(cMSG_DISCONNECT, 11, "bye", ""))
-        time.sleep(6)
+        until = time.time() + 60
+        while not os.path.exists(rest[2]) and time.time() < until:
+            time.sleep(0.01)
         os.close(kept)
     else:
         sys.exit("no such attack")
