@@ -143,13 +143,12 @@ impl Db {
         session
     }
 
-    /// Waits until a query of the superuser is true.
+    /// Waits until a query of the superuser is true; each look is a psql of its own.
     #[track_caller]
     pub fn until(&self, query: &str) {
         let end = Instant::now() + Duration::from_secs(20);
         while self.sql(query) != "t" {
             assert!(Instant::now() < end, "never true: {query}");
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
