@@ -25,7 +25,9 @@ impl Terminal {
             &world.dir.join("tmux.conf"),
             "set -g remain-on-exit on\nset -g status off\nset -sg escape-time 0\nset -g default-terminal screen-256color\n",
         );
-        let ssh = format!("exec ssh -F '{}/config' -i '{}' gateway", world.dir.display(), pass.key.display());
+        // A file, as tmux does not always say what a pane's program ended with.
+        let dir = world.dir.display();
+        let ssh = format!("ssh -F '{dir}/config' -i '{}' gateway; echo $? > '{dir}/status'", pass.key.display());
         terminal.tmux(&["new-session", "-d", "-s", "main", "-x", "100", "-y", "30", &ssh]);
         terminal.types("exec env LC_ALL=C.UTF-8 PS1='rea''dy> ' bash --norc --noprofile");
         terminal.sees("ready>");
@@ -69,6 +71,12 @@ impl Terminal {
             std::thread::sleep(Duration::from_millis(20));
             picture = self.picture();
         }
+    }
+
+    /// What ssh ended with.
+    fn status(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.dir.join("status")).ok()?;
+        text.strip_suffix('\n').map(str::to_owned)
     }
 
     /// A variable of tmux's formats.
@@ -126,9 +134,8 @@ fn full_screen_programs_work_and_sizes_follow() {
     terminal.sees("line 1\nline 2\n");
     terminal.press("q");
     until(SOON, "the shell's screen", || terminal.is("alternate_on") == "0");
-    // A program that gives the terminal back may throw away what was typed meanwhile: then it is typed again. tmux knows that the pane is
-    // dead a moment before it knows how the program ended.
-    let over = || terminal.is("pane_dead_status") == "7";
+    // A program that gives the terminal back may throw away what was typed meanwhile: then it is typed again.
+    let over = || terminal.status().is_some_and(|status| status == "7");
     for _ in 0..3 {
         let typed = Instant::now();
         terminal.types("exit 7");
@@ -179,9 +186,10 @@ fn a_shell_is_warned_in_words_and_a_full_screen_program_by_the_bell() {
     terminal.sees("in the middle of a word and on\n");
     // The end, with a full-screen program still there: the last line stands on the screen that the shell was on.
     world.clock.advance(59);
-    until(SOON, "the end", || terminal.is("pane_dead_status") == "254");
-    assert_eq!(terminal.is("alternate_on"), "0");
+    until(SOON, "the end", || terminal.status().is_some());
     let picture = terminal.picture();
+    assert_eq!(terminal.status().unwrap(), "254", "{picture}");
+    assert_eq!(terminal.is("alternate_on"), "0");
     assert!(picture.contains("\nstill here\n") && picture.contains("jit-broker: the window ended at "), "{picture}");
     assert!(!picture.contains("in the middle"), "{picture}");
     let (session, end) = world.end(pass.grant);
