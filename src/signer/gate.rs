@@ -372,7 +372,8 @@ impl Gate {
         }
         match self.flush() {
             Err(refusal) if refusal.code != Code::DISK_FULL => {
-                Err(refused(format!("What was shown last is in no signed head yet: {}", refusal.message)))
+                let line = format!("What was shown last is in no signed head yet: {}", refusal.message);
+                Err(Refusal { hint: refusal.hint, ..refused(line) })
             }
             other => other,
         }
