@@ -111,6 +111,9 @@ impl ConfigArgs {
     pub async fn serve(&self) -> Result<ExitCode, Failure> {
         let settings = self.settings()?;
         let mut daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
+        // Before anybody is told that it serves: who hears it may stop or reload it at once.
+        let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
+        let mut over = std::pin::pin!(ended());
         eprintln!("listening on https://{}", daemon.address);
         daemon
             .witness_key
@@ -121,8 +124,6 @@ impl ConfigArgs {
         let notify = Arc::new(Notify::from_env());
         notify.ready("serving");
         daemon.watch(notify.clone());
-        let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
-        let mut over = std::pin::pin!(ended());
         let failure = loop {
             let told = async {
                 match &mut hang_up {
@@ -305,15 +306,16 @@ impl Reloaded {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn ended() {
+/// Waits for SIGTERM or SIGINT; neither kills the process any more from the call on, and not only once it is waited for.
+fn ended() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let both = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut term), Ok(mut int)) = both else { return };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
 }
 

@@ -147,6 +147,25 @@ fn the_daemon_says_when_it_serves_that_it_is_alive_and_when_it_stops() {
     ear.hear("STOPPING=1", Duration::from_secs(5)).unwrap();
 }
 
+/// A stop, or a reload, that comes with the very word that it serves: systemd may send either as soon as it has heard it.
+#[test]
+fn a_stop_that_follows_at_once_is_an_orderly_one() {
+    let mut served = Served::init();
+    let ear = Ear::beside(&served.dir);
+    served.before = ear.before(60);
+    // Nobody listens and the queue is full, so that the daemon stands still where it says that it is ready.
+    let full = UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"STATUS=full", &ear.path).is_ok() {}
+    served.serve();
+    let pid = served.server.as_ref().unwrap().id().to_string();
+    for name in ["-HUP", "-TERM"] {
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+    ear.hear("STOPPING=1", Duration::from_secs(10)).unwrap();
+    assert!(served.server.take().unwrap().wait().unwrap().success());
+}
+
 /// A signer of its own that is stopped holds the clerk up for ten seconds: that is what a watchdog of four must see, and no timer would.
 #[test]
 fn a_clerk_that_hangs_is_not_told_alive() {
