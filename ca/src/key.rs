@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING,
@@ -329,6 +330,8 @@ fn check_rsa(key: &RsaPublicKey) -> Result<KeyKind, KeyError> {
 pub struct PrivateKey {
     secret: ssh_key::PrivateKey,
     public: PublicKey,
+    /// The Ed25519 key as it signs: made at the first signature, because that costs as much as one.
+    pair: OnceLock<Option<Ed25519KeyPair>>,
 }
 
 impl PrivateKey {
@@ -339,7 +342,7 @@ impl PrivateKey {
         let mut blob = Vec::with_capacity(51);
         put_string(&mut blob, KeyKind::Ed25519.algorithm().as_bytes());
         put_string(&mut blob, &pair.public.0);
-        Self { public: PublicKey { kind: KeyKind::Ed25519, blob }, secret: pair.into() }
+        Self { public: PublicKey { kind: KeyKind::Ed25519, blob }, secret: pair.into(), pair: OnceLock::new() }
     }
 
     /// Reads an OpenSSH private key file, opening it with the passphrase where it is encrypted (PROTOCOL.key).
@@ -363,7 +366,7 @@ impl PrivateKey {
             (true, Some(passphrase)) => file.decrypt(passphrase).map_err(|_| KeyError::Passphrase)?,
         };
         check_halves(secret.key_data(), &public)?;
-        Ok(Self { secret, public })
+        Ok(Self { secret, public, pair: OnceLock::new() })
     }
 
     /// Writes an unencrypted OpenSSH private key file.
@@ -387,8 +390,10 @@ impl PrivateKey {
     /// [`KeyError::NotEd25519`] for other kinds.
     pub fn sign_ed25519(&self, message: &[u8]) -> Result<[u8; 64], KeyError> {
         let KeypairData::Ed25519(pair) = self.secret.key_data() else { return Err(KeyError::NotEd25519) };
-        let pair = Ed25519KeyPair::from_seed_and_public_key(pair.private.as_ref(), &pair.public.0)
-            .map_err(|_| KeyError::Mismatch)?;
+        let made = self
+            .pair
+            .get_or_init(|| Ed25519KeyPair::from_seed_and_public_key(pair.private.as_ref(), &pair.public.0).ok());
+        let pair = made.as_ref().ok_or(KeyError::Mismatch)?;
         let signature = pair.try_sign(message).map_err(|_| KeyError::Signing)?;
         signature.as_ref().try_into().map_err(|_| KeyError::Signing)
     }

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use ssh_key::certificate::CertType;
 
 pub use crate::error::CaError;
-use crate::key::{CaKey, KeyError, KeyKind, PublicKey, split_line};
+use crate::key::{CaKey, KeyError, KeyKind, PublicKey, split_line, verify_ed25519};
 use crate::limits::Limits;
 use crate::spec::{CertWindow, HostSpec, KeyId, Principals, Serial, UserSpec};
 use crate::wire::{put_string, put_u32, put_u64};
@@ -129,7 +129,7 @@ pub fn read(openssh: &str) -> Result<CertificateFacts, CaError> {
         return Err(CaError::Malformed);
     }
     let tbs = signed_part(&blob, &cert, &ca)?;
-    verify(&cert, &ca)?;
+    verify(&cert, &ca, tbs)?;
     Ok(CertificateFacts {
         kind: match cert.cert_type() {
             CertType::User => CertKind::User,
@@ -165,9 +165,17 @@ fn signed_part<'a>(blob: &'a [u8], cert: &ssh_key::Certificate, ca: &PublicKey) 
     if tbs.ends_with(&tail) { Ok(tbs) } else { Err(CaError::Malformed) }
 }
 
-fn verify(cert: &ssh_key::Certificate, ca: &PublicKey) -> Result<(), CaError> {
+fn verify(cert: &ssh_key::Certificate, ca: &PublicKey, tbs: &[u8]) -> Result<(), CaError> {
     if cert.signature().algorithm().as_str() != ca.kind().algorithm() {
         return Err(CaError::Signature);
+    }
+    if let Some(public) = ca.ed25519_bytes() {
+        let holds = verify_ed25519(&public, tbs, cert.signature().as_bytes());
+        return match cert.valid_after() < cert.valid_before() {
+            true if holds => Ok(()),
+            true => Err(CaError::Signature),
+            false => Err(CaError::Malformed),
+        };
     }
     // ssh-key offers the signature check only together with CA and time: both are fed from the certificate itself.
     let own_ca = cert.signature_key().fingerprint(ssh_key::HashAlg::Sha256);
