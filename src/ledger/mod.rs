@@ -39,7 +39,7 @@ pub use reserve::Reserve;
 pub use tree::{Frontier, Hash, ProofError, blob_hash, leaf_hash};
 
 use rustix::fs::{FlockOperation, flock};
-use sqlite::{InsertLeaf, Tile, Version};
+use sqlite::{Durable, InsertLeaf, Tile, Version};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 use std::fs::{File, OpenOptions, Permissions};
@@ -177,6 +177,8 @@ pub struct Filter {
 #[derive(Debug)]
 pub struct Ledger {
     conn: SqliteConnection,
+    /// For checkpoints.
+    notes: SqliteConnection,
     /// The writer's own way to read, which readers cannot keep from it.
     reader: Reader,
     shared: Reader,
@@ -215,8 +217,8 @@ impl Ledger {
         prepare_file(path, mode)?;
         let reserve = Reserve::beside(path);
         // SQLite needs a little room to open; on a full disk that is what the reserve is for.
-        let mut conn = match sqlite::connect_writer(path).await {
-            Err(LedgerError::Full) if reserve.spend() => sqlite::connect_writer(path).await?,
+        let mut conn = match sqlite::connect_writer(path, Durable::AtOnce).await {
+            Err(LedgerError::Full) if reserve.spend() => sqlite::connect_writer(path, Durable::AtOnce).await?,
             other => other?,
         };
         match (sqlite::version_of(&mut conn).await?, mode) {
@@ -226,13 +228,14 @@ impl Ledger {
             (Version::Empty, OpenMode::Write) => return Err(LedgerError::Missing),
             (Version::Foreign, _) => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a ledger").into()),
         }
+        let notes = sqlite::connect_writer(path, Durable::WithTheNext).await?;
         let reader = Reader::open(path).await?;
         let shared = Reader::open(path).await?;
         let (frontier, last_hash) = reader.load_tree().await?;
         if mode == OpenMode::Create && frontier.size() > 0 {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the ledger has leaves").into());
         }
-        Ok(Self { conn, reader, shared, reserve, frontier, last_hash, _lock: lock })
+        Ok(Self { conn, notes, reader, shared, reserve, frontier, last_hash, _lock: lock })
     }
 
     /// Tells how many leaves there are.
@@ -300,13 +303,15 @@ impl Ledger {
 
     /// Stores a checkpoint of `size` leaves; the same text twice is stored once.
     ///
+    /// It is on the disk with the next batch at the latest: what a loss of power takes away before that, whoever signed it signs again.
+    ///
     /// # Errors
     /// [`LedgerError::Corrupt`] when the ledger is shorter than `size`; else as [`Ledger::append`].
     pub async fn put_checkpoint(&mut self, note: &SignedNote, size: u64) -> Result<(), LedgerError> {
         if size > self.size() {
             return Err(LedgerError::Corrupt { seq: self.size() });
         }
-        sqlite::insert_checkpoint(&mut self.conn, &note.text, size).await
+        sqlite::insert_checkpoint(&mut self.notes, &note.text, size).await
     }
 
     /// Deletes shreddable blobs for good; required ones and unknown hashes stay untouched. Tells how many went.
@@ -324,6 +329,7 @@ impl Ledger {
     pub async fn close(self) -> Result<(), LedgerError> {
         self.reader.close().await;
         self.shared.close().await;
+        self.notes.close().await?;
         Ok(self.conn.close().await?)
     }
 }

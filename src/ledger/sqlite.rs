@@ -19,6 +19,8 @@ const APPLICATION_ID: i64 = 0x4a49_544c;
 const VERSION: i64 = 1;
 const BUSY: Duration = Duration::from_secs(5);
 const MAX_ROWS: u32 = 1000;
+/// How many leaves one statement inserts: each costs a word with the thread that has the connection, and each count is a statement of its own.
+const ROWS: usize = 16;
 
 // The triggers stop mistakes, not an attacker: whoever can write the file can drop them. The tree is what counts.
 const SCHEMA: &str = "
@@ -113,13 +115,25 @@ pub(super) async fn copy_to(pool: &SqlitePool, path: &Path) -> Result<(), Ledger
     Ok(())
 }
 
-/// Opens the writing connection: WAL, every commit flushed.
-pub(super) async fn connect_writer(path: &Path) -> Result<SqliteConnection, LedgerError> {
+/// When what a writing connection commits is on the disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Durable {
+    /// At its commit.
+    AtOnce,
+    /// With the next commit of another connection that is [`Durable::AtOnce`]: the write-ahead log is flushed as a whole.
+    WithTheNext,
+}
+
+/// Opens a writing connection, with a write-ahead log.
+pub(super) async fn connect_writer(path: &Path, durable: Durable) -> Result<SqliteConnection, LedgerError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
         .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
+        .synchronous(match durable {
+            Durable::AtOnce => SqliteSynchronous::Full,
+            Durable::WithTheNext => SqliteSynchronous::Normal,
+        })
         .busy_timeout(BUSY)
         .pragma("secure_delete", "ON");
     Ok(options.connect().await?)
@@ -234,21 +248,23 @@ async fn insert_all(
     if stored != int(first) {
         return Err(LedgerError::Corrupt { seq: first.min(unsigned(stored)) });
     }
-    for (seq, leaf) in (first..).zip(leaves) {
-        query("INSERT INTO leaf VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-            .bind(int(seq))
-            .bind(leaf.bytes)
-            .bind(leaf.hash.as_slice())
-            .bind(leaf.prev_hash.as_slice())
-            .bind(leaf.row.at)
-            .bind(&leaf.row.kind)
-            .bind(&leaf.row.actor)
-            .bind(&leaf.row.request_id)
-            .bind(&leaf.row.grant_id)
-            .bind(&leaf.row.session_id)
-            .bind(&leaf.row.target)
-            .execute(&mut *conn)
-            .await?;
+    let mut seqs = first..;
+    for chunk in leaves.chunks(ROWS) {
+        let mut sql = QueryBuilder::<Sqlite>::new("INSERT INTO leaf ");
+        sql.push_values(chunk.iter().zip(&mut seqs), |mut row, (leaf, seq)| {
+            row.push_bind(int(seq))
+                .push_bind(leaf.bytes)
+                .push_bind(leaf.hash.as_slice())
+                .push_bind(leaf.prev_hash.as_slice())
+                .push_bind(leaf.row.at)
+                .push_bind(&leaf.row.kind)
+                .push_bind(&leaf.row.actor)
+                .push_bind(&leaf.row.request_id)
+                .push_bind(&leaf.row.grant_id)
+                .push_bind(&leaf.row.session_id)
+                .push_bind(&leaf.row.target);
+        });
+        sql.build().execute(&mut *conn).await?;
     }
     for tile in tiles {
         query("INSERT INTO tile VALUES (?, ?, ?)")

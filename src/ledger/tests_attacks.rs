@@ -41,7 +41,7 @@ impl Victim {
             notes.push(seal(&mut ledger, &key).await);
         }
         ledger.close().await.unwrap();
-        let mut conn = sqlite::connect_writer(&path).await.unwrap();
+        let mut conn = sqlite::connect_writer(&path, sqlite::Durable::AtOnce).await.unwrap();
         raw_sql(DROP_TRIGGERS).execute(&mut conn).await.unwrap();
         let reader = Reader::open(&path).await.unwrap();
         Self { dir, key, notes, conn, reader }

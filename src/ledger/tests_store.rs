@@ -133,7 +133,7 @@ async fn opening_refuses_what_is_not_a_ledger_of_this_version() {
         Err(LedgerError::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::AlreadyExists),
         other => panic!("{other:?}"),
     }
-    let mut conn = sqlite::connect_writer(&path).await.unwrap();
+    let mut conn = sqlite::connect_writer(&path, sqlite::Durable::AtOnce).await.unwrap();
     raw_sql("PRAGMA user_version = 2").execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
     assert!(matches!(Ledger::open(&path, OpenMode::Write).await, Err(LedgerError::Newer)));
