@@ -142,7 +142,7 @@ fn write_value(value: &Value, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
                 if i > 0 {
                     out.push(b',');
                 }
-                write_scalar(&Value::String(key.clone()), out)?;
+                serde_json::to_writer(&mut *out, key).map_err(|e| CanonicalError::Shape(e.to_string()))?;
                 out.push(b':');
                 if let Some(inner) = map.get(key) {
                     write_value(inner, out)?;

@@ -578,13 +578,6 @@ pub enum Event {
     CaAbandoned { by: PersonName, act: ActId, ca: Purpose },
 }
 
-impl Event {
-    /// The event's stable kind, such as `grant.opened`.
-    pub fn kind(&self) -> String {
-        serde_json::to_value(self).ok().and_then(|v| v.get("kind")?.as_str().map(str::to_owned)).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 #[path = "tests_event.rs"]
 mod tests;

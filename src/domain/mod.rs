@@ -26,6 +26,7 @@ pub mod ids;
 pub mod index;
 pub mod judge;
 pub mod key;
+mod kind;
 pub mod names;
 mod newer;
 mod office;
