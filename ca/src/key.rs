@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING,
@@ -435,9 +435,9 @@ pub fn verify_ed25519(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bo
     check_ed25519(public).is_ok() && UnparsedPublicKey::new(&ED25519, public).verify(message, signature).is_ok()
 }
 
-/// A key that signs certificates and nothing else: Ed25519.
-#[derive(Debug)]
-pub struct CaKey(PrivateKey);
+/// A key that signs certificates and nothing else: Ed25519. Clones share the one secret.
+#[derive(Debug, Clone)]
+pub struct CaKey(Arc<PrivateKey>);
 
 impl CaKey {
     /// Dedicates a key to signing certificates.
@@ -445,7 +445,7 @@ impl CaKey {
     /// # Errors
     /// [`KeyError::NotEd25519`] for other kinds.
     pub fn new(key: PrivateKey) -> Result<Self, KeyError> {
-        if key.public.kind == KeyKind::Ed25519 { Ok(Self(key)) } else { Err(KeyError::NotEd25519) }
+        if key.public.kind == KeyKind::Ed25519 { Ok(Self(Arc::new(key))) } else { Err(KeyError::NotEd25519) }
     }
 
     /// Gives the public half, as `TrustedUserCAKeys` and `@cert-authority` lines name it.

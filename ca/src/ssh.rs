@@ -115,38 +115,66 @@ pub fn sign_host(ca: &CaKey, spec: &HostSpec, limits: &Limits) -> Result<SshCert
 /// When it is not canonical, names an unacceptable key, or its signature does not fit. CA keys that cannot be checked
 /// (RSA among them) count as the last.
 pub fn read(openssh: &str) -> Result<CertificateFacts, CaError> {
-    let (algorithm, blob) = split_line(openssh, MAX_CERTIFICATE_BYTES).map_err(|error| match error {
-        KeyError::TooLong => CaError::TooLong,
-        _ => CaError::Malformed,
-    })?;
-    let cert = ssh_key::Certificate::from_bytes(&blob).map_err(|_| CaError::Malformed)?;
-    if !cert.to_bytes().is_ok_and(|again| again == blob) {
-        return Err(CaError::Malformed);
+    let parsed = Parsed::of(openssh)?;
+    verify(&parsed.cert, &parsed.facts.ca, parsed.tbs())?;
+    Ok(parsed.facts)
+}
+
+/// Reads a certificate line of somebody who has checked its signature, and does not check it again.
+///
+/// # Errors
+/// As [`read`], but for the signature.
+pub fn read_checked(openssh: &str) -> Result<CertificateFacts, CaError> {
+    Parsed::of(openssh).map(|parsed| parsed.facts)
+}
+
+/// A well-formed certificate; whether its signature holds is another question.
+struct Parsed {
+    blob: Vec<u8>,
+    cert: ssh_key::Certificate,
+    tbs_len: usize,
+    facts: CertificateFacts,
+}
+
+impl Parsed {
+    fn of(openssh: &str) -> Result<Self, CaError> {
+        let (algorithm, blob) = split_line(openssh, MAX_CERTIFICATE_BYTES).map_err(|error| match error {
+            KeyError::TooLong => CaError::TooLong,
+            _ => CaError::Malformed,
+        })?;
+        let cert = ssh_key::Certificate::from_bytes(&blob).map_err(|_| CaError::Malformed)?;
+        if !cert.to_bytes().is_ok_and(|again| again == blob) {
+            return Err(CaError::Malformed);
+        }
+        let key = acceptable(cert.public_key())?;
+        let ca = acceptable(cert.signature_key())?;
+        if key.kind().certificate_algorithm() != algorithm {
+            return Err(CaError::Malformed);
+        }
+        let tbs = signed_part(&blob, &cert, &ca)?;
+        let facts = CertificateFacts {
+            kind: match cert.cert_type() {
+                CertType::User => CertKind::User,
+                CertType::Host => CertKind::Host,
+            },
+            serial: cert.serial(),
+            key,
+            ca,
+            key_id: cert.key_id().to_owned(),
+            principals: cert.valid_principals().to_vec(),
+            valid_after: cert.valid_after(),
+            valid_before: cert.valid_before(),
+            critical: cert.critical_options().0.clone(),
+            extensions: cert.extensions().0.clone(),
+            nonce: cert.nonce().to_vec(),
+            tbs_sha256: Sha256::digest(tbs).into(),
+        };
+        Ok(Self { tbs_len: tbs.len(), blob, cert, facts })
     }
-    let key = acceptable(cert.public_key())?;
-    let ca = acceptable(cert.signature_key())?;
-    if key.kind().certificate_algorithm() != algorithm {
-        return Err(CaError::Malformed);
+
+    fn tbs(&self) -> &[u8] {
+        self.blob.get(..self.tbs_len).unwrap_or_default()
     }
-    let tbs = signed_part(&blob, &cert, &ca)?;
-    verify(&cert, &ca, tbs)?;
-    Ok(CertificateFacts {
-        kind: match cert.cert_type() {
-            CertType::User => CertKind::User,
-            CertType::Host => CertKind::Host,
-        },
-        serial: cert.serial(),
-        key,
-        ca,
-        key_id: cert.key_id().to_owned(),
-        principals: cert.valid_principals().to_vec(),
-        valid_after: cert.valid_after(),
-        valid_before: cert.valid_before(),
-        critical: cert.critical_options().0.clone(),
-        extensions: cert.extensions().0.clone(),
-        nonce: cert.nonce().to_vec(),
-        tbs_sha256: Sha256::digest(tbs).into(),
-    })
 }
 
 fn acceptable(key: &ssh_key::public::KeyData) -> Result<PublicKey, CaError> {

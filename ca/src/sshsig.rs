@@ -5,7 +5,7 @@
 use sha2::{Digest as _, Sha512};
 use ssh_key::{HashAlg, LineEnding, SshSig};
 
-use crate::key::{KeyError, PrivateKey, PublicKey};
+use crate::key::{KeyError, PrivateKey, PublicKey, verify_ed25519};
 use crate::wire::put_string;
 
 /// The longest armored signature that is looked at, in bytes.
@@ -120,7 +120,14 @@ pub fn verify(namespace: &str, message: &[u8], armored: &str) -> Result<Verified
     if signature.algorithm().as_str() != key.kind().algorithm() {
         return Err(SigError::Algorithm);
     }
-    key_data.verify(namespace, message, &signature).map_err(|_| SigError::Mismatch)?;
+    let holds = match key.ed25519_bytes() {
+        Some(public) => SshSig::signed_data(namespace, signature.hash_alg(), message)
+            .is_ok_and(|signed| verify_ed25519(&public, &signed, signature.signature_bytes())),
+        None => key_data.verify(namespace, message, &signature).is_ok(),
+    };
+    if !holds {
+        return Err(SigError::Mismatch);
+    }
     let user_present = if key.is_hardware() { Some(touched(signature.signature_bytes())?) } else { None };
     Ok(Verified { key, user_present })
 }

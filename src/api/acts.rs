@@ -178,7 +178,8 @@ pub(super) async fn credential(
 }
 
 fn ssh_doc(grant: GrantId, key: &Key, certificate: String) -> Result<CredentialDoc, Refusal> {
-    let facts = jit_ca::ssh::read(&certificate).map_err(|e| Refusal::new(Code::LINT, format!("{e}.")))?;
+    // The signer releases nothing that it did not read back and verify.
+    let facts = jit_ca::ssh::read_checked(&certificate).map_err(|e| Refusal::new(Code::LINT, format!("{e}.")))?;
     let seconds = |s: u64| i64::try_from(s).unwrap_or(i64::MAX);
     Ok(CredentialDoc {
         schema: "jit-broker/credential/v1".to_owned(),

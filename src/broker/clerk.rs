@@ -3,34 +3,30 @@
 //! A batch is everything that waits when the clerk looks: decided in order, appended in one durable transaction, checkpointed by the
 //! signer, answered. The cost of durability is shared by everyone in it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::Memory;
-use super::counts::{Counts, Took};
+use super::counts::Counts;
 pub use super::fold::fold;
+pub use super::orders::SignerHandle;
 use crate::clock::{Moment, Timekeeper, monotonic_us};
 use crate::domain::act::{Deed, SignedAct};
 use crate::domain::decide::{Now, decide};
-use crate::domain::digest::{Digest, canonical, read_canonical};
+use crate::domain::digest::{Digest, canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::note::SignedNote;
 use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Reserve, Row};
 use crate::signer::cache::{Cache, every};
-use crate::signer::{Answer, Leaf, Order, Signer};
+use crate::signer::{Answer, Leaf, Order};
 
 /// The most commands in one batch.
 const BATCH: usize = 256;
 /// How often a signer that signs nothing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How many leaves the signer is shown at a time when it catches up.
-pub(super) const CATCH_UP: u32 = 1000;
-/// How many bytes it is shown at a time, but for the end of the last command: text inside JSON may double in a frame.
-const CATCH_UP_BYTES: usize = 16 << 20;
-
 /// A command with what stands beside it, and where its answer goes.
 pub struct Job {
     /// What is asked.
@@ -78,102 +74,6 @@ pub struct Parts {
     pub task: tokio::task::JoinHandle<Result<(), Refusal>>,
 }
 
-/// The signer behind a lock; orders block, so they run on threads for that.
-#[derive(Clone)]
-pub struct SignerHandle {
-    signer: Arc<Mutex<Box<dyn Signer>>>,
-    took: Arc<Took>,
-}
-
-impl SignerHandle {
-    /// Wraps a gate or a socket to one.
-    pub fn new(signer: Box<dyn Signer>) -> Self {
-        Self { signer: Arc::new(Mutex::new(signer)), took: Arc::default() }
-    }
-
-    /// How long its orders took, whatever came of them.
-    pub fn took(&self) -> &Took {
-        &self.took
-    }
-
-    pub(super) async fn raw(&self, order: Order) -> Result<Answer, Refusal> {
-        let (signer, began_us) = (self.signer.clone(), monotonic_us());
-        // SECURITY: a signer that panicked has folded half an order: it signs nothing more.
-        let failed = || Refusal::new(Code::SIGNER_AWAY, "The signer failed in the middle of an order; start it anew.");
-        let carried_out = move || signer.lock().map_err(|_| failed())?.order(order);
-        let answer = tokio::task::spawn_blocking(carried_out).await;
-        self.took.since(began_us);
-        answer.map_err(|_| failed())?
-    }
-
-    /// Carries out an order; a signer that was restarted is shown the log again first.
-    ///
-    /// # Errors
-    /// The signer's refusal.
-    pub async fn order(&self, order: Order, reader: &Reader) -> Result<Answer, Refusal> {
-        match self.raw(order.clone()).await {
-            Err(refusal) if matches!(refusal.code, Code::LOG_LIES | Code::SIGNER_AWAY | Code::SIGNER_REFUSED) => {
-                let size = reader.size().await.map_err(|e| ledger_refusal(&e))?;
-                match self.raw(Order::Head).await? {
-                    Answer::Head { size: head } if head < size => {
-                        self.catch_up(reader).await?;
-                        self.raw(order).await
-                    }
-                    _ => Err(refusal),
-                }
-            }
-            other => other,
-        }
-    }
-
-    /// Shows the signer everything that it has not seen, and gives the checkpoint it signs.
-    ///
-    /// # Errors
-    /// The signer's refusal, or that the log cannot be read.
-    pub async fn catch_up(&self, reader: &Reader) -> Result<(u64, String), Refusal> {
-        let mut newest = None;
-        loop {
-            let Answer::Head { size: from } = self.raw(Order::Head).await? else {
-                return Err(Refusal::new(Code::BUG, "The signer answered something else."));
-            };
-            let leaves = page(reader, from).await?;
-            if leaves.is_empty()
-                && let Some(done) = newest
-            {
-                return Ok(done);
-            }
-            match self.raw(Order::Checkpoint { from, leaves }).await? {
-                Answer::Checkpoint { note, size } => newest = Some((size, note)),
-                Answer::Head { size } if size > from => {}
-                _ => return Err(Refusal::new(Code::BUG, "The signer answered something else.")),
-            }
-        }
-    }
-}
-
-/// Reads whole commands, at least one, until there are enough for one order. The signer takes no piece of a command.
-async fn page(reader: &Reader, from: u64) -> Result<Vec<Leaf>, Refusal> {
-    let (mut leaves, mut bytes, mut next) = (Vec::new(), 0, from);
-    loop {
-        let stored = reader.leaves(next, CATCH_UP).await.map_err(|e| ledger_refusal(&e))?;
-        let last = stored.len() < CATCH_UP as usize;
-        for leaf in stored {
-            next = leaf.seq + 1;
-            let text = String::from_utf8(leaf.bytes).map_err(|_| corrupt("a leaf is not text"))?;
-            let entry: Entry = read_canonical(text.as_bytes()).map_err(|e| corrupt(&e.to_string()))?;
-            if entry.cause.is_some() && (leaves.len() >= CATCH_UP as usize || bytes >= CATCH_UP_BYTES) {
-                return Ok(leaves);
-            }
-            let blobs = blobs_of(&entry, reader).await?;
-            bytes += text.len() + blobs.iter().map(String::len).sum::<usize>();
-            leaves.push(Leaf { entry: text, blobs });
-        }
-        if last {
-            return Ok(leaves);
-        }
-    }
-}
-
 pub(crate) fn corrupt(what: &str) -> Refusal {
     Refusal::new(Code::LEDGER_CORRUPT, format!("The ledger is damaged: {what}."))
 }
@@ -183,16 +83,6 @@ pub fn beside(entry: &Entry) -> (Vec<Digest>, Vec<Digest>) {
     let named = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
     // A refused bundle need not parse, but its bytes are what was refused.
     (named.bundle.into_iter().collect(), named.words.into_iter().collect())
-}
-
-async fn blobs_of(entry: &Entry, reader: &Reader) -> Result<Vec<String>, Refusal> {
-    let (required, shreddable) = beside(entry);
-    let mut blobs = Vec::new();
-    for digest in required.iter().chain(&shreddable) {
-        let bytes = reader.blob(digest.as_bytes()).await.map_err(|e| ledger_refusal(&e))?;
-        blobs.extend(bytes.and_then(|b| String::from_utf8(b).ok()));
-    }
-    Ok(blobs)
 }
 
 /// What a failure of the ledger is called.

@@ -1,7 +1,8 @@
 //! From the log to memory: at the start, and whenever memory may hold what is not durable.
 
 use super::Memory;
-use super::clerk::{CATCH_UP, corrupt, ledger_refusal};
+use super::clerk::{corrupt, ledger_refusal};
+use super::orders::CATCH_UP;
 use crate::domain::digest::read_canonical;
 use crate::domain::event::{ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};

@@ -16,6 +16,7 @@ pub mod gateway;
 mod health;
 pub mod lease;
 pub mod left;
+pub mod orders;
 mod past;
 pub mod quota;
 pub mod reaper;

@@ -11,7 +11,7 @@ use super::head::{HeadFile, newest};
 use super::keys::Keys;
 use super::recall::Recall;
 use super::recovery::Recovery;
-use super::{Answer, Leaf, Order, Signer, lies, refused};
+use super::{Answer, Leaf, Order, Signer, Signing, lies, refused};
 use crate::clock::Timekeeper;
 use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, read_canonical};
@@ -152,6 +152,11 @@ impl Gate {
     /// True between commands, while nothing is wrong.
     pub(super) fn whole(&self) -> bool {
         self.expected.is_empty() && self.broken.is_none()
+    }
+
+    /// True while nothing that was folded is still to be written down.
+    pub(super) fn settled(&self) -> bool {
+        self.whole() && self.head.size == self.state.size
     }
 
     /// The keys' public halves, for the first entry of a log.
@@ -421,6 +426,13 @@ impl Signer for Gate {
             Order::NextKey { purpose } => self.next_key(purpose),
             Order::Trust => self.trust(),
             Order::Signed => self.signed_before(),
+        }
+    }
+
+    fn judge_only(&mut self, order: &Order) -> Option<Result<Signing, Refusal>> {
+        match order {
+            Order::Credential { grant, key } => self.judge_credential(*grant, key),
+            _ => None,
         }
     }
 }

@@ -16,6 +16,8 @@ mod sign;
 pub mod socket;
 mod trust;
 
+pub use sign::Signing;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::authority::{Purpose, SignedTrust};
@@ -151,6 +153,13 @@ pub trait Signer: Send {
     /// # Errors
     /// [`Code::SIGNER_REFUSED`] and [`Code::LOG_LIES`] from the gate, [`Code::SIGNER_AWAY`] when it cannot be reached.
     fn order(&mut self, order: Order) -> Result<Answer, Refusal>;
+
+    /// Judges an order of which only arithmetic is left then, so that others need not wait for that; never waits for a disk or a peer.
+    /// `None` says that it must be carried out as a whole.
+    fn judge_only(&mut self, order: &Order) -> Option<Result<Signing, Refusal>> {
+        let _ = order;
+        None
+    }
 }
 
 fn refused(message: impl Into<String>) -> Refusal {

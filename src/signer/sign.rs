@@ -25,6 +25,28 @@ const GATEWAY_CERT_S: i64 = 86_400;
 impl Gate {
     pub(super) fn credential(&mut self, id: GrantId, key: &Key) -> Result<Answer, Refusal> {
         let now = self.trusted_now()?;
+        let (live, credential) = self.allowed(id, key, now)?;
+        if credential.kind == CredentialKind::X509Client {
+            return self.client_leaf(&live, credential);
+        }
+        self.user_cert(&live, credential)?.sign()
+    }
+
+    /// As [`Gate::credential`], up to the signature. Certificates of databases are signed as a whole: beside the account that is made for
+    /// them they are quick.
+    pub(super) fn judge_credential(&mut self, id: GrantId, key: &Key) -> Option<Result<Signing, Refusal>> {
+        let ssh = |gate: &Self| gate.state.grants.get(&id).is_some_and(|grant| grant.terms.database.is_none());
+        if !(self.settled() && ssh(self)) {
+            return None;
+        }
+        Some(self.trusted_now().and_then(|now| {
+            let (live, credential) = self.allowed(id, key, now)?;
+            self.user_cert(&live, credential)
+        }))
+    }
+
+    /// What the log allows for a grant and a key at this moment.
+    fn allowed(&self, id: GrantId, key: &Key, now: i64) -> Result<(LiveGrant<'_>, &Credential), Refusal> {
         let grant = self.state.grants.get(&id).ok_or_else(|| refused("The log knows no such grant."))?;
         let live = grant.live_at(now).map_err(|r| refused(r.message))?;
         if self.state.disabled.contains(&live.person) {
@@ -37,17 +59,20 @@ impl Gate {
             return Err(refused("The grant is for another key."));
         }
         let credential =
-            live.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
+            grant.credential_for(key, now).ok_or_else(|| refused("The log allows no certificate for this key."))?;
         if self.late.grants.contains(&id) || self.late.serials.get(&credential.serial) == Some(&id) {
             return Err(refused("The signer was shown this too late to believe it: release the grant and ask again."));
         }
-        if credential.kind == CredentialKind::X509Client {
-            return self.client_leaf(&live, credential);
-        }
-        if self.state.authorities.is_worthless(credential.kind.purpose(), credential.serial) {
+        let purpose = credential.kind.purpose();
+        if purpose != Purpose::X509Client && self.state.authorities.is_worthless(purpose, credential.serial) {
             return Err(refused("The certificate is of an authority that was retired."));
         }
-        sign_user(&self.signing(credential.kind.purpose())?, &user_spec(&live, credential)?, credential.tbs_sha256)
+        Ok((live, credential))
+    }
+
+    fn user_cert(&self, live: &LiveGrant<'_>, credential: &Credential) -> Result<Signing, Refusal> {
+        let authorities = self.signing(credential.kind.purpose())?;
+        Ok(Signing { authorities, spec: user_spec(live, credential)?, allowed: credential.tbs_sha256 })
     }
 
     pub(super) fn session_leg(&mut self, id: SessionId) -> Result<Answer, Refusal> {
@@ -68,7 +93,8 @@ impl Gate {
         if session.leg.source != self.pins.gateway_source {
             return Err(refused("The gateway's addresses are not those of the signer's configuration."));
         }
-        sign_user(&self.signing(Purpose::SshUser)?, &leg_spec(&live, session)?, session.leg.tbs_sha256)
+        let authorities = self.signing(Purpose::SshUser)?;
+        Signing { authorities, spec: leg_spec(&live, session)?, allowed: session.leg.tbs_sha256 }.sign()
     }
 
     pub(super) fn gateway_cert(&mut self, key: &Key, target: Option<&TargetName>) -> Result<Answer, Refusal> {
@@ -173,15 +199,27 @@ impl Gate {
     }
 }
 
-/// Signs what the log allows, to the bit.
-///
-/// The authority is a part of what is allowed: while one is being replaced, what was allowed before is signed by the old key.
-fn sign_user(authorities: &[&CaKey], spec: &UserSpec, allowed: Digest) -> Result<Answer, Refusal> {
-    let by = authorities.iter().find(|ca| Digest::of(&jit_ca::ssh::tbs_user(spec, ca.public())) == allowed);
-    let ca = by.ok_or_else(|| refused("The log allows other bytes under this serial."))?;
-    let certificate = jit_ca::ssh::sign_user(ca, spec, &Limits::STANDARD)
-        .map_err(|e| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}.")))?;
-    Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
+/// A user certificate that was judged: what is left is to sign it.
+pub struct Signing {
+    /// While an authority is being replaced, what was allowed before is signed by the old key.
+    authorities: Vec<CaKey>,
+    spec: UserSpec,
+    allowed: Digest,
+}
+
+impl Signing {
+    /// Signs what the log allows, to the bit. The authority is a part of what is allowed.
+    ///
+    /// # Errors
+    /// [`Code::SIGNER_REFUSED`] when the log allows other bytes, [`Code::LINT`] when what was signed does not read back as that.
+    pub fn sign(self) -> Result<Answer, Refusal> {
+        let fits = |ca: &&CaKey| Digest::of(&jit_ca::ssh::tbs_user(&self.spec, ca.public())) == self.allowed;
+        let ca = self.authorities.iter().find(fits);
+        let ca = ca.ok_or_else(|| refused("The log allows other bytes under this serial."))?;
+        let certificate = jit_ca::ssh::sign_user(ca, &self.spec, &Limits::STANDARD)
+            .map_err(|e| Refusal::new(Code::LINT, format!("The certificate was not signed: {e}.")))?;
+        Ok(Answer::Certificate { openssh: certificate.openssh().to_owned() })
+    }
 }
 
 /// RFC 7468.

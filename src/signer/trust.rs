@@ -30,8 +30,9 @@ impl Gate {
     }
 
     /// The SSH authorities that certificates in use may be of; the one that signs stands first.
-    pub(super) fn signing(&self, purpose: Purpose) -> Result<Vec<&CaKey>, Refusal> {
-        let keys: Vec<&CaKey> = self.ring(purpose)?.signing().filter_map(|key| self.keys.ssh(purpose, key)).collect();
+    pub(super) fn signing(&self, purpose: Purpose) -> Result<Vec<CaKey>, Refusal> {
+        let found = self.ring(purpose)?.signing().filter_map(|key| self.keys.ssh(purpose, key));
+        let keys: Vec<CaKey> = found.cloned().collect();
         if keys.is_empty() { Err(gone(purpose)) } else { Ok(keys) }
     }
 
