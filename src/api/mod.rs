@@ -190,7 +190,7 @@ impl FromRequestParts<Api> for Caller {
             tokio::time::sleep(wait.unwrap_or_default()).await;
             return Err(nobody());
         };
-        let memory = api.broker.memory().await;
+        let memory = api.broker.decided().await;
         if memory.state.revoked_fps.contains(&session.key_fp) {
             return Err(nobody());
         }

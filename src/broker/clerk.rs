@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{RwLock, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Memory;
+use super::memory::{Memory, Shared};
 use super::counts::Counts;
 pub use super::fold::fold;
 pub use super::orders::SignerHandle;
@@ -51,7 +51,7 @@ pub struct Parts {
     /// The clerk's queue.
     pub jobs: mpsc::Sender<Job>,
     /// What it folds into.
-    pub memory: Arc<RwLock<Memory>>,
+    pub memory: Arc<Shared>,
     /// The log, for reading.
     pub reader: Reader,
     /// The room on the disk that is kept for ends.
@@ -103,7 +103,7 @@ struct Clerk {
     ledger: Ledger,
     reader: Reader,
     reserve: Reserve,
-    memory: Arc<RwLock<Memory>>,
+    memory: Arc<Shared>,
     signer: SignerHandle,
     keeper: Arc<Timekeeper>,
     changed: watch::Sender<u64>,
@@ -129,7 +129,7 @@ pub async fn start(
     let memory = fold(&own, &cache).await?;
     let size = memory.state.size;
     keeper.resume(memory.state.last_at, memory.state.last_boot.as_ref());
-    let memory = Arc::new(RwLock::new(memory));
+    let memory = Arc::new(Shared::new(memory));
     let (jobs, queue) = mpsc::channel(4 * BATCH);
     let (changed, changed_seen) = watch::channel(size);
     let (note, note_seen) = watch::channel(None);
@@ -230,8 +230,9 @@ impl Clerk {
 
     /// Gives back what could not be made durable.
     async fn attempt(&mut self, batch: Vec<Job>) -> Result<Option<Undone>, Refusal> {
-        let memory = self.memory.clone();
-        let mut memory = memory.write().await;
+        let shared = self.memory.clone();
+        let written = shared.batch().await;
+        let mut memory = shared.change().await;
         let (mut leaves, mut shown, mut decided) = (Vec::new(), Vec::new(), Vec::new());
         let from = memory.state.size;
         for job in batch {
@@ -240,20 +241,6 @@ impl Clerk {
                 Err(refusal) => drop(job.reply.send(Err(refusal))),
             }
         }
-        let began_us = monotonic_us();
-        let kinds: Vec<String> = leaves.iter().map(|leaf| leaf.row.kind.clone()).collect();
-        if !leaves.is_empty()
-            && let Err(error) = self.ledger.append(leaves).await
-        {
-            tracing::error!("the log cannot be written: {error}");
-            self.fold_again(&mut memory).await?;
-            let jobs = decided.into_iter().map(|d| d.job).collect();
-            return Ok(Some(Undone { jobs, why: ledger_refusal(&error) }));
-        }
-        if !kinds.is_empty() {
-            self.counts.append.since(began_us);
-            kinds.iter().for_each(|kind| self.counts.entry(kind));
-        }
         let size = memory.state.size;
         if size >= self.cleared + every(memory.state.requests.len()) {
             let needed = memory.state.needed();
@@ -261,6 +248,21 @@ impl Clerk {
             self.cleared = size;
         }
         drop(memory);
+        let began_us = monotonic_us();
+        let kinds: Vec<String> = leaves.iter().map(|leaf| leaf.row.kind.clone()).collect();
+        if !leaves.is_empty()
+            && let Err(error) = self.ledger.append(leaves).await
+        {
+            tracing::error!("the log cannot be written: {error}");
+            self.fold_again(&mut *shared.change().await).await?;
+            let jobs = decided.into_iter().map(|d| d.job).collect();
+            return Ok(Some(Undone { jobs, why: ledger_refusal(&error) }));
+        }
+        if !kinds.is_empty() {
+            self.counts.append.since(began_us);
+            kinds.iter().for_each(|kind| self.counts.entry(kind));
+        }
+        drop(written);
         if size > from {
             self.checkpoint(from, shown).await;
             self.changed.send_replace(size);

@@ -16,6 +16,7 @@ pub mod gateway;
 mod health;
 pub mod lease;
 pub mod left;
+pub mod memory;
 pub mod orders;
 mod past;
 pub mod quota;
@@ -30,7 +31,7 @@ pub mod view;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{RwLock, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accounts::scram::Verifier;
 use crate::clock::{DRIFT_S, Timekeeper};
@@ -51,19 +52,11 @@ use crate::ledger::{Reader, Reserve};
 use crate::signer::{Answer, Order};
 
 use clerk::{Done, Job, SignerHandle};
+pub use memory::Memory;
 use session::Sessions;
 
 /// How often a revocation list is made anew at once when more was revoked meanwhile.
 const KRL_TRIES: u32 = 8;
-
-/// What the clerk and everybody else look at: the state and what stands beside it.
-#[derive(Debug, Default)]
-pub struct Memory {
-    /// The fold of the log.
-    pub state: State,
-    /// Texts and bundles.
-    pub shelf: Shelf,
-}
 
 /// The running broker; cheap to clone.
 #[derive(Clone)]
@@ -73,7 +66,7 @@ pub struct Broker {
 
 struct Inner {
     jobs: mpsc::Sender<Job>,
-    memory: Arc<RwLock<Memory>>,
+    memory: Arc<memory::Shared>,
     reader: Reader,
     reserve: Reserve,
     signer: SignerHandle,
@@ -179,9 +172,14 @@ impl Broker {
         &self.inner.reserve
     }
 
-    /// A look at the state; the clerk waits meanwhile.
-    pub async fn memory(&self) -> tokio::sync::RwLockReadGuard<'_, Memory> {
-        self.inner.memory.read().await
+    /// A look at what is durable; the clerk waits meanwhile.
+    pub async fn memory(&self) -> memory::Look<'_> {
+        self.inner.memory.durable().await
+    }
+
+    /// A look at what is decided: only for what the clerk decides again ([`memory::Shared::decided`]).
+    pub async fn decided(&self) -> tokio::sync::RwLockReadGuard<'_, Memory> {
+        self.inner.memory.decided().await
     }
 
     /// Changes whenever the log grew.
@@ -248,7 +246,7 @@ impl Broker {
     /// # Errors
     /// As [`admit`].
     pub async fn admit(&self, signed: &SignedAct) -> Result<(Act, PersonName), Refusal> {
-        let memory = self.memory().await;
+        let memory = self.decided().await;
         let (at, wall) = self.clocks(&memory.state);
         admit(&memory.state, signed, at, wall)
     }
@@ -348,7 +346,7 @@ impl Broker {
         key: &Key,
         verifier: Option<Verifier>,
     ) -> Result<Issued, Refusal> {
-        let held = self.memory().await.state.grants.get(&grant).map(|g| (g.person == *by, g.terms.database.is_some()));
+        let held = self.decided().await.state.grants.get(&grant).map(|g| (g.person == *by, g.terms.database.is_some()));
         let Some((true, database)) = held else {
             let past = if held.is_none() { self.past_grant(grant).await.filter(|g| g.person == *by) } else { None };
             let missing = || Refusal::new(Code::MISSING, "There is no such grant, or you may not know of it.");

@@ -170,7 +170,7 @@ impl Daemon {
         if let Err(error) = parts.reserve.stand() {
             tracing::warn!("there is no reserve on the disk, so nothing is granted: {error}");
         }
-        pinned(settings, &parts.memory.read().await.state)?;
+        pinned(settings, &parts.memory.durable().await.state)?;
         let clerk = std::mem::replace(&mut parts.task, tokio::spawn(async { Ok(()) }));
         let krl_path = settings.state_dir.join("krl");
         let secrets = Secrets::of(settings);

@@ -1,0 +1,71 @@
+//! What the broker knows: the fold of the log with what stands beside it, and who may look at it while a batch is being written.
+//!
+//! The clerk applies a batch before it is durable, because the next command in it is decided on that. Whoever tells somebody what is so looks
+//! with [`Shared::durable`] and waits for the disk. Who asks only whether a command may be put to the clerk at all need not wait: that is
+//! decided again in its turn, on what is durable by then.
+
+use std::ops::Deref;
+
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::domain::shelf::Shelf;
+use crate::domain::state::State;
+
+/// Everything in memory.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// The fold of the log.
+    pub state: State,
+    /// Texts and bundles.
+    pub shelf: Shelf,
+}
+
+/// The memory, for the clerk and everybody who looks at it.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Held by the clerk from the first decision of a batch until all of it is on the disk. Always taken before the memory itself.
+    written: RwLock<()>,
+    memory: RwLock<Memory>,
+}
+
+/// A look at what is durable; no batch is written meanwhile.
+pub struct Look<'a> {
+    memory: RwLockReadGuard<'a, Memory>,
+    _written: RwLockReadGuard<'a, ()>,
+}
+
+impl Deref for Look<'_> {
+    type Target = Memory;
+
+    fn deref(&self) -> &Memory {
+        &self.memory
+    }
+}
+
+impl Shared {
+    pub(super) fn new(memory: Memory) -> Self {
+        Self { written: RwLock::new(()), memory: RwLock::new(memory) }
+    }
+
+    /// A look at what is durable.
+    pub async fn durable(&self) -> Look<'_> {
+        let written = self.written.read().await;
+        Look { memory: self.memory.read().await, _written: written }
+    }
+
+    /// A look at what the clerk has decided, which the disk may still refuse. SECURITY: nothing that was seen here may be told to anybody, or
+    /// have an effect but through the clerk.
+    pub async fn decided(&self) -> RwLockReadGuard<'_, Memory> {
+        self.memory.read().await
+    }
+
+    /// Begins a batch: until it ends nobody sees what is not durable.
+    pub(super) async fn batch(&self) -> RwLockWriteGuard<'_, ()> {
+        self.written.write().await
+    }
+
+    /// Changes the memory.
+    pub(super) async fn change(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.memory.write().await
+    }
+}
