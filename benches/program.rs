@@ -69,7 +69,9 @@ fn commands(served: &Served, rounds: usize) {
         first.push(took(&mut hers(served, &["login", "web-07", "--role", "ops"])));
         again.push(took(&mut hers(served, &["login", "web-07", "--role", "ops"])));
         hook.push(took(&mut hers(served, &["hook", "ssh", "web-07", "ops"])));
-        took(&mut hers(served, &["release", "--all"]));
+        // 10: what the host has not confirmed yet is over all the same.
+        let released = hers(served, &["release", "--all"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(matches!(released.unwrap().code(), Some(0 | 10)));
     }
     let seen = format!(
         "{:.1} ms, p95 {:.1} ms, with an entry that is on the disk; {:.1} ms where there is one already",
