@@ -118,11 +118,11 @@ impl KeyKind {
     }
 }
 
-/// A public key that was checked; equality, order and hash are those of its bytes.
+/// A public key that was checked; equality, order and hash are those of its bytes. Clones share them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey {
     kind: KeyKind,
-    blob: Vec<u8>,
+    blob: Arc<[u8]>,
 }
 
 impl PublicKey {
@@ -155,12 +155,12 @@ impl PublicKey {
         let kind = check(parsed.key_data())?;
         // Two encodings of one key would be two keys to every comparison by bytes.
         let canonical = parsed.to_bytes().is_ok_and(|again| again == blob);
-        if canonical { Ok(Self { kind, blob: blob.to_vec() }) } else { Err(KeyError::Malformed) }
+        if canonical { Ok(Self { kind, blob: blob.into() }) } else { Err(KeyError::Malformed) }
     }
 
     /// Gives the SSH wire form, as the agent protocol uses it.
     pub fn wire(&self) -> Vec<u8> {
-        self.blob.clone()
+        self.blob.to_vec()
     }
 
     pub(crate) fn blob(&self) -> &[u8] {
@@ -342,7 +342,11 @@ impl PrivateKey {
         let mut blob = Vec::with_capacity(51);
         put_string(&mut blob, KeyKind::Ed25519.algorithm().as_bytes());
         put_string(&mut blob, &pair.public.0);
-        Self { public: PublicKey { kind: KeyKind::Ed25519, blob }, secret: pair.into(), pair: OnceLock::new() }
+        Self {
+            public: PublicKey { kind: KeyKind::Ed25519, blob: blob.into() },
+            secret: pair.into(),
+            pair: OnceLock::new(),
+        }
     }
 
     /// Reads an OpenSSH private key file, opening it with the passphrase where it is encrypted (PROTOCOL.key).

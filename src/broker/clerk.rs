@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::memory::{Memory, Shared};
 use super::counts::Counts;
 pub use super::fold::fold;
+use super::memory::{Memory, Shared};
 pub use super::orders::SignerHandle;
 use crate::clock::{Moment, Timekeeper, monotonic_us};
 use crate::domain::act::{Deed, SignedAct};

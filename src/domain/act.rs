@@ -299,7 +299,7 @@ pub enum Selector {
 }
 
 /// Exactly what is granted: what an approval signs (decisions.md 5).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Terms {
     /// The target.

@@ -12,7 +12,7 @@ use super::target::Address;
 pub const CONNECTION_LIMIT: u16 = 20;
 
 /// What a role on a database gives.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseRole {
     /// The roles on the server that the account is a member of; never empty.

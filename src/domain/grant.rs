@@ -1,6 +1,7 @@
 //! A grant: the window that approval opened, and what was issued inside it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +34,7 @@ pub struct Grant {
     /// The keys that certificates may be for; the first is the one that the request named.
     pub keys: Vec<Key>,
     /// What was agreed.
-    pub terms: Terms,
+    pub terms: Arc<Terms>,
     /// The window's beginning, in Unix seconds.
     pub starts_at: i64,
     /// The window's end: nothing is valid from this second on.

@@ -32,6 +32,7 @@ mod newer;
 mod office;
 pub mod person;
 pub mod policy;
+pub mod pool;
 pub mod refusal;
 pub mod request;
 pub mod retire;

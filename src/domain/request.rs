@@ -1,5 +1,7 @@
 //! A request: what was asked, who has agreed, and how it came out.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::act::{Deed, Terms};
@@ -21,7 +23,7 @@ pub struct Request {
     /// The key that the certificate is for; none for what `broker/policy` guards.
     pub key: Option<Key>,
     /// The terms as asked.
-    pub terms: Terms,
+    pub terms: Arc<Terms>,
     /// Two words that everyone who looks at it sees.
     pub code: String,
     /// When, in Unix seconds.
@@ -70,7 +72,7 @@ pub struct Approval {
     /// Whether a security key was touched.
     pub touched: bool,
     /// On which terms.
-    pub terms: Terms,
+    pub terms: Arc<Terms>,
     /// When.
     pub at: i64,
     /// Commitment to a note.
@@ -147,7 +149,7 @@ impl RequestState {
 impl Request {
     /// The terms that stand: the asked ones, made narrower by every approval.
     pub fn standing_terms(&self) -> Terms {
-        self.approvals.iter().fold(self.terms.clone(), |mut terms, approval| {
+        self.approvals.iter().fold(Terms::clone(&self.terms), |mut terms, approval| {
             terms.for_s = terms.for_s.min(approval.terms.for_s);
             if approval.terms.role != self.terms.role {
                 terms.role = approval.terms.role.clone();

@@ -137,6 +137,32 @@ impl Still {
     }
 }
 
+impl State {
+    /// Takes a request that was read elsewhere; it takes no more room than one that was folded.
+    fn put_request(&mut self, mut request: Request) {
+        request.terms = self.terms.share(&request.terms);
+        request.key = request.key.map(|key| self.share_key(&key));
+        for approval in &mut request.approvals {
+            approval.terms = self.terms.share(&approval.terms);
+        }
+        request.approvals.shrink_to_fit();
+        request.rules.shrink_to_fit();
+        self.requests.insert(request.id, request);
+    }
+
+    /// As [`State::put_request`].
+    fn put_grant(&mut self, mut grant: Grant) {
+        grant.terms = self.terms.share(&grant.terms);
+        grant.keys = grant.keys.iter().map(|key| self.share_key(key)).collect();
+        for credential in &mut grant.credentials {
+            credential.key = self.share_key(&credential.key);
+        }
+        grant.credentials.shrink_to_fit();
+        grant.legs.shrink_to_fit();
+        self.grants.insert(grant.id, grant);
+    }
+}
+
 impl Restored {
     /// Reads a snapshot whole. The caller compares its SHA-256 and its size with what it trusts before it uses anything of it.
     ///
@@ -166,8 +192,8 @@ impl Restored {
             match next()? {
                 Line::Head { .. } => return Err(SnapshotError::Shape("it has two heads")),
                 Line::Blob(text) => drop(shelf.put(text.as_bytes(), &admins)),
-                Line::Request(request) => state.requests.insert(request.id, request),
-                Line::Grant(grant) => state.grants.insert(grant.id, grant),
+                Line::Request(request) => state.put_request(request),
+                Line::Grant(grant) => state.put_grant(grant),
                 Line::End => break,
             }
         }

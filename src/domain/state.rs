@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::act::Terms;
 use super::authority::{Authorities, Purpose};
 use super::bundle::Bundle;
 use super::digest::Digest;
@@ -15,6 +16,7 @@ use super::ids::{ActId, GrantId, RequestId, SessionId};
 use super::index::Index;
 use super::key::Key;
 use super::names::{PersonName, TargetName};
+use super::pool::Pool;
 use super::refusal::Refusal;
 use super::request::{Approval, Request, RequestState};
 use super::retire::Over;
@@ -147,6 +149,12 @@ pub struct State {
     /// Grants that are not final.
     #[serde(skip)]
     pub open_grants: BTreeSet<GrantId>,
+    /// The terms that requests and grants have in common.
+    #[serde(skip)]
+    pub(super) terms: Pool<Terms>,
+    /// Their keys.
+    #[serde(skip)]
+    pub(super) keys: Pool<Key>,
     /// Where to look in all this.
     #[serde(skip)]
     pub(super) index: Index,
@@ -334,6 +342,7 @@ impl State {
                 attested,
                 extends,
             } => {
+                let (terms, key) = (self.terms.share(terms), key.as_ref().map(|key| self.share_key(key)));
                 self.open_requests.insert(*request);
                 self.requests.insert(
                     *request,
@@ -341,8 +350,8 @@ impl State {
                         id: *request,
                         digest: *digest,
                         person: person.clone(),
-                        key: key.clone(),
-                        terms: terms.clone(),
+                        key,
+                        terms,
                         code: code.clone(),
                         created_at: at,
                         answer_by: *answer_by,
@@ -358,12 +367,14 @@ impl State {
                 );
             }
             Event::StepApproved { request, step, by, touched, terms, words, key_fp, .. } => {
+                let terms = self.terms.share(terms);
                 if let Some(request) = self.requests.get_mut(request) {
+                    request.approvals.reserve_exact(1);
                     request.approvals.push(Approval {
                         step: step.clone(),
                         by: by.clone(),
                         touched: *touched,
-                        terms: terms.clone(),
+                        terms,
                         at,
                         words: *words,
                         key_fp: key_fp.clone(),
@@ -386,6 +397,7 @@ impl State {
     fn apply_grant(&mut self, event: &Event, at: i64) {
         match event {
             Event::GrantOpened { grant, request, person, key, terms, starts_at, ends_at, claim_by, credential_s } => {
+                let (terms, key) = (self.terms.share(terms), self.share_key(key));
                 self.open_grants.insert(*grant);
                 self.grants.insert(
                     *grant,
@@ -393,8 +405,8 @@ impl State {
                         id: *grant,
                         request: *request,
                         person: person.clone(),
-                        keys: vec![key.clone()],
-                        terms: terms.clone(),
+                        keys: vec![key],
+                        terms,
                         starts_at: *starts_at,
                         ends_at: *ends_at,
                         claim_by: *claim_by,
@@ -409,8 +421,10 @@ impl State {
                 );
             }
             Event::KeyBound { grant, key, .. } => {
+                let key = self.share_key(key);
                 if let Some(grant) = self.grants.get_mut(grant) {
-                    grant.keys.push(key.clone());
+                    grant.keys.reserve_exact(1);
+                    grant.keys.push(key);
                 }
             }
             Event::AccountPlanned { grant, account, .. } => {
@@ -446,12 +460,15 @@ impl State {
                     CredentialKind::X509Client => self.last_client_serial = self.last_client_serial.max(*serial),
                     CredentialKind::SshGateway => self.last_gateway_serial = self.last_gateway_serial.max(*serial),
                 }
+                let key = self.share_key(key);
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.state = GrantState::Active;
+                    // Most grants have one; the usual growth makes room for four.
+                    grant.credentials.reserve_exact(1);
                     grant.credentials.push(Credential {
                         kind: *kind,
                         serial: *serial,
-                        key: key.clone(),
+                        key,
                         valid_after: *valid_after,
                         valid_before: *valid_before,
                         nonce: *nonce,
@@ -492,6 +509,11 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// The key, whose bytes are kept once.
+    pub(super) fn share_key(&mut self, key: &Key) -> Key {
+        Key::clone(&self.keys.share(key))
     }
 
     fn open_session(&mut self, session: &Session) {

@@ -251,11 +251,7 @@ pub(super) async fn insert(
     }
 }
 
-async fn insert_leaves(
-    conn: &mut SqliteConnection,
-    first: u64,
-    leaves: &[InsertLeaf<'_>],
-) -> Result<(), LedgerError> {
+async fn insert_leaves(conn: &mut SqliteConnection, first: u64, leaves: &[InsertLeaf<'_>]) -> Result<(), LedgerError> {
     let mut seqs = first..;
     for chunk in leaves.chunks(ROWS) {
         let mut sql = QueryBuilder::<Sqlite>::new("INSERT INTO leaf ");

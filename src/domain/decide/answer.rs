@@ -163,7 +163,7 @@ pub(super) fn approve(
         step,
         by: by.person.clone(),
         touched: touch_given,
-        terms: terms.clone(),
+        terms: std::sync::Arc::new(terms.clone()),
         at: now.at,
         words: by.act.words,
         key_fp: Some(by.act.key_fp.clone()),
