@@ -11,25 +11,15 @@ began=$(date +%s)
 
 step() { echo "bench: $* [$(( $(date +%s) - began )) s so far, load $(cut -d' ' -f1 /proc/loadavg)]"; }
 row() { echo "$1: $2 (aim $3: $4)"; echo "| $1 | $2 | $3 | $4 |" >>"$rows"; }
-# Microseconds a call.
-each_us() {
-  from=$(date +%s%N)
-  i=0
-  while [ "$i" -lt 200 ]; do "$@" >/dev/null; i=$((i + 1)); done
-  echo $(( ($(date +%s%N) - from) / 200 / 1000 ))
-}
-
-step '1 of 6: building (thin LTO: minutes)'
+step '1 of 7: building (thin LTO: minutes)'
 "$cargo" build --release --locked
-"$cargo" bench --no-run --locked --bench accounts --bench long_ledger --bench verify --bench ssh_relay
+"$cargo" bench --no-run --locked --bench accounts --bench certificates --bench long_ledger --bench policy --bench program --bench ssh_relay \
+  --bench verify
 "$cargo" test --no-run --locked --test it
 began=$(date +%s)
 load_before=$(cut -d' ' -f1-3 /proc/loadavg)
 
-step '2 of 6: the program'
-us=$(each_us "$program" --version)
-met=no; [ "$us" -le 5000 ] && met=yes
-row '`jit-broker --version`' "$us µs ($(each_us /bin/true) µs for /bin/true)" '≤ 5 ms' "$met"
+step '2 of 7: the program'
 small=$(mktemp)
 strip -o "$small" "$program"
 bytes=$(wc -c <"$small")
@@ -37,19 +27,25 @@ rm -f "$small"
 met=no; [ "$bytes" -le 31457280 ] && met=yes
 row 'binary, stripped' "$((bytes / 1048576)) MB ($(( $(wc -c <"$program") / 1048576 )) MB with the lines for back traces)" '≤ 30 MB' "$met"
 
-step '3 of 6: accounts on PostgreSQL, and their ends (about 5 minutes)'
+"$cargo" bench --locked --bench program || row 'the program' 'the bench failed' – no
+"$cargo" bench --locked --bench policy || row 'policy' 'the bench failed' – no
+
+step '3 of 7: certificates over HTTPS (about a minute)'
+"$cargo" bench --locked --bench certificates || row 'certificates' 'the bench failed' – no
+
+step '4 of 7: accounts on PostgreSQL, and their ends (about 5 minutes)'
 "$cargo" bench --locked --bench accounts -- 3 || row 'accounts and their ends' 'the bench failed' – no
 
-step '4 of 6: long ledgers, and audit verify (about 5 minutes)'
+step '5 of 7: long ledgers, and audit verify (about 5 minutes)'
 "$cargo" bench --locked --bench long_ledger || row 'long ledgers' 'the bench failed' – no
 "$cargo" bench --locked --bench verify || row 'audit verify' 'the bench failed' – no
 
-step '5 of 6: ssh through the gateway (about 12 minutes)'
+step '6 of 7: ssh through the gateway (about 12 minutes)'
 for cipher in aes256-gcm@openssh.com chacha20-poly1305@openssh.com; do
   "$cargo" bench --locked --bench ssh_relay -- "${JIT_MIB:-512}" 3 "$cipher" || row "ssh with $cipher" 'the bench failed' – no
 done
 
-step '6 of 6: kill -9 and clients that hang up (about 4 minutes; debug build)'
+step '7 of 7: kill -9 and clients that hang up (about 4 minutes; debug build)'
 said=$(mktemp)
 # Runs one test; its line of figures is the row.
 tried() {

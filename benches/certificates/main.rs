@@ -155,7 +155,7 @@ async fn grant(
         .collect();
     let deed = Deed::Request {
         by: who.name(),
-        target: TargetName::new(&format!("web-{target}")).unwrap(),
+        target: TargetName::new(format!("web-{target}")).unwrap(),
         role: RoleName::new("deploy").unwrap(),
         for_s: Some(3600),
         key: keys[0].clone(),

@@ -163,6 +163,11 @@ impl PublicKey {
         self.blob.to_vec()
     }
 
+    /// Tells whether there are clones of it.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.blob) > 1
+    }
+
     pub(crate) fn blob(&self) -> &[u8] {
         &self.blob
     }

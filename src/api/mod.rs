@@ -190,6 +190,7 @@ impl FromRequestParts<Api> for Caller {
             tokio::time::sleep(wait.unwrap_or_default()).await;
             return Err(nobody());
         };
+        // Whoever loses their access loses it here a moment before the disk has it.
         let memory = api.broker.decided().await;
         if memory.state.revoked_fps.contains(&session.key_fp) {
             return Err(nobody());

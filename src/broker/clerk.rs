@@ -280,7 +280,7 @@ impl Clerk {
         Ok(None)
     }
 
-    /// INVARIANT: nothing is known that is not durable: after a failed write the state is folded again from what the store
+    /// INVARIANT: nothing is told that is not durable: after a failed write the state is folded again from what the store
     /// holds. Where that cannot be, or the store is not what the tree in memory says, the daemon stops.
     async fn fold_again(&self, memory: &mut Memory) -> Result<(), Refusal> {
         let folded =

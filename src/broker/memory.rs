@@ -53,8 +53,8 @@ impl Shared {
         Look { memory: self.memory.read().await, _written: written }
     }
 
-    /// A look at what the clerk has decided, which the disk may still refuse. SECURITY: nothing that was seen here may be told to anybody, or
-    /// have an effect but through the clerk.
+    /// A look at what the clerk has decided, which the disk may still refuse. SECURITY: nothing that was seen here is told to anybody, or has
+    /// an effect but through the clerk. That an administrator's signature lets somebody in is believed at once.
     pub async fn decided(&self) -> RwLockReadGuard<'_, Memory> {
         self.memory.read().await
     }

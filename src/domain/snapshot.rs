@@ -140,10 +140,10 @@ impl Still {
 impl State {
     /// Takes a request that was read elsewhere; it takes no more room than one that was folded.
     fn put_request(&mut self, mut request: Request) {
-        request.terms = self.terms.share(&request.terms);
-        request.key = request.key.map(|key| self.share_key(&key));
+        request.terms = self.terms.share(request.terms);
+        request.key = request.key.map(|key| self.keys.share(key));
         for approval in &mut request.approvals {
-            approval.terms = self.terms.share(&approval.terms);
+            approval.terms = self.terms.share(approval.terms.clone());
         }
         request.approvals.shrink_to_fit();
         request.rules.shrink_to_fit();
@@ -152,10 +152,10 @@ impl State {
 
     /// As [`State::put_request`].
     fn put_grant(&mut self, mut grant: Grant) {
-        grant.terms = self.terms.share(&grant.terms);
-        grant.keys = grant.keys.iter().map(|key| self.share_key(key)).collect();
+        grant.terms = self.terms.share(grant.terms);
+        grant.keys = grant.keys.into_iter().map(|key| self.keys.share(key)).collect();
         for credential in &mut grant.credentials {
-            credential.key = self.share_key(&credential.key);
+            credential.key = self.keys.share(credential.key.clone());
         }
         grant.credentials.shrink_to_fit();
         grant.legs.shrink_to_fit();

@@ -151,7 +151,7 @@ pub struct State {
     pub open_grants: BTreeSet<GrantId>,
     /// The terms that requests and grants have in common.
     #[serde(skip)]
-    pub(super) terms: Pool<Terms>,
+    pub(super) terms: Pool<Arc<Terms>>,
     /// Their keys.
     #[serde(skip)]
     pub(super) keys: Pool<Key>,
@@ -342,7 +342,8 @@ impl State {
                 attested,
                 extends,
             } => {
-                let (terms, key) = (self.terms.share(terms), key.as_ref().map(|key| self.share_key(key)));
+                let (terms, key) =
+                    (self.terms.share(Arc::new(terms.clone())), key.as_ref().map(|key| self.keys.share(key.clone())));
                 self.open_requests.insert(*request);
                 self.requests.insert(
                     *request,
@@ -367,7 +368,7 @@ impl State {
                 );
             }
             Event::StepApproved { request, step, by, touched, terms, words, key_fp, .. } => {
-                let terms = self.terms.share(terms);
+                let terms = self.terms.share(Arc::new(terms.clone()));
                 if let Some(request) = self.requests.get_mut(request) {
                     request.approvals.reserve_exact(1);
                     request.approvals.push(Approval {
@@ -397,7 +398,7 @@ impl State {
     fn apply_grant(&mut self, event: &Event, at: i64) {
         match event {
             Event::GrantOpened { grant, request, person, key, terms, starts_at, ends_at, claim_by, credential_s } => {
-                let (terms, key) = (self.terms.share(terms), self.share_key(key));
+                let (terms, key) = (self.terms.share(Arc::new(terms.clone())), self.keys.share(key.clone()));
                 self.open_grants.insert(*grant);
                 self.grants.insert(
                     *grant,
@@ -421,7 +422,7 @@ impl State {
                 );
             }
             Event::KeyBound { grant, key, .. } => {
-                let key = self.share_key(key);
+                let key = self.keys.share(key.clone());
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.keys.reserve_exact(1);
                     grant.keys.push(key);
@@ -460,7 +461,7 @@ impl State {
                     CredentialKind::X509Client => self.last_client_serial = self.last_client_serial.max(*serial),
                     CredentialKind::SshGateway => self.last_gateway_serial = self.last_gateway_serial.max(*serial),
                 }
-                let key = self.share_key(key);
+                let key = self.keys.share(key.clone());
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.state = GrantState::Active;
                     // Most grants have one; the usual growth makes room for four.
@@ -509,11 +510,6 @@ impl State {
             }
             _ => {}
         }
-    }
-
-    /// The key, whose bytes are kept once.
-    pub(super) fn share_key(&mut self, key: &Key) -> Key {
-        Key::clone(&self.keys.share(key))
     }
 
     fn open_session(&mut self, session: &Session) {
