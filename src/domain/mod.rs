@@ -16,6 +16,7 @@ pub mod cel;
 pub mod code;
 pub mod codes;
 pub mod concerns;
+pub mod confirmed;
 pub mod database;
 pub mod decide;
 pub mod digest;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::act::Terms;
 use super::authority::{Authorities, Purpose};
 use super::bundle::Bundle;
+use super::confirmed::Confirmed;
 use super::digest::Digest;
 use super::epoch::{self, Epoch, Proposal, Reset};
 use super::event::{Boot, Entry, Event, Genesis};
@@ -128,8 +129,8 @@ pub struct State {
     pub last_gateway_serial: u64,
     /// Open sessions through a gateway.
     pub sessions: BTreeMap<SessionId, Session>,
-    /// When an operator last confirmed the clock, and in which boot.
-    pub clock_confirmed: Option<(i64, Boot)>,
+    /// When an operator last confirmed the clock.
+    pub clock_confirmed: Option<Confirmed>,
     /// The newest snapshot that the log names.
     pub snapshot: Option<Snapshot>,
     /// How far the wall clock is known to have drifted, in seconds, while it has.
@@ -166,6 +167,7 @@ impl State {
         self.size = entry.seq + 1;
         self.last_at = entry.at;
         self.last_boot = Some(entry.boot.clone());
+        self.heed_clock(entry);
         if let Some((signed, _)) = entry.cause.as_ref().and_then(super::event::Command::act) {
             self.remember_act(signed.id(), entry.at);
             if let Event::ActRefused { refusal, .. } | Event::RequestRefused { refusal, .. } = &entry.event {
@@ -223,10 +225,7 @@ impl State {
                 let agree = *synchronised || drift_s.saturating_abs() <= super::decide::DRIFT_S;
                 self.clock_drift = (!agree).then_some(*drift_s);
             }
-            Event::ClockConfirmed { .. } => {
-                self.clock_drift = None;
-                self.clock_confirmed = self.last_boot.clone().map(|boot| (at, boot));
-            }
+            Event::ClockConfirmed { .. } => self.clock_drift = None,
             Event::HostEnrolled { target, key, serial, valid_after, valid_before, .. } => {
                 self.last_host_serial = self.last_host_serial.max(*serial);
                 let host = Host {

@@ -16,7 +16,7 @@ use jit_broker::domain::ids::RequestId;
 use jit_broker::domain::key::Key;
 use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::{Code, Refusal};
-use jit_broker::domain::state::Beside;
+use jit_broker::domain::state::{Beside, State};
 use jit_broker::ledger::Filter;
 use jit_broker::wire::{ActPost, ErrorDoc};
 use tower::ServiceExt;
@@ -234,6 +234,29 @@ async fn a_clock_that_was_ahead_is_set_back_by_an_operator_and_nothing_lasts_lon
     let grant = world.open(60).await;
     let facts = jit_ca::ssh::read(&world.issue(grant).await.unwrap()).unwrap();
     assert!(i64::try_from(facts.valid_before).unwrap() <= world.clock.read().wall_s + 60 + 30);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_what_an_operator_said_of_the_clock() {
+    let mut world = World::start().await;
+    let confirm = |by: &Somebody| Deed::ConfirmClock { by: by.name() };
+    // Behind: the log stands still until the clock has come up to it, and the last entry's time says nothing of the clock.
+    world.clock.step_wall(-1800);
+    at(&world, &world.bob, world.clock.read().wall_s, confirm(&world.bob)).await.unwrap();
+    world.clock.advance(600);
+    world.daemon.take().unwrap().stop().await;
+    world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    world.clock.advance(1190);
+    let grant = world.open(60).await;
+    world.issue(grant).await.unwrap();
+    // Ahead: the entry of the confirmation still has the time of the clock before; where it is the last one, a start goes on from the clock.
+    world.clock.advance(120);
+    world.clock.step_wall(60);
+    let wall = world.clock.read().wall_s;
+    at(&world, &world.bob, wall, confirm(&world.bob)).await.unwrap();
+    let goes_on = |state: &State| (state.resumes_at(), state.last_at);
+    assert_eq!(goes_on(&world.broker().memory().await.state), (wall, wall - 60));
     world.stop().await;
 }
 

@@ -64,7 +64,10 @@ struct Diary {
 impl Drop for Diary {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let last = self.steps.len().saturating_sub(12);
+            let last = self
+                .steps
+                .len()
+                .saturating_sub(std::env::var("JIT_MODEL_TOLD").ok().and_then(|n| n.parse().ok()).unwrap_or(12));
             eprintln!("JIT_MODEL_SEED={} JIT_MODEL_STEPS={}: the walk failed at", self.seed, self.steps.len());
             self.steps.iter().skip(last).for_each(|line| eprintln!("  {line}"));
         }
