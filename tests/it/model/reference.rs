@@ -51,6 +51,8 @@ pub struct Times {
     pub last_at: i64,
     pub last_true: i64,
     pub size: u64,
+    /// The time of the entry with which an operator confirmed the clock in this boot, and how far off that clock was.
+    pub confirmed: Option<(i64, i64)>,
 }
 
 impl Times {
@@ -77,13 +79,23 @@ impl Times {
         !self.drifted() && self.true_s + self.off >= self.last_at - 30
     }
 
-    /// A start: within a boot the log's last entry tells how long ago that was; after another one, time never goes back.
+    /// A start: within a boot the log's last entry tells how long ago that was, or while the log still has the time of a confirmation, what
+    /// was confirmed; after another boot, time never goes back.
     pub fn start(&mut self, rebooted: bool) {
-        if !rebooted {
-            self.anchored_off = self.last_at - self.last_true;
-        } else {
+        if rebooted {
             self.anchored_off = self.off.max(self.last_at - self.true_s);
+            self.confirmed = None;
+        } else {
+            let confirmed = self.confirmed.filter(|(at, _)| *at == self.last_at);
+            self.anchored_off = confirmed.map_or(self.last_at - self.last_true, |(_, off)| off);
         }
+    }
+
+    /// An operator says that the clock is right as it is. What differs by no more than is tolerated is not told apart.
+    pub fn confirm(&mut self) {
+        let (now, wall) = (self.now(), self.true_s + self.off);
+        self.confirmed = Some((now, if (now - wall).abs() > 30 { self.off } else { now - self.true_s }));
+        self.anchored_off = self.off;
     }
 
     pub fn logged(&mut self, size: u64, last_at: i64) {

@@ -481,7 +481,7 @@ impl Walk {
         if self.reference.times.true_s + self.reference.times.off < now - 30 {
             self.reference.end_all("revoked");
         }
-        self.reference.times.anchored_off = self.reference.times.off;
+        self.reference.times.confirm();
         "bob confirms the clock".to_owned()
     }
 
