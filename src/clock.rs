@@ -277,8 +277,9 @@ impl Timekeeper {
     }
 
     /// Ties the clocks to the log's last entry, once: within its boot the boot-time clock tells how long ago that was, so that a restart
-    /// does not make a stepped wall clock right; after another boot, time goes on from there at least.
-    pub fn resume(&self, last_at: i64, last_boot: Option<&Boot>) {
+    /// does not make a stepped wall clock right; after another boot, time goes on from there at least. Within its boot it went on from
+    /// `resumes_at`, which is another time while the log stands still behind a clock that was confirmed.
+    pub fn resume(&self, last_at: i64, resumes_at: i64, last_boot: Option<&Boot>) {
         let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut anchor.resumed, true) {
             return;
@@ -286,7 +287,7 @@ impl Timekeeper {
         let Some(last) = last_boot else { return };
         let reading = self.clock.read();
         if !last.id.is_empty() && last.id == reading.boot.id && last.ms <= reading.boot.ms {
-            (anchor.wall_s, anchor.boot_ms) = (last_at, last.ms);
+            (anchor.wall_s, anchor.boot_ms) = (resumes_at, last.ms);
         } else if reading.wall_s < last_at || reading.wall_s > last_at.saturating_add(OFF_S) {
             (anchor.wall_s, anchor.boot_ms, anchor.across) = (last_at, reading.boot.ms, true);
         }
@@ -339,7 +340,7 @@ mod tests {
         clock.advance(100);
         clock.step_wall(3600);
         let keeper = Timekeeper::new(clock.clone());
-        keeper.resume(1_000_000, Some(&last));
+        keeper.resume(1_000_000, 1_000_000, Some(&last));
         assert_eq!((keeper.now().at, keeper.now().drift_s), (1_000_100, 3600));
         assert!(!keeper.healable());
         clock.synchronise(true);
@@ -349,11 +350,11 @@ mod tests {
         // Another boot: how long the machine was off is not known, and neither 1970 nor 2099 is believed.
         clock.reboot();
         let keeper = Timekeeper::new(clock.clone());
-        keeper.resume(1_000_000, Some(&last));
+        keeper.resume(1_000_000, 1_000_000, Some(&last));
         assert_eq!(keeper.now().at, 1_000_000);
         clock.step_wall(-clock.read().wall_s);
         let keeper = Timekeeper::new(clock.clone());
-        keeper.resume(1_000_000, Some(&last));
+        keeper.resume(1_000_000, 1_000_000, Some(&last));
         clock.advance(5);
         assert_eq!(keeper.now().at, 1_000_005);
         assert!(keeper.now().drifted());

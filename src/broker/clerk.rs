@@ -128,7 +128,7 @@ pub async fn start(
     let (reader, own, reserve) = (ledger.reader(), ledger.own_reader(), ledger.reserve());
     let memory = fold(&own, &cache).await?;
     let size = memory.state.size;
-    keeper.resume(memory.state.resumes_at(), memory.state.last_boot.as_ref());
+    keeper.resume(memory.state.last_at, memory.state.resumes_at(), memory.state.last_boot.as_ref());
     let memory = Arc::new(Shared::new(memory));
     let (jobs, queue) = mpsc::channel(4 * BATCH);
     let (changed, changed_seen) = watch::channel(size);

@@ -29,7 +29,7 @@ impl State {
         self.clock_confirmed = Some(Confirmed { at: entry.at, wall_s, boot: entry.boot.clone() });
     }
 
-    /// The time that a start goes on from, at the boot-time clock of the last entry; in Unix seconds.
+    /// The time that a start within the same boot goes on from, at the boot-time clock of the last entry; in Unix seconds.
     ///
     /// That of the last entry, but where it still is the one of a confirmation: until then the log had gone by another clock, and where that
     /// was ahead it stands still until the right one has come up to it. SECURITY: a daemon that names a wrong wall clock makes the signer

@@ -214,7 +214,7 @@ impl Gate {
 
     /// Decides the entry's command again: the log must hold exactly what follows from it.
     fn judge(&mut self, entry: &Entry) -> Result<(), Refusal> {
-        self.keeper.resume(self.state.resumes_at(), self.state.last_boot.as_ref());
+        self.keeper.resume(self.state.last_at, self.state.resumes_at(), self.state.last_boot.as_ref());
         let now = self.keeper.now();
         // SECURITY: an end from the future is no better than a grant: by its time every revoked certificate would be over, and the list of
         // them empty. A log whose clock was set back stands still until this clock has come up to it, so that ends go on.
@@ -395,7 +395,7 @@ impl Gate {
     /// SECURITY: granting relies on the signer's own clock, never on a time in a message.
     pub(super) fn trusted_now(&mut self) -> Result<i64, Refusal> {
         self.shown()?;
-        self.keeper.resume(self.state.resumes_at(), self.state.last_boot.as_ref());
+        self.keeper.resume(self.state.last_at, self.state.resumes_at(), self.state.last_boot.as_ref());
         // SECURITY: the daemon's word that the clock is right again heals nothing here; an operator's signature or our own system's does.
         if self.keeper.healable() {
             self.keeper.anchor();
