@@ -11,6 +11,8 @@ mod bare;
 mod gw;
 #[path = "../table.rs"]
 mod table;
+#[path = "../world.rs"]
+mod world;
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -25,30 +27,6 @@ mod trust {
     pub fn words(reason: &str) -> jit_broker::domain::text::Words {
         let salt = data_encoding::HEXLOWER.encode(&jit_broker::clock::random16());
         jit_broker::domain::text::Words { salt, reason: Some(reason.to_owned()), ticket: None }
-    }
-}
-
-/// What a command line did.
-mod world {
-    #[derive(Debug)]
-    pub struct Done {
-        pub code: Option<i32>,
-        pub out: String,
-        pub err: String,
-    }
-
-    impl From<std::process::Output> for Done {
-        fn from(output: std::process::Output) -> Self {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-        }
-    }
-
-    impl Done {
-        pub fn ok(self) -> String {
-            assert_eq!(self.code, Some(0), "{}\n{}", self.out, self.err);
-            self.out
-        }
     }
 }
 
