@@ -69,3 +69,26 @@ impl Shared {
         self.memory.write().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn while_a_batch_is_written_it_is_seen_by_whom_the_clerk_decides_again_and_told_to_nobody() {
+        let shared = Shared::default();
+        let batch = shared.batch().await;
+        shared.change().await.state.size = 7;
+        assert_eq!(shared.decided().await.state.size, 7);
+        assert!(timeout(Duration::ZERO, shared.durable()).await.is_err(), "not on the disk yet");
+        drop(batch);
+        let look = timeout(Duration::ZERO, shared.durable()).await.unwrap();
+        assert_eq!(look.state.size, 7);
+        assert!(timeout(Duration::ZERO, shared.batch()).await.is_err(), "no batch begins under whoever looks");
+    }
+}

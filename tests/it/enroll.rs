@@ -1,9 +1,6 @@
 //! What `host enroll --print` prints, run by a shell as printed (below a folder of the test's own), and a real sshd with what it left.
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-use crate::world::World;
+use crate::world::{World, sshd};
 
 #[test]
 fn the_printed_steps_make_a_host_that_the_hook_opens() {
@@ -38,19 +35,7 @@ fn the_printed_steps_make_a_host_that_the_hook_opens() {
     assert_eq!(done.code, Some(0), "{}\n{}", done.out, done.err);
     assert!(!done.err.contains("no effect") && !done.err.contains("Could not load"), "{}", done.err);
     assert!(done.err.contains("is installed and confirmed"), "{}", done.err);
-    let log = std::fs::File::create(root.join("sshd.log")).unwrap();
-    let mut sshd = Command::new("/usr/sbin/sshd")
-        .args(["-D", "-e", "-f"])
-        .arg(root.join("sshd_config"))
-        .stderr(log)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let until = Instant::now() + Duration::from_secs(10);
-    while std::net::TcpStream::connect(("127.0.0.1", free)).is_err() {
-        assert!(Instant::now() < until, "{}", std::fs::read_to_string(root.join("sshd.log")).unwrap());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut sshd = sshd(&root.join("sshd_config"));
     world.granted("30m");
     let entered = world.run("alice", &format!("$SSH -p {free} web-07 'echo in'"));
     // A list that a line of the steps took the content of, and one that is not there: sshd takes the first for "nothing is revoked".

@@ -1,8 +1,9 @@
 //! A running `jit-broker dev`: the built binary with a real sshd, and people who type.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 /// The world; its folder is below HOME, because sshd refuses files below folders that everybody may write.
 pub struct World {
@@ -114,5 +115,24 @@ impl Drop for World {
         // SIGTERM, so that dev ends its sshd as well.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
+    }
+}
+
+/// An sshd of the test's own that listens; what it says after that is read, and dropped.
+pub fn sshd(config: &Path) -> Child {
+    let mut sshd = Command::new("/usr/sbin/sshd");
+    let sshd = sshd.args(["-D", "-e", "-f"]).arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = sshd.spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let (say, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.for_each(|line| drop(say.send(line))));
+    let mut before = Vec::new();
+    loop {
+        // A daemon that ends closes the channel.
+        match said.recv_timeout(Duration::from_secs(10)) {
+            Ok(line) if line.starts_with("Server listening on") => return child,
+            Ok(line) => before.push(line),
+            Err(why) => panic!("sshd does not listen ({why}): {before:?}"),
+        }
     }
 }

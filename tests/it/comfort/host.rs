@@ -1,9 +1,8 @@
 //! `host enroll --ssh` and `host leave --ssh` against a real sshd, whose files lie below a folder of the test's own.
 
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Child;
 
-use crate::world::{Done, World};
+use crate::world::{Done, World, sshd};
 
 /// A host: an sshd that root reaches by a key, with every path of the steps below one folder.
 struct Host {
@@ -43,20 +42,7 @@ impl Host {
              KbdInteractiveAuthentication no\nPermitUserEnvironment no\nMatch LocalPort {port}\n  ForceCommand /bin/sh {at}/bin/wrap\n"
         );
         std::fs::write(root.join("sshd_config"), config).unwrap();
-        let log = std::fs::File::create(root.join("sshd.log")).unwrap();
-        let mut sshd = Command::new("/usr/sbin/sshd");
-        let sshd = sshd
-            .args(["-D", "-e", "-f"])
-            .arg(root.join("sshd_config"))
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let until = Instant::now() + Duration::from_secs(10);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < until, "{}", std::fs::read_to_string(root.join("sshd.log")).unwrap());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let sshd = sshd(&root.join("sshd_config"));
         let client = format!(
             "Host machine\n  HostName 127.0.0.1\n  Port {port}\n  User {}\n  IdentityFile {}/root-admin/id_ed25519\n  IdentitiesOnly yes\n  \
              UserKnownHostsFile {at}/known\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking accept-new\n  BatchMode yes\n",
