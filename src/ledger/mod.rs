@@ -294,7 +294,11 @@ impl Ledger {
         }
         if !rows.is_empty() {
             sqlite::insert(&mut self.conn, first_seq, &rows, &tiles, &blobs).await?;
-            self.reader.read_back(first_seq, &rows, &blobs).await?;
+            if let Err(error) = self.reader.read_back(first_seq, &rows, &blobs).await {
+                // A transaction that a dropped future left open has taken them in and not made them durable.
+                sqlite::undo(&mut self.conn).await;
+                return Err(error);
+            }
         }
         self.frontier = frontier;
         self.last_hash = last_hash;

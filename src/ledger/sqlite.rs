@@ -188,10 +188,14 @@ async fn finish<T>(conn: &mut SqliteConnection, done: Result<T, LedgerError>) ->
         failed => failed,
     };
     if done.is_err() {
-        // SQLite may have undone it already, and says so.
-        let _ = raw_sql("ROLLBACK").execute(conn).await;
+        undo(conn).await;
     }
     done
+}
+
+/// Ends a transaction that is open, whoever left it so. SQLite may have undone it already, and says so.
+pub(super) async fn undo(conn: &mut SqliteConnection) {
+    let _ = raw_sql("ROLLBACK").execute(conn).await;
 }
 
 /// What kind of file it is.
@@ -242,6 +246,7 @@ pub(super) async fn insert(
     };
     match done {
         Err(error) => {
+            undo(conn).await;
             // What the trigger refuses is a store that ends elsewhere than the tree in memory.
             let stored = query_scalar::<_, i64>("SELECT coalesce(max(seq) + 1, 0) FROM leaf").fetch_one(conn).await;
             let elsewhere = stored.ok().filter(|stored| *stored != int(first));

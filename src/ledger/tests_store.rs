@@ -330,6 +330,17 @@ async fn the_newest_checkpoint_is_that_of_the_largest_size() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_was_left_open_swallows_nothing_and_is_gone_at_the_next_append() {
+    let (_dir, path) = folder();
+    let mut ledger = Ledger::open(&path, OpenMode::Create).await.unwrap();
+    ledger.append(numbered(0..3)).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut ledger.conn).await.unwrap();
+    assert!(matches!(ledger.append(numbered(3..4)).await, Err(LedgerError::Corrupt { seq: 3 })), "it is not durable");
+    ledger.append(numbered(3..5)).await.unwrap();
+    assert_eq!(Reader::open(&path).await.unwrap().size().await.unwrap(), 5);
+}
+
+#[tokio::test]
 async fn a_reader_reads_next_to_the_writer() {
     let (_dir, path) = folder();
     let mut ledger = Ledger::open(&path, OpenMode::Create).await.unwrap();
