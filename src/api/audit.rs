@@ -128,17 +128,18 @@ impl hyper::body::Body for Export {
     }
 }
 
-/// The whole log with its checkpoints, as lines that `audit verify --offline` reads.
+/// The log with its checkpoints, as lines that `audit verify --offline` reads; up to the last batch that is done, whose
+/// checkpoint is stored if there is one: what is being written right now would show as a tail that nobody signed.
 pub(super) async fn export(State(api): State<Api>, caller: Caller) -> Result<Response, Problem> {
     if !reads_all(&api, caller.name()).await {
         return Err(Refusal::new(Code::NOT_OFFICE, "Auditors and operators alone export the log.").into());
     }
     let (lines, body) = tokio::sync::mpsc::channel(AHEAD);
-    let reader = api.broker.reader().clone();
+    let (reader, size) = (api.broker.reader().clone(), *api.broker.changed().borrow());
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let mut out = BufWriter::with_capacity(CHUNK, Lines(lines.clone()));
-        if let Err(error) = runtime.block_on(crate::ledger::export::export_jsonl(&reader, &mut out)) {
+        if let Err(error) = runtime.block_on(crate::ledger::export::export_jsonl(&reader, size, &mut out)) {
             tracing::warn!("an export ended early: {error}");
             // Whoever reads must see that it is not the whole log.
             let _ = lines.blocking_send(Err(std::io::Error::other("the export ended early")));

@@ -1,7 +1,8 @@
 //! The log as lines of JSON, to be kept elsewhere and verified offline.
 //!
 //! True here: header, leaves in order, blobs, checkpoints; each line is exactly what its own encoding gives, so that no
-//! byte can change unseen. What never happens here: nothing is left out. Start at [`export_jsonl`].
+//! byte can change unseen. What never happens here: nothing below the size that was asked for is left out. Start at
+//! [`export_jsonl`].
 
 use super::error::LedgerError;
 use super::reader::{PAGE, Reader};
@@ -28,12 +29,13 @@ enum Line<'a> {
     Checkpoint { checkpoint: Cow<'a, str>, size: u64 },
 }
 
-/// Writes the whole log; leaves appended meanwhile are left for the next time.
+/// Writes the log's first `size` leaves, or all if there are fewer, with every blob and every checkpoint of them. Of a log
+/// that is being written, a size that is known to be signed gives an export whose end is signed too.
 ///
 /// # Errors
 /// [`LedgerError::Io`] of the store or of `out`; [`LedgerError::Corrupt`] at a gap.
-pub async fn export_jsonl(reader: &Reader, out: &mut (dyn Write + Send)) -> Result<(), LedgerError> {
-    let size = reader.size().await?;
+pub async fn export_jsonl(reader: &Reader, size: u64, out: &mut (dyn Write + Send)) -> Result<(), LedgerError> {
+    let size = size.min(reader.size().await?);
     put(out, &Line::Header { format: FORMAT.into(), version: VERSION, size })?;
     let mut seq = 0;
     while seq < size {
@@ -62,8 +64,8 @@ pub async fn export_jsonl(reader: &Reader, out: &mut (dyn Write + Send)) -> Resu
         id = last.id;
         for note in page {
             let noted = u64::try_from(note.size).unwrap_or(u64::MAX);
-            // A checkpoint beyond `size` belongs to leaves that came during the export, or to lost ones: those show in
-            // the store itself, so it is left out only if the store has grown meanwhile.
+            // A checkpoint beyond `size` belongs to leaves that nobody asked for, or to lost ones: those show, so
+            // it is left out only if the store has its leaves.
             if noted > size && noted <= reader.size().await? {
                 continue;
             }

@@ -105,7 +105,7 @@ impl Victim {
 
     pub(super) async fn export(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        export_jsonl(&self.reader, &mut out).await.unwrap();
+        export_jsonl(&self.reader, u64::MAX, &mut out).await.unwrap();
         out
     }
 

@@ -80,7 +80,7 @@ async fn an_export_does_not_heal() {
     let bytes = victim.export().await;
     assert!(fails_with(&victim.report_export(&bytes, &[]).await, "checkpoint").detail.contains("agreed at size 3"));
     victim.sql("DELETE FROM leaf WHERE seq = 2").await;
-    let refused = export_jsonl(&victim.reader, &mut Vec::new()).await;
+    let refused = export_jsonl(&victim.reader, u64::MAX, &mut Vec::new()).await;
     assert!(matches!(refused, Err(LedgerError::Corrupt { seq: 2 })));
     let missing = Source::Export(victim.dir.path().join("none"));
     assert!(matches!(verify(&missing, &victim.pinned(), &[], &mut NoChecks).await, Err(LedgerError::Missing)));

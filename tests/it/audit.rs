@@ -1,19 +1,26 @@
 //! `audit verify` against a root who has the real log key: what the tree alone does not show.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::Request;
+use jit_broker::api::{Api, router};
 use jit_broker::daemon::dev::{adopt, bundle};
 use jit_broker::daemon::verify::audit;
+use jit_broker::daemon::{Daemon, open_gate};
 use jit_broker::domain::bundle::BundleText;
-use jit_broker::domain::event::{Entry, Event};
+use jit_broker::domain::event::{Command, Entry, Event};
 use jit_broker::domain::ids::InstallId;
+use jit_broker::domain::refusal::Refusal;
 use jit_broker::domain::request::RequestState;
 use jit_broker::ledger::verify::{OutsideNote, Report};
 use jit_broker::ledger::{Blob, Checkpoint, Keep, Ledger, NewLeaf, NoteSigner, OpenMode, Row};
-use jit_broker::signer::Leaf;
-use jit_broker::signer::gate::origin_of;
+use jit_broker::signer::gate::{Gate, origin_of};
 use jit_broker::signer::keys::Keys;
+use jit_broker::signer::{Answer, Leaf, Order, Signer};
+use tower::ServiceExt;
 
 use crate::trust::{World, leaves};
 
@@ -155,7 +162,7 @@ fn verify(world: &World, path: &Path, witness: Option<&Path>) -> (Option<i32>, S
     let key = home.join("log.pub");
     let keys = Keys::load(&world.settings.ca_dir).unwrap();
     std::fs::write(&key, keys.log_public().to_string()).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jit-broker"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_jit-broker"));
     command.args(["audit", "verify", "--offline"]).arg(path).arg("--key").arg(key);
     command.env("HOME", &home).env("JIT_BROKER_HOME", home.join("jit"));
     if let Some(witness) = witness {
@@ -190,7 +197,7 @@ async fn the_exit_status_says_who_attests_the_tail() {
     // An export is as good as the ledger.
     let export = world.settings.state_dir.join("export.jsonl");
     let mut file = std::fs::File::create(&export).unwrap();
-    jit_broker::ledger::export_jsonl(world.broker().reader(), &mut file).await.unwrap();
+    jit_broker::ledger::export_jsonl(world.broker().reader(), u64::MAX, &mut file).await.unwrap();
     assert_eq!(verify(&world, &export, Some(&new)).0, Some(0));
     let text = std::fs::read_to_string(&export).unwrap();
     std::fs::write(&export, text.replacen("\"seq\":3", "\"seq\":4", 1)).unwrap();
@@ -200,5 +207,65 @@ async fn the_exit_status_says_who_attests_the_tail() {
     let root = Root::of(&world);
     let report = audit(ledger, root.origin.clone(), &root.keys.log_public(), &[outside], None).await.unwrap();
     assert!(report.attested.unwrap().0 < report.size);
+    world.stop().await;
+}
+
+type Doors = Arc<Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>;
+
+/// The real gate, which says that a checkpoint is asked for and waits for a test, if there is one at its doors.
+struct Paused {
+    gate: Gate,
+    doors: Doors,
+}
+
+impl Signer for Paused {
+    fn order(&mut self, order: Order) -> Result<Answer, Refusal> {
+        if matches!(order, Order::Checkpoint { .. })
+            && let Some((here, on)) = self.doors.lock().unwrap().take()
+        {
+            here.send(()).unwrap();
+            on.recv_timeout(Duration::from_secs(30)).expect("a test that lets the signer go on");
+        }
+        self.gate.order(order)
+    }
+}
+
+/// The log as auditors get it from a running broker.
+async fn exported(world: &World, name: &str) -> PathBuf {
+    let (person, now) = (world.bob.name(), world.broker().now());
+    let (token, _) = world.broker().sessions().open(person, world.bob.key().0.fingerprint(), now);
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
+    let request = Request::get("/v1/audit/export").header("authorization", format!("Bearer {token}"));
+    let response = router(api).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let path = world.settings.state_dir.join(name);
+    std::fs::write(&path, axum::body::to_bytes(response.into_body(), 1 << 30).await.unwrap()).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_signed_yet_is_not_exported_as_a_tail_that_nobody_signed() {
+    let mut world = World::start().await;
+    world.daemon.take().unwrap().stop().await;
+    let (gate, doors) = (open_gate(&world.settings, world.clock.clone()).unwrap(), Doors::default());
+    let signer = Box::new(Paused { gate, doors: doors.clone() });
+    world.daemon = Some(Daemon::start_with(&world.settings, world.clock.clone(), signer).await.unwrap());
+    world.open(600).await;
+    let ((here, arrived), (go_on, on)) = (mpsc::channel(), mpsc::channel());
+    *doors.lock().unwrap() = Some((here, on));
+    let broker = world.broker().clone();
+    let beat = tokio::spawn(async move { broker.command(Command::Beat, Vec::new()).await });
+    tokio::task::spawn_blocking(move || arrived.recv_timeout(Duration::from_secs(30)).unwrap()).await.unwrap();
+    // On the disk, and not signed.
+    let size = world.broker().reader().size().await.unwrap();
+    let early = exported(&world, "early.jsonl").await;
+    go_on.send(()).unwrap();
+    beat.await.unwrap().unwrap();
+    let late = exported(&world, "late.jsonl").await;
+    let root = Root::of(&world);
+    let key = root.keys.log_public();
+    let early = audit(&early, root.origin.clone(), &key, &[], None).await.unwrap();
+    assert!(early.ok && early.size == size - 1, "{early:#?}");
+    let late = audit(&late, root.origin.clone(), &key, &[], None).await.unwrap();
+    assert!(late.ok && late.size >= size, "{late:#?}");
     world.stop().await;
 }

@@ -426,7 +426,7 @@ async fn an_export_comes_in_pieces_and_is_the_whole_log() {
     let (name, now) = (world.bob.name(), world.broker().now());
     let (token, _) = world.broker().sessions().open(name, world.bob.key().0.fingerprint(), now);
     let mut whole = Vec::new();
-    jit_broker::ledger::export_jsonl(world.broker().reader(), &mut whole).await.unwrap();
+    jit_broker::ledger::export_jsonl(world.broker().reader(), u64::MAX, &mut whole).await.unwrap();
     assert!(whole.len() > 100_000, "more than one piece");
     let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let request = Request::get("/v1/audit/export").header("authorization", format!("Bearer {token}"));

@@ -281,7 +281,7 @@ async fn a_certificate_is_in_the_log_or_it_is_told_aloud() {
     let public = put(&world, "log.pub", &key.to_string());
     let export = world.settings.state_dir.join("export.jsonl");
     let mut file = std::fs::File::create(&export).unwrap();
-    jit_broker::ledger::export_jsonl(world.broker().reader(), &mut file).await.unwrap();
+    jit_broker::ledger::export_jsonl(world.broker().reader(), u64::MAX, &mut file).await.unwrap();
     let doc = receipt(&world, &world.bob.name(), About::Grant(grant)).await;
     let kept = put(&world, "receipt.json", &serde_json::to_string(&doc).unwrap());
     let good = put(&world, "good-cert.pub", &format!("{certificate} alice@laptop\n"));
@@ -348,7 +348,7 @@ async fn what_an_authority_signed_before_it_was_replaced_and_after_has_its_recei
     assert_eq!(authorities.len(), 3, "three authorities signed");
     let export = world.settings.state_dir.join("export.jsonl");
     let mut file = std::fs::File::create(&export).unwrap();
-    jit_broker::ledger::export_jsonl(world.broker().reader(), &mut file).await.unwrap();
+    jit_broker::ledger::export_jsonl(world.broker().reader(), u64::MAX, &mut file).await.unwrap();
     for (grant, certificate) in &certificates {
         let tbs = Digest::new(jit_ca::ssh::read(certificate).unwrap().tbs_sha256);
         // For its holder as for an auditor.

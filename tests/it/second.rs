@@ -169,7 +169,7 @@ async fn log(world: &World) -> (Pieces, String) {
     let other = world.open(900).await;
     world.issue(other).await.unwrap();
     let mut out = Vec::new();
-    jit_broker::ledger::export_jsonl(world.broker().reader(), &mut out).await.unwrap();
+    jit_broker::ledger::export_jsonl(world.broker().reader(), u64::MAX, &mut out).await.unwrap();
     let text = String::from_utf8(out).unwrap();
     let pieces = Pieces::read(&text);
     assert_eq!(pieces.text(), text, "the pieces make the same export");
