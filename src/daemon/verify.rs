@@ -230,7 +230,7 @@ impl LeafCheck for Entries {
             facts.begins = Some((new.epoch, new.kept.size));
             facts.problems.extend(self.misquoted(new).map(|detail| finding("epoch", detail)));
         }
-        facts.problems = self.problems(seq, &entry);
+        facts.problems.extend(self.problems(seq, &entry));
         let beside = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
         let new = self.put(&entry, &beside);
         let (wrong, unjudged) = self.judge(&entry);

@@ -10,7 +10,10 @@ use jit_broker::api::{Api, router};
 use jit_broker::daemon::dev::{adopt, bundle};
 use jit_broker::daemon::verify::audit;
 use jit_broker::daemon::{Daemon, open_gate};
+use jit_broker::domain::act::Deed;
 use jit_broker::domain::bundle::BundleText;
+use jit_broker::domain::digest::{Digest, canonical};
+use jit_broker::domain::epoch::{NewEpoch, Witnessed};
 use jit_broker::domain::event::{Command, Entry, Event};
 use jit_broker::domain::ids::InstallId;
 use jit_broker::domain::refusal::Refusal;
@@ -20,6 +23,7 @@ use jit_broker::ledger::{Blob, Checkpoint, Keep, Ledger, NewLeaf, NoteSigner, Op
 use jit_broker::signer::gate::{Gate, origin_of};
 use jit_broker::signer::keys::Keys;
 use jit_broker::signer::{Answer, Leaf, Order, Signer};
+use jit_ca::key::PrivateKey;
 use tower::ServiceExt;
 
 use crate::trust::{World, leaves};
@@ -43,6 +47,23 @@ impl NoteSigner for Root {
     }
 }
 
+/// Somebody with a key of their own, and the name that its notes bear.
+pub(crate) struct Stranger(pub(crate) PrivateKey, pub(crate) String);
+
+impl NoteSigner for Stranger {
+    fn name(&self) -> &str {
+        &self.1
+    }
+
+    fn public(&self) -> [u8; 32] {
+        self.0.public().ed25519_bytes().unwrap()
+    }
+
+    fn sign(&self, body: &[u8]) -> [u8; 64] {
+        self.0.sign_ed25519(body).unwrap()
+    }
+}
+
 impl Root {
     pub(crate) fn of(world: &World) -> Self {
         let keys = Keys::load(&world.settings.ca_dir).unwrap();
@@ -61,7 +82,10 @@ impl Root {
             NewLeaf { bytes: leaf.entry.clone().into_bytes(), row, blobs }
         });
         let appended = ledger.append(rows.collect()).await.unwrap();
-        let note = Checkpoint { origin: self.origin.clone(), size: appended.size, root: appended.root }.sign(self);
+        let epoch = leaves.iter().filter(|leaf| leaf.entry.contains("\"kind\":\"epoch.begun\"")).count();
+        let origin = self.origin.replace("/e0", &format!("/e{epoch}"));
+        let signer = Self { keys: Keys::load(&world.settings.ca_dir).unwrap(), origin: origin.clone() };
+        let note = Checkpoint { origin, size: appended.size, root: appended.root }.sign(&signer);
         ledger.put_checkpoint(&note, appended.size).await.unwrap();
         ledger.close().await.unwrap();
         audit(&path, self.origin.clone(), &self.keys.log_public(), &[], None).await.unwrap()
@@ -120,6 +144,34 @@ async fn what_nobody_signed_shows_even_in_a_log_that_root_signed() {
     other[0].entry = other[0].entry.replace(&world.install.to_string(), &InstallId::new([7; 16]).to_string());
     let report = root.rebuilt(&world, "other.db", &other).await;
     assert!(problems(&report).contains(&(Some(0), "genesis")), "{report:#?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_quotes_what_nobody_signed_shows() {
+    let world = World::start().await;
+    world.open(600).await;
+    let honest = leaves(&world.settings.ledger).await;
+    let root = Root::of(&world);
+    let last: Entry = serde_json::from_str(&honest.last().unwrap().entry).unwrap();
+    let size = honest.len() as u64;
+    let frontier = world.broker().reader().frontier(size).await.unwrap();
+    let stranger = Stranger(PrivateKey::from_seed([9; 32]), root.origin.clone());
+    let signers: [(&str, &dyn NoteSigner, _); 2] =
+        [("root.db", &root, vec![]), ("stranger.db", &stranger, vec![(Some(size), "epoch")])];
+    for (name, signer, found) in signers {
+        let note = Checkpoint { origin: root.origin.clone(), size, root: frontier.root() }.sign(signer).text;
+        let kept = Witnessed { epoch: 0, size, root: Digest::new(frontier.root()), note };
+        let new = Box::new(NewEpoch { epoch: 1, kept, seen: None });
+        let act = world.sign(&world.admin, None, Deed::BeginEpoch { by: world.admin.name(), new: new.clone() });
+        let event = Event::EpochBegun { by: vec![world.admin.name()], act: act.id(), new };
+        let entry = Entry { seq: size, cause: Some(Command::Act(act)), event, ..last.clone() };
+        let entry = String::from_utf8(canonical(&entry).unwrap()).unwrap();
+        let begun = [&honest[..], &[Leaf { entry, blobs: Vec::new() }]].concat();
+        let report = root.rebuilt(&world, name, &begun).await;
+        assert_eq!(problems(&report), found, "{report:#?}");
+        assert!(report.warnings.iter().any(|w| w.kind == "epoch"), "{report:#?}");
+    }
     world.stop().await;
 }
 

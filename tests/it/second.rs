@@ -10,7 +10,7 @@ use jit_broker::ledger::{Checkpoint, Frontier, NoteSigner, leaf_hash};
 use jit_broker::signer::keys::Keys;
 use serde_json::{Value, json};
 
-use crate::audit::Root;
+use crate::audit::{Root, Stranger};
 use crate::model::Dice;
 use crate::served::PROGRAM;
 use crate::trust::{World, words};
@@ -91,23 +91,6 @@ impl Pieces {
             *leaf = serde_json::to_string(&entry).unwrap();
         }
         self
-    }
-}
-
-/// Somebody with a key of their own.
-struct Stranger(jit_ca::key::PrivateKey, String);
-
-impl NoteSigner for Stranger {
-    fn name(&self) -> &str {
-        &self.1
-    }
-
-    fn public(&self) -> [u8; 32] {
-        self.0.public().ed25519_bytes().unwrap()
-    }
-
-    fn sign(&self, body: &[u8]) -> [u8; 64] {
-        self.0.sign_ed25519(body).unwrap()
     }
 }
 
