@@ -8,6 +8,7 @@
 pub mod act;
 pub mod authority;
 pub mod bundle;
+mod canonical;
 #[cfg(feature = "server")]
 pub mod cel;
 #[cfg(not(feature = "server"))]

@@ -8,7 +8,7 @@ use super::Keep;
 use super::error::LedgerError;
 use super::export::{ExportLines, Record};
 use super::findings::{Findings, both_notes};
-use super::note::{Checkpoint, SignedNote};
+use super::note::{Checkpoint, NoteError, SignedNote};
 use super::reader::{PAGE, Reader};
 use super::sqlite;
 use super::tree::{Hash, blob_hash};
@@ -16,7 +16,10 @@ use super::walk::Walk;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use std::collections::HashMap;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread::available_parallelism;
 
 /// What is verified.
 #[derive(Debug, Clone)]
@@ -217,6 +220,19 @@ fn open_outside<'a>(pinned: &Pinned, notes: &'a [OutsideNote], found: &mut Findi
     out
 }
 
+/// How many notes are opened at a time.
+const AT_ONCE: usize = 1024;
+
+/// What a slow function gives for each item, in their order, a share of the items on each core.
+fn on_all_cores<T: Sync, R: Send>(items: &[T], slow: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let share = items.len().div_ceil(available_parallelism().map_or(1, NonZero::get)).max(1);
+    std::thread::scope(|threads| {
+        let work = |items: &'_ [T]| items.iter().map(&slow).collect::<Vec<R>>();
+        let shares: Vec<_> = items.chunks(share).map(|items| threads.spawn(move || work(items))).collect();
+        shares.into_iter().flat_map(|share| share.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
 /// A root that the tree must have at a size. Small, because there is one for each stored checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark {
@@ -239,7 +255,8 @@ pub(super) struct Beside<'a> {
     depth: Depth,
     pub(super) marks: Vec<Mark>,
     newest: Option<u64>,
-    any_note: bool,
+    /// Stored notes that are still to be opened, with the size under which they are filed: many at a time, on all cores.
+    unopened: Vec<(String, Option<u64>)>,
     /// For each outside note the stored one to print next to it: of the same size or the next larger.
     nearest: Vec<Option<(u64, String)>>,
     pub(super) blobs: HashMap<Hash, BlobState>,
@@ -258,7 +275,7 @@ impl<'a> Beside<'a> {
             depth,
             marks: marks.collect(),
             newest: None,
-            any_note: false,
+            unopened: Vec::new(),
             nearest: vec![None; outside.len()],
             blobs: HashMap::new(),
         }
@@ -274,8 +291,9 @@ impl<'a> Beside<'a> {
         if self.depth == Depth::Tree {
             for row in sqlite::checkpoints_largest(&reader.pool).await? {
                 let text = String::from_utf8_lossy(&row.text);
-                self.stored_note(&text, u64::try_from(row.size).ok(), found);
+                self.stored_note(text.into_owned(), u64::try_from(row.size).ok(), found);
             }
+            self.open_notes(found);
             return Ok(());
         }
         let mut id = i64::MIN;
@@ -290,11 +308,12 @@ impl<'a> Beside<'a> {
                     continue;
                 }
                 match String::from_utf8(row.text) {
-                    Ok(text) => self.stored_note(&text, size, found),
+                    Ok(text) => self.stored_note(text, size, found),
                     Err(_) => found.problem(None, "note", format!("checkpoint {}: not text", row.id)),
                 }
             }
         }
+        self.open_notes(found);
         let mut id = i64::MIN;
         while let Some(blob) = sqlite::blob_after(&reader.pool, id).await? {
             id = blob.id;
@@ -321,22 +340,45 @@ impl<'a> Beside<'a> {
                     }
                 }
                 Record::Blob { .. } if self.depth == Depth::Tree => {}
-                Record::Checkpoint { text, size } => self.stored_note(&text, Some(size), found),
+                Record::Checkpoint { text, size } => self.stored_note(text, Some(size), found),
                 Record::Blob { hash, bytes, keep } => self.stored_blob(hash, &bytes, keep, checks, found),
                 Record::Header { .. } | Record::Leaf { .. } | Record::Bad { .. } => {}
             }
         }
         if let Some((size, text)) = newest {
-            self.stored_note(&text, Some(size), found);
+            self.stored_note(text, Some(size), found);
         }
+        self.open_notes(found);
         Ok(())
     }
 
-    fn stored_note(&mut self, text: &str, column: Option<u64>, found: &mut Findings) {
-        self.any_note = true;
-        let checkpoint = match SignedNote::open_epoch(text, &self.pinned.origin, &self.pinned.public) {
+    fn stored_note(&mut self, text: String, column: Option<u64>, found: &mut Findings) {
+        self.unopened.push((text, column));
+        if self.unopened.len() >= AT_ONCE {
+            self.open_notes(found);
+        }
+    }
+
+    fn open_notes(&mut self, found: &mut Findings) {
+        let unopened = std::mem::take(&mut self.unopened);
+        let opened = on_all_cores(&unopened, |(text, _)| {
+            SignedNote::open_epoch(text, &self.pinned.origin, &self.pinned.public)
+        });
+        for ((text, column), opened) in unopened.iter().zip(opened) {
+            self.opened_note(text, *column, opened, found);
+        }
+    }
+
+    fn opened_note(
+        &mut self,
+        text: &str,
+        column: Option<u64>,
+        opened: Result<(Checkpoint, u32), NoteError>,
+        found: &mut Findings,
+    ) {
+        let checkpoint = match opened {
             Ok((checkpoint, _)) => checkpoint,
-            Err(super::NoteError::UnknownKey) => {
+            Err(NoteError::UnknownKey) => {
                 let at = column.map_or_else(|| "?".into(), |n| n.to_string());
                 return found.problem(None, "unknown-key", format!("checkpoint at size {at}: not by the pinned key"));
             }

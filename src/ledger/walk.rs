@@ -12,6 +12,7 @@ use super::tree::{Frontier, Hash, leaf_hash};
 use super::verify::{Beside, BlobState, LeafCheck, LeafFacts, Pinned, Problem};
 use super::{Keep, push_with_tiles};
 use data_encoding::HEXLOWER;
+use std::panic::resume_unwind;
 
 /// Twice the heartbeat of 10 minutes, in seconds (decisions.md 19).
 const SILENCE_S: i64 = 1200;
@@ -66,11 +67,17 @@ impl<'a> Walk<'a> {
         found: &mut Findings,
     ) -> Result<(), LedgerError> {
         self.check_marks(beside, found);
-        let mut from = 0;
+        // The next leaves are read while these are judged.
+        let ahead = |from| {
+            let pool = reader.pool.clone();
+            tokio::spawn(async move { sqlite::full_leaves(&pool, from, PAGE).await })
+        };
+        let (mut from, mut next) = (0, ahead(0));
         while from < end {
-            let page = sqlite::full_leaves(&reader.pool, from, PAGE).await?;
+            let page = next.await.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))?;
             let Some(last) = page.last() else { break };
             from = last.seq.saturating_add(1);
+            next = ahead(from);
             for leaf in page.iter().filter(|leaf| leaf.seq < end) {
                 let hash = leaf_hash(&leaf.bytes);
                 self.columns(leaf, hash, found);
