@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod dev;
 pub mod dig;
+mod doubt;
 mod gateways;
 pub mod init;
 pub mod notify;

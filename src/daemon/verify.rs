@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 
+use super::doubt::Doubt;
 use crate::broker::clerk::ledger_refusal;
 use crate::domain::decide::{Now, decide};
 use crate::domain::digest::{Digest, read_canonical};
@@ -24,6 +25,16 @@ use crate::signer::gate::origin_of;
 /// How many bytes of blobs are kept to decide with; beyond that decisions that need more are not judged again.
 const MOST_BESIDE: usize = 256 << 20;
 
+/// How the events of the command that is being read stand to it.
+enum Course {
+    /// They are those that follow from it; these are still to come.
+    Follows(VecDeque<Event>),
+    /// They may be, as far as can be told without a text that is gone.
+    Unread,
+    /// They are not, which was said.
+    Astray,
+}
+
 /// Checks that every entry is one that the rules of the log allow: order, time, windows, serials, lists; and that it is what
 /// follows when its cause is decided again, with the signature of every act (security.md A7).
 pub struct Entries {
@@ -37,10 +48,9 @@ pub struct Entries {
     size: usize,
     /// Named texts that are not there: shredded.
     gone: BTreeSet<Digest>,
-    /// Events of the command that is being read, still to come.
-    expected: VecDeque<Event>,
-    /// True until the next command, after one whose events were not those that follow.
-    astray: bool,
+    course: Course,
+    /// Of the command that is being read.
+    doubt: Option<Doubt>,
     /// The recordings that the log seals.
     sealed: Vec<(u64, SessionId, Sealed)>,
 }
@@ -57,8 +67,8 @@ impl Entries {
             blobs: HashMap::new(),
             size: 0,
             gone: BTreeSet::new(),
-            expected: VecDeque::new(),
-            astray: false,
+            course: Course::Follows(VecDeque::new()),
+            doubt: None,
             sealed: Vec::new(),
         }
     }
@@ -66,40 +76,35 @@ impl Entries {
     /// Decides the cause again; gives what is wrong and what could not be judged, as words.
     fn judge(&mut self, entry: &Entry) -> (Option<String>, Option<String>) {
         if let Some(command) = &entry.cause {
-            if !self.expected.is_empty() && !self.astray {
-                self.expected.clear();
-                self.astray = true;
+            if matches!(&self.course, Course::Follows(events) if !events.is_empty()) {
+                self.course = Course::Astray;
                 return (Some("it stands in the middle of a command".to_owned()), None);
             }
-            self.astray = false;
+            self.doubt = Doubt::of(&self.state, &self.gone, command);
             match decide(&self.state, command, Now { at: entry.at, beside: &self.shelf }) {
-                Ok(events) => self.expected = events.into(),
+                Ok(events) => self.course = Course::Follows(events.into()),
                 Err(refusal) => {
-                    self.astray = true;
+                    self.course = Course::Astray;
                     return (Some(format!("nothing justifies it: {}", refusal.message)), None);
                 }
             }
         }
-        if self.astray || self.expected.pop_front().as_ref() == Some(&entry.event) {
-            return (None, None);
+        match &mut self.course {
+            Course::Astray => return (None, None),
+            Course::Follows(events) => {
+                if events.pop_front().as_ref() == Some(&entry.event) {
+                    return (None, None);
+                }
+            }
+            Course::Unread => {}
         }
-        self.expected.clear();
-        self.astray = true;
-        if self.unsure(entry) {
-            return (
-                None,
-                Some("a text is gone, so its command was not decided again; its signature holds".to_owned()),
-            );
+        if self.doubt.as_ref().is_some_and(|doubt| doubt.allows(&self.state, entry, &self.shelf)) {
+            self.course = Course::Unread;
+            let what = "a text is gone, so it was not decided again; it is about what its command is about";
+            return (None, Some(format!("{}: {what}", entry.event.kind())));
         }
+        self.course = Course::Astray;
         (Some("it is not what follows from its cause".to_owned()), None)
-    }
-
-    /// True where a shredded text may have mattered: the act's own, or that of a request that is open.
-    fn unsure(&self, entry: &Entry) -> bool {
-        let own = entry.cause.as_ref().and_then(|command| command.beside().words);
-        let granted = self.state.open_grants.iter().filter_map(|id| self.state.grants.get(id)).map(|g| &g.request);
-        let open = self.state.open_requests.iter().chain(granted).filter_map(|id| self.state.requests.get(id)?.words);
-        own.into_iter().chain(open).any(|digest| self.gone.contains(&digest))
     }
 
     /// Puts what a command names at hand; gives what is new.
@@ -266,7 +271,7 @@ pub async fn audit(
     let pinned = Pinned { origin, public, genesis: None };
     let source = source_at(path).await?;
     let mut report = verify(&source, &pinned, outside, &mut entries).await.map_err(|e| ledger_refusal(&e))?;
-    if !entries.expected.is_empty() {
+    if matches!(&entries.course, Course::Follows(events) if !events.is_empty()) {
         let detail = "the log ends in the middle of a command".to_owned();
         report.problems.push(Problem { seq: Some(report.size), kind: "decision".to_owned(), detail });
         report.ok = false;

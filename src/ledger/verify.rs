@@ -361,9 +361,8 @@ impl<'a> Beside<'a> {
 
     fn open_notes(&mut self, found: &mut Findings) {
         let unopened = std::mem::take(&mut self.unopened);
-        let opened = on_all_cores(&unopened, |(text, _)| {
-            SignedNote::open_epoch(text, &self.pinned.origin, &self.pinned.public)
-        });
+        let opened =
+            on_all_cores(&unopened, |(text, _)| SignedNote::open_epoch(text, &self.pinned.origin, &self.pinned.public));
         for ((text, column), opened) in unopened.iter().zip(opened) {
             self.opened_note(text, *column, opened, found);
         }

@@ -10,12 +10,14 @@ use jit_broker::api::{Api, router};
 use jit_broker::daemon::dev::{adopt, bundle};
 use jit_broker::daemon::verify::audit;
 use jit_broker::daemon::{Daemon, open_gate};
-use jit_broker::domain::act::Deed;
+use jit_broker::domain::act::{Deed, Terms};
 use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::digest::{Digest, canonical};
 use jit_broker::domain::epoch::{NewEpoch, Witnessed};
 use jit_broker::domain::event::{Command, Entry, Event};
-use jit_broker::domain::ids::InstallId;
+use jit_broker::domain::ids::{ActId, GrantId, InstallId};
+use jit_broker::domain::key::Key;
+use jit_broker::domain::names::LoginName;
 use jit_broker::domain::refusal::Refusal;
 use jit_broker::domain::request::RequestState;
 use jit_broker::ledger::verify::{OutsideNote, Report};
@@ -147,13 +149,72 @@ async fn what_nobody_signed_shows_even_in_a_log_that_root_signed() {
     world.stop().await;
 }
 
+/// The same with one entry more.
+fn and_then(leaves: &[Leaf], cause: Option<Command>, event: Event) -> Vec<Leaf> {
+    let last: Entry = serde_json::from_str(&leaves.last().unwrap().entry).unwrap();
+    let entry = Entry { seq: leaves.len() as u64, cause, event, ..last };
+    let entry = String::from_utf8(canonical(&entry).unwrap()).unwrap();
+    [leaves, &[Leaf { entry, blobs: Vec::new() }]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_gone_lets_nothing_pass_but_what_its_own_command_may_have_done() {
+    let world = World::start().await;
+    let granted = world.open(600).await;
+    let waiting = world.ask(1200).await.unwrap();
+    let honest = leaves(&world.settings.ledger).await;
+    let root = Root::of(&world);
+    let mut gone = honest.clone();
+    gone.iter_mut().filter(|l| l.entry.contains("\"request.submitted\"")).for_each(|l| l.blobs.clear());
+    let report = root.rebuilt(&world, "gone.db", &gone).await;
+    let unjudged = |report: &Report| report.warnings.iter().filter(|w| w.kind == "unjudged").count();
+    assert!(report.ok && unjudged(&report) >= 2, "{report:#?}");
+    let entry = |leaf: &Leaf| serde_json::from_str::<Entry>(&leaf.entry).unwrap();
+    let stranger = Key(PrivateKey::from_seed([9; 32]).public().clone());
+    let Entry { event: Event::GrantOpened { terms, .. }, .. } = entry(&honest[place(&honest, "grant.opened")]) else {
+        panic!("no grant")
+    };
+    let asked = entry(&honest[place(&honest, "request.submitted")]).cause;
+    let opened = |request, key: &Key, terms: &Terms| Event::GrantOpened {
+        grant: GrantId::of_digest(&Digest::of(b"made up")),
+        request,
+        person: world.alice.name(),
+        key: key.clone(),
+        terms: terms.clone(),
+        starts_at: world.broker().now(),
+        ends_at: world.broker().now() + 60,
+        claim_by: world.broker().now() + 60,
+        credential_s: None,
+    };
+    let enrolled = Event::KeyEnrolled {
+        by: world.admin.name(),
+        act: ActId::of_digest(&Digest::of(b"made up")),
+        person: world.bob.name(),
+        key: stranger.clone(),
+    };
+    let issue = Command::Issue { grant: granted, key: stranger.clone(), nonce: Digest::of(b"n"), verifier: None };
+    let wider = Terms { logins: vec![LoginName::new("root").unwrap()], ..terms.clone() };
+    for (name, cause, event) in [
+        ("beat", Some(Command::Beat), enrolled.clone()),
+        ("issue", Some(issue), enrolled.clone()),
+        ("again", asked.clone(), enrolled.clone()),
+        // Behind the request whose text is gone, as if rules had granted it.
+        ("key", None, opened(waiting, &stranger, &terms)),
+        ("wider", None, opened(waiting, &world.alice.key(), &wider)),
+        ("enrolled", None, enrolled),
+    ] {
+        let report = root.rebuilt(&world, &format!("{name}.db"), &and_then(&gone, cause, event)).await;
+        assert_eq!(problems(&report), [(Some(gone.len() as u64), "decision")], "{name}: {report:#?}");
+    }
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_that_quotes_what_nobody_signed_shows() {
     let world = World::start().await;
     world.open(600).await;
     let honest = leaves(&world.settings.ledger).await;
     let root = Root::of(&world);
-    let last: Entry = serde_json::from_str(&honest.last().unwrap().entry).unwrap();
     let size = honest.len() as u64;
     let frontier = world.broker().reader().frontier(size).await.unwrap();
     let stranger = Stranger(PrivateKey::from_seed([9; 32]), root.origin.clone());
@@ -165,9 +226,7 @@ async fn an_epoch_that_quotes_what_nobody_signed_shows() {
         let new = Box::new(NewEpoch { epoch: 1, kept, seen: None });
         let act = world.sign(&world.admin, None, Deed::BeginEpoch { by: world.admin.name(), new: new.clone() });
         let event = Event::EpochBegun { by: vec![world.admin.name()], act: act.id(), new };
-        let entry = Entry { seq: size, cause: Some(Command::Act(act)), event, ..last.clone() };
-        let entry = String::from_utf8(canonical(&entry).unwrap()).unwrap();
-        let begun = [&honest[..], &[Leaf { entry, blobs: Vec::new() }]].concat();
+        let begun = and_then(&honest, Some(Command::Act(act)), event);
         let report = root.rebuilt(&world, name, &begun).await;
         assert_eq!(problems(&report), found, "{report:#?}");
         assert!(report.warnings.iter().any(|w| w.kind == "epoch"), "{report:#?}");

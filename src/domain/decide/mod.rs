@@ -88,6 +88,20 @@ pub fn decide(state: &State, command: &Command, now: Now<'_>) -> Result<Vec<Even
     }
 }
 
+/// What follows from a deed that gives power, once nobody is left to be asked.
+///
+/// # Errors
+/// Why it can no longer be done.
+pub fn carried(
+    state: &State,
+    by: &PersonName,
+    act: super::ids::ActId,
+    deed: &Deed,
+    now: Now<'_>,
+) -> Result<Vec<Event>, Refusal> {
+    trust::carry_out(state, by, act, deed, now)
+}
+
 /// Who says this, if it is somebody known who may bring what comes with it. Cheap, so that it is asked before anything is parsed, kept or queued.
 ///
 /// # Errors
