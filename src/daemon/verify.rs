@@ -1,8 +1,10 @@
 //! `audit verify`: the tree, and what the entries in it say.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::path::Path;
 
+use super::aside::Aside;
 use super::doubt::Doubt;
 use crate::broker::clerk::ledger_refusal;
 use crate::domain::decide::{Now, decide};
@@ -21,9 +23,6 @@ use crate::ledger::verify::{LeafCheck, LeafFacts, OutsideNote, Pinned, Problem, 
 use crate::ledger::{Hash, Reader, SignedNote};
 use crate::record::Store;
 use crate::signer::gate::origin_of;
-
-/// How many bytes of blobs are kept to decide with; beyond that decisions that need more are not judged again.
-const MOST_BESIDE: usize = 256 << 20;
 
 /// How the events of the command that is being read stand to it.
 enum Course {
@@ -44,8 +43,7 @@ pub struct Entries {
     serials: BTreeSet<(&'static str, u64)>,
     shelf: Shelf,
     /// The stored blobs.
-    blobs: HashMap<Digest, Vec<u8>>,
-    size: usize,
+    blobs: Aside,
     /// Named texts that are not there: shredded.
     gone: BTreeSet<Digest>,
     course: Course,
@@ -64,8 +62,7 @@ impl Entries {
             state: State::default(),
             serials: BTreeSet::new(),
             shelf: Shelf::default(),
-            blobs: HashMap::new(),
-            size: 0,
+            blobs: Aside::default(),
             gone: BTreeSet::new(),
             course: Course::Follows(VecDeque::new()),
             doubt: None,
@@ -108,20 +105,20 @@ impl Entries {
     }
 
     /// Puts what a command names at hand; gives what is new.
-    fn put(&mut self, entry: &Entry, beside: &Named) -> Vec<Digest> {
+    fn put(&mut self, entry: &Entry, beside: &Named) -> io::Result<Vec<Digest>> {
         let admins = match &entry.event {
             Event::Begun(genesis) => genesis.admins.clone(),
             _ => BTreeMap::clone(&self.state.admins),
         };
         let mut new = Vec::new();
         for digest in [beside.words, beside.bundle].into_iter().flatten() {
-            match self.blobs.get(&digest) {
+            match self.blobs.get(&digest)? {
                 _ if self.shelf.holds(&digest) => {}
-                Some(bytes) => new.push(self.shelf.put(bytes, &admins)),
+                Some(bytes) => new.push(self.shelf.put(&bytes, &admins)),
                 None => drop(self.gone.insert(digest)),
             }
         }
-        new
+        Ok(new)
     }
 
     fn problems(&mut self, seq: u64, entry: &Entry) -> Vec<Problem> {
@@ -213,10 +210,7 @@ impl Entries {
 
 impl LeafCheck for Entries {
     fn blob(&mut self, hash: &Hash, bytes: &[u8]) {
-        if self.size + bytes.len() <= MOST_BESIDE {
-            self.size += bytes.len();
-            self.blobs.insert(Digest::new(*hash), bytes.to_vec());
-        }
+        self.blobs.put(Digest::new(*hash), bytes);
     }
 
     fn leaf(&mut self, seq: u64, bytes: &[u8]) -> LeafFacts {
@@ -237,14 +231,17 @@ impl LeafCheck for Entries {
         }
         facts.problems.extend(self.problems(seq, &entry));
         let beside = entry.cause.as_ref().map(Command::beside).unwrap_or_default();
-        let new = self.put(&entry, &beside);
+        let new = self.put(&entry, &beside).unwrap_or_else(|error| {
+            facts.problems.push(finding("beside", format!("what stands beside it cannot be read back: {error}")));
+            Vec::new()
+        });
         let (wrong, unjudged) = self.judge(&entry);
         facts.problems.extend(wrong.map(|detail| finding("decision", detail)));
         facts.warnings.extend(unjudged.map(|detail| finding("unjudged", detail)));
         facts.shreddable_blobs = beside.words.iter().map(|d| *d.as_bytes()).collect();
         if let Event::BundleAdopted { bundle, .. } = &entry.event {
             facts.required_blobs.push(*bundle.as_bytes());
-            if self.blobs.contains_key(bundle) && self.shelf.bundle(bundle).is_none() {
+            if self.blobs.holds(bundle) && self.shelf.bundle(bundle).is_none() {
                 facts.problems.push(finding("bundle", format!("the adopted bundle {bundle} cannot be read")));
             }
         }

@@ -77,7 +77,12 @@ pub(super) async fn ask(place: &Place, reader: &Reader, note: &str, public: &[u8
                 Err(error) => Err(away(format!("{} is not a checkpoint of this log: {error}", path.display()))),
             }
         }
-        Place::Witness { url, key, ca, .. } => add(url, key, ca, reader, 0, here.size, note).await.map(drop),
+        Place::Witness { url, key, ca, .. } => match add(url, key, ca, reader, 0, here.size, note).await {
+            // Its checkpoint may have been lost with the power while every leaf of it was kept: the signer signs that size again, and
+            // if those are other leaves, the next delivery is a fork.
+            Err(Trouble::Ahead { known, .. }) if known <= reader.size().await.map_err(away)? => Ok(()),
+            other => other.map(drop),
+        },
     }
 }
 

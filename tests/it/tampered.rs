@@ -21,7 +21,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Whoever can write the file can drop the triggers.
-async fn edit(path: &Path, sql: &'static str) {
+pub(crate) async fn edit(path: &Path, sql: &'static str) {
     let mut conn = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
     for trigger in ["leaf_insert", "leaf_update", "leaf_delete", "checkpoint_delete"] {
         let sql = sqlx::AssertSqlSafe(format!("DROP TRIGGER {trigger}"));

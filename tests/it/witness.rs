@@ -332,6 +332,25 @@ fn a_ledger_that_was_rolled_back_is_not_served_because_an_outside_copy_knows_mor
     taken(&first, size);
 }
 
+/// A checkpoint is flushed with the next batch, and handed out before that.
+#[test]
+fn a_checkpoint_that_was_lost_with_the_power_is_no_roll_back() {
+    let (mut first, _second) = pair();
+    let alice = first.client(&first.alice).unwrap();
+    alice.certificate(alice.ask(600).unwrap()).unwrap();
+    drop(alice);
+    let size = first.cli("bob", "jit-broker -o json audit verify").json()["size"].as_u64().unwrap();
+    taken(&first, size);
+    first.kill();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let lost = "DELETE FROM checkpoint WHERE size = (SELECT max(size) FROM checkpoint)";
+    runtime.block_on(crate::tampered::edit(&first.ledger(), lost));
+    first.serve();
+    // It is signed again, and what the copies hold is what they are given.
+    taken(&first, size);
+    assert!(witnesses(&first).iter().all(|w| w["trouble"].is_null()), "{:#?}", witnesses(&first));
+}
+
 #[test]
 fn outside_copies_go_on_over_an_epoch_that_acknowledges_what_they_know_to_be_lost() {
     let (mut first, mut second) = pair();
