@@ -202,8 +202,8 @@ impl Clock for Simulated {
 }
 
 /// Where the two clocks stood together.
-#[derive(Debug)]
-struct Anchor {
+#[derive(Debug, Clone, Copy)]
+pub struct Anchor {
     wall_s: i64,
     boot_ms: u64,
     /// Tied to the log already.
@@ -303,7 +303,17 @@ impl Timekeeper {
     /// Anchors again: an operator or the system said that the wall clock is right.
     pub fn anchor(&self) {
         let reading = self.clock.read();
-        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Anchor { resumed: true, ..Anchor::at(&reading) };
+        self.restore(Anchor { resumed: true, ..Anchor::at(&reading) });
+    }
+
+    /// Where they are anchored.
+    pub fn anchored(&self) -> Anchor {
+        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Anchors them as they were: what was said of them was not recorded.
+    pub fn restore(&self, anchor: Anchor) {
+        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = anchor;
     }
 }
 

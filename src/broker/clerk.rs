@@ -3,6 +3,7 @@
 //! A batch is everything that waits when the clerk looks: decided in order, appended in one durable transaction, checkpointed by the
 //! signer, answered. The cost of durability is shared by everyone in it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::domain::digest::{Digest, canonical};
 use crate::domain::event::{Command, ENTRY_VERSION, Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::note::SignedNote;
-use crate::ledger::{Blob, Keep, Ledger, LedgerError, NewLeaf, Reader, Reserve, Row};
+use crate::ledger::{Blob, Keep, Ledger, LedgerError, MAX_LEAF, NewLeaf, Reader, Reserve, Row};
 use crate::signer::cache::{Cache, every};
 use crate::signer::{Answer, Leaf, Order};
 
@@ -27,6 +28,8 @@ use crate::signer::{Answer, Leaf, Order};
 const BATCH: usize = 256;
 /// How often a signer that signs nothing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a batch waits for its checkpoint. Ends, which come with the batches after it, must not wait for a signer that hangs.
+const TURN: Duration = Duration::from_secs(2);
 /// A command with what stands beside it, and where its answer goes.
 pub struct Job {
     /// What is asked.
@@ -113,7 +116,12 @@ struct Clerk {
     cleared: u64,
     health: watch::Sender<Option<Refusal>>,
     counts: Arc<Counts>,
+    /// What the signer was asked and has not answered: nothing but grants waits for it longer than [`TURN`].
+    asked: Option<Asked>,
 }
+
+/// A checkpoint to come.
+type Asked = Pin<Box<dyn Future<Output = Result<(u64, String), Refusal>> + Send>>;
 
 /// Starts the clerk on an opened ledger: folds it, lets the signer catch up, and serves the queue.
 ///
@@ -148,6 +156,7 @@ pub async fn start(
         cleared: size,
         health,
         counts: counts.clone(),
+        asked: None,
     };
     if size > 0 {
         match clerk.signer.catch_up(&clerk.reader).await {
@@ -195,16 +204,23 @@ impl Clerk {
         loop {
             let unwell = self.health.borrow().is_some();
             // What waits may be many commands that change nothing, so it is not waited for silence.
-            if unwell && tried.elapsed() >= RETRY {
-                let note = self.signer.catch_up(&self.reader).await;
-                self.heed(note).await;
+            if unwell && self.asked.is_none() && tried.elapsed() >= RETRY {
+                self.catch_up();
                 tried = Instant::now();
             }
-            let waiting = queue.recv_many(&mut batch, BATCH);
-            match if unwell { tokio::time::timeout(RETRY, waiting).await } else { Ok(waiting.await) } {
-                Ok(0) => return Ok(()),
-                Ok(_) => self.carry_out(std::mem::take(&mut batch)).await?,
-                Err(_) => {}
+            let asked = async {
+                match &mut self.asked {
+                    Some(asked) => asked.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                note = asked => self.heed(note).await,
+                taken = queue.recv_many(&mut batch, BATCH) => match taken {
+                    0 => return Ok(()),
+                    _ => self.carry_out(std::mem::take(&mut batch)).await?,
+                },
+                () = tokio::time::sleep(RETRY), if unwell => {}
             }
         }
     }
@@ -234,7 +250,7 @@ impl Clerk {
         let written = shared.batch().await;
         let mut memory = shared.change().await;
         let (mut leaves, mut shown, mut decided) = (Vec::new(), Vec::new(), Vec::new());
-        let from = memory.state.size;
+        let (from, anchored) = (memory.state.size, self.keeper.anchored());
         for job in batch {
             match self.decide(&mut memory, &job, &mut leaves, &mut shown) {
                 Ok(events) => decided.push(Decided { job, events }),
@@ -254,6 +270,7 @@ impl Clerk {
             && let Err(error) = self.ledger.append(leaves).await
         {
             tracing::error!("the log cannot be written: {error}");
+            self.keeper.restore(anchored);
             self.fold_again(&mut *shared.change().await).await?;
             let jobs = decided.into_iter().map(|d| d.job).collect();
             return Ok(Some(Undone { jobs, why: ledger_refusal(&error) }));
@@ -282,7 +299,7 @@ impl Clerk {
 
     /// INVARIANT: nothing is told that is not durable: after a failed write the state is folded again from what the store
     /// holds. Where that cannot be, or the store is not what the tree in memory says, the daemon stops.
-    async fn fold_again(&self, memory: &mut Memory) -> Result<(), Refusal> {
+    async fn fold_again(&mut self, memory: &mut Memory) -> Result<(), Refusal> {
         let folded =
             fold(&self.reader, &self.cache).await.and_then(|folded| match folded.state.size == self.ledger.size() {
                 true => Ok(folded),
@@ -363,76 +380,70 @@ impl Clerk {
         }
         let right =
             |e: &Event| matches!(e, Event::ClockConfirmed { .. } | Event::ClockJumped { synchronised: true, .. });
+        let entries = match written(memory.state.size, &job.command, &events, (at, &moment)) {
+            Ok(entries) => entries,
+            Err(refusal) => {
+                named.iter().for_each(|digest| memory.shelf.discard(digest));
+                return Err(refusal);
+            }
+        };
         if events.iter().any(right) {
             self.keeper.anchor();
         }
-        self.enter(memory, (job, &blobs), &events, (at, &moment), leaves, shown)?;
+        enter(memory, (job, &blobs), entries, leaves, shown);
         beside.settle(&named, &memory.state, &mut memory.shelf);
         Ok(events)
     }
 
-    /// Makes the leaves of a command and applies them.
-    fn enter(
-        &self,
-        memory: &mut Memory,
-        (job, blobs): (&Job, &[&Vec<u8>]),
-        events: &[Event],
-        (at, moment): (i64, &Moment),
-        leaves: &mut Vec<NewLeaf>,
-        shown: &mut Vec<Leaf>,
-    ) -> Result<(), Refusal> {
-        let bundle = match &job.command {
-            Command::Act(signed) => bundle_named(signed),
-            _ => None,
-        };
-        for (i, event) in events.iter().enumerate() {
-            let entry = Entry {
-                v: ENTRY_VERSION,
-                seq: memory.state.size,
-                at,
-                boot: moment.boot.clone(),
-                cause: (i == 0).then(|| job.command.clone()),
-                event: event.clone(),
-            };
-            let bytes =
-                canonical(&entry).map_err(|e| Refusal::new(Code::BUG, format!("An entry cannot be written: {e}.")))?;
-            let text = String::from_utf8(bytes.clone()).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
-            let blobs: Vec<Vec<u8>> = if i == 0 { blobs.iter().map(|b| (*b).clone()).collect() } else { Vec::new() };
-            let texts = blobs.iter().filter_map(|b| String::from_utf8(b.clone()).ok()).collect();
-            shown.push(Leaf { entry: text, blobs: texts });
-            let keep = |b: &[u8]| if Some(Digest::of(b)) == bundle { Keep::Required } else { Keep::Shreddable };
-            let blobs = blobs.into_iter().map(|bytes| Blob { keep: keep(&bytes), bytes }).collect();
-            leaves.push(NewLeaf { bytes, row: row_of(&entry), blobs });
-            memory.state.apply(&entry, &memory.shelf);
+    /// Has what was appended signed; a signer that is unwell is shown it when it catches up.
+    async fn checkpoint(&mut self, from: u64, leaves: Vec<Leaf>) {
+        if self.health.borrow().is_some() {
+            return;
         }
-        Ok(())
+        let (signer, reader) = (self.signer.clone(), self.reader.clone());
+        let asked = self.asked.insert(Box::pin(async move {
+            match signer.raw(Order::Checkpoint { from, leaves }).await {
+                Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
+                // It was asked anew already; revocations do not wait for it any longer.
+                Err(away) if away.code == Code::SIGNER_AWAY => Err(away),
+                // A restarted signer is shown the log again; what is durable stays durable meanwhile.
+                _ => signer.catch_up(&reader).await,
+            }
+        }));
+        match tokio::time::timeout(TURN, asked).await {
+            Ok(note) => self.heed(note).await,
+            Err(_) => self.unwell(Refusal::new(Code::SIGNER_AWAY, "The signer does not answer.")),
+        }
     }
 
-    async fn checkpoint(&mut self, from: u64, leaves: Vec<Leaf>) {
-        let note = match self.signer.raw(Order::Checkpoint { from, leaves }).await {
-            Ok(Answer::Checkpoint { note, size }) => Ok((size, note)),
-            // It was asked anew already; revocations do not wait for it any longer.
-            Err(away) if away.code == Code::SIGNER_AWAY => Err(away),
-            // A restarted signer is shown the log again; what is durable stays durable meanwhile.
-            _ => self.signer.catch_up(&self.reader).await,
-        };
-        self.heed(note).await;
+    /// Shows the signer what it has not seen, beside everything else.
+    fn catch_up(&mut self) {
+        let (signer, reader) = (self.signer.clone(), self.reader.clone());
+        self.asked = Some(Box::pin(async move { signer.catch_up(&reader).await }));
     }
 
     /// Keeps a note, or why there is none.
     async fn heed(&mut self, note: Result<(u64, String), Refusal>) {
+        self.asked = None;
         match note {
             Ok((size, note)) => {
-                self.health.send_replace(None);
                 self.keep_note(size, note).await;
-            }
-            Err(refusal) => {
-                if self.health.borrow().as_ref() != Some(&refusal) {
-                    tracing::error!(code = %refusal.code, "no checkpoint was signed: {}", refusal.message);
+                // What was appended while it was away must be signed too before anything is granted.
+                if size < self.ledger.size() {
+                    self.catch_up();
+                } else {
+                    self.health.send_replace(None);
                 }
-                self.health.send_replace(Some(refusal));
             }
+            Err(refusal) => self.unwell(refusal),
         }
+    }
+
+    fn unwell(&self, why: Refusal) {
+        if self.health.borrow().as_ref() != Some(&why) {
+            tracing::error!(code = %why.code, "no checkpoint was signed: {}", why.message);
+        }
+        self.health.send_replace(Some(why));
     }
 
     async fn keep_note(&mut self, size: u64, text: String) {
@@ -440,6 +451,52 @@ impl Clerk {
             tracing::error!("the checkpoint of size {size} was not stored: {error}");
         }
         self.note.send_replace(Some((size, text)));
+    }
+}
+
+/// An entry and its bytes.
+type Written = (Entry, String);
+
+/// The entries of a command. SECURITY: one that the ledger would not take is refused here, alone: it would take its whole batch with it.
+fn written(
+    size: u64,
+    command: &Command,
+    events: &[Event],
+    (at, moment): (i64, &Moment),
+) -> Result<Vec<Written>, Refusal> {
+    let entry = |(seq, event): (u64, &Event)| {
+        let cause = (seq == size).then(|| command.clone());
+        let entry = Entry { v: ENTRY_VERSION, seq, at, boot: moment.boot.clone(), cause, event: event.clone() };
+        let bytes = canonical(&entry).map_err(|e| e.to_string())?;
+        if bytes.len() > MAX_LEAF {
+            return Err(format!("it has {} bytes, and {MAX_LEAF} are the most", bytes.len()));
+        }
+        Ok((entry, String::from_utf8(bytes).map_err(|e| e.to_string())?))
+    };
+    let entries: Result<_, String> = (size..).zip(events).map(entry).collect();
+    entries.map_err(|why| Refusal::new(Code::BUG, format!("An entry cannot be written: {why}.")))
+}
+
+/// Makes the leaves of a command and applies them.
+fn enter(
+    memory: &mut Memory,
+    (job, blobs): (&Job, &[&Vec<u8>]),
+    entries: Vec<Written>,
+    leaves: &mut Vec<NewLeaf>,
+    shown: &mut Vec<Leaf>,
+) {
+    let bundle = match &job.command {
+        Command::Act(signed) => bundle_named(signed),
+        _ => None,
+    };
+    for (i, (entry, text)) in entries.into_iter().enumerate() {
+        let blobs: Vec<Vec<u8>> = if i == 0 { blobs.iter().map(|b| (*b).clone()).collect() } else { Vec::new() };
+        let texts = blobs.iter().filter_map(|b| String::from_utf8(b.clone()).ok()).collect();
+        let keep = |b: &[u8]| if Some(Digest::of(b)) == bundle { Keep::Required } else { Keep::Shreddable };
+        let blobs = blobs.into_iter().map(|bytes| Blob { keep: keep(&bytes), bytes }).collect();
+        leaves.push(NewLeaf { bytes: text.clone().into_bytes(), row: row_of(&entry), blobs });
+        shown.push(Leaf { entry: text, blobs: texts });
+        memory.state.apply(&entry, &memory.shelf);
     }
 }
 

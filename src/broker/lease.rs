@@ -13,9 +13,12 @@ use super::Broker;
 use crate::domain::decide::{over, successor};
 use crate::domain::ids::SessionId;
 use crate::domain::session::SessionCause;
+use crate::domain::state::State;
 
 /// The longest time between two looks.
 const LONGEST: Duration = Duration::from_millis(250);
+/// How long the disk is waited for before what is only decided is looked at.
+const DISK: Duration = Duration::from_millis(200);
 /// The time between two looks while an end is at most two seconds away.
 const SHORT: Duration = Duration::from_millis(10);
 
@@ -48,7 +51,7 @@ pub struct Leases {
     calm: Mutex<Calm>,
 }
 
-/// Until when nothing can have changed: the log has this size, and no end or warning is due before that second.
+/// Until when nothing can have changed: the state has this size, and no end or warning is due before that second.
 #[derive(Debug, Default, Clone, Copy)]
 struct Calm {
     size: u64,
@@ -129,13 +132,21 @@ pub async fn run(broker: Broker, mut stop: watch::Receiver<bool>) {
 }
 
 /// One look at every lease; gives the time until the next.
+///
+/// What is durable counts. A disk that stands still must not keep a session open, so there it is looked at what is decided, which ends
+/// sessions and lengthens none.
 pub async fn look(broker: &Broker) -> Duration {
-    let memory = broker.memory().await;
-    let state = &memory.state;
+    match tokio::time::timeout(DISK, broker.memory()).await {
+        Ok(memory) => look_at(broker, &memory.state, true),
+        Err(_) => look_at(broker, &broker.decided().await.state, false),
+    }
+}
+
+fn look_at(broker: &Broker, state: &State, durable: bool) -> Duration {
     let moment = broker.keeper().now();
     let now = moment.at.max(state.last_at);
     let latest = now.max(moment.wall_s);
-    let size = *broker.inner.changed.borrow();
+    let size = state.size;
     {
         let calm = broker.inner.leases.calm.lock().unwrap_or_else(PoisonError::into_inner);
         if calm.size == size && latest < calm.until {
@@ -154,6 +165,7 @@ pub async fn look(broker: &Broker) -> Duration {
         let grant =
             session.and_then(|session| successor(state, session, now).or_else(|| state.grants.get(&session.grant)));
         let ends_at = grant.map_or(held.ends_at, |grant| grant.ends_at);
+        let ends_at = if durable { ends_at } else { ends_at.min(held.ends_at) };
         if now + 2 >= ends_at {
             nap = SHORT;
         }
@@ -161,7 +173,8 @@ pub async fn look(broker: &Broker) -> Duration {
         calm.until = marks.filter(|at| *at > now).min().unwrap_or(now).min(calm.until);
         // What ends, ends by whichever clock is later (decisions.md 20).
         let by_wall = moment.wall_s >= ends_at && moment.drift_s > 0;
-        let cause = over(state, *id, now).or_else(|| by_wall.then_some(SessionCause::WindowEnd));
+        let past = by_wall || !durable && now >= ends_at;
+        let cause = over(state, *id, now).or_else(|| past.then_some(SessionCause::WindowEnd));
         let over = cause.map(|cause| {
             let ended_wall_ms = (cause == SessionCause::WindowEnd).then(|| ends_at.saturating_mul(1000));
             Over { cause, seen_ms: moment.boot.ms, ended_wall_ms }
@@ -172,6 +185,8 @@ pub async fn look(broker: &Broker) -> Duration {
             sender.send_replace(standing);
         }
     }
-    *broker.inner.leases.calm.lock().unwrap_or_else(PoisonError::into_inner) = calm;
+    if durable {
+        *broker.inner.leases.calm.lock().unwrap_or_else(PoisonError::into_inner) = calm;
+    }
     nap
 }

@@ -1,7 +1,6 @@
 //! `audit verify` against a root who has the real log key: what the tree alone does not show.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,7 +8,6 @@ use axum::http::Request;
 use jit_broker::api::{Api, router};
 use jit_broker::daemon::dev::{adopt, bundle};
 use jit_broker::daemon::verify::audit;
-use jit_broker::daemon::{Daemon, open_gate};
 use jit_broker::domain::act::{Deed, Terms};
 use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::digest::{Digest, canonical};
@@ -18,17 +16,16 @@ use jit_broker::domain::event::{Command, Entry, Event};
 use jit_broker::domain::ids::{ActId, GrantId, InstallId};
 use jit_broker::domain::key::Key;
 use jit_broker::domain::names::LoginName;
-use jit_broker::domain::refusal::Refusal;
 use jit_broker::domain::request::RequestState;
 use jit_broker::ledger::verify::{OutsideNote, Report};
 use jit_broker::ledger::{Blob, Checkpoint, Keep, Ledger, NewLeaf, NoteSigner, OpenMode, Row};
-use jit_broker::signer::gate::{Gate, origin_of};
+use jit_broker::signer::Leaf;
+use jit_broker::signer::gate::origin_of;
 use jit_broker::signer::keys::Keys;
-use jit_broker::signer::{Answer, Leaf, Order, Signer};
 use jit_ca::key::PrivateKey;
 use tower::ServiceExt;
 
-use crate::trust::{World, leaves};
+use crate::trust::{World, leaves, paused, stop_at};
 
 pub(crate) struct Root {
     pub(crate) keys: Keys,
@@ -321,26 +318,6 @@ async fn the_exit_status_says_who_attests_the_tail() {
     world.stop().await;
 }
 
-type Doors = Arc<Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>;
-
-/// The real gate, which says that a checkpoint is asked for and waits for a test, if there is one at its doors.
-struct Paused {
-    gate: Gate,
-    doors: Doors,
-}
-
-impl Signer for Paused {
-    fn order(&mut self, order: Order) -> Result<Answer, Refusal> {
-        if matches!(order, Order::Checkpoint { .. })
-            && let Some((here, on)) = self.doors.lock().unwrap().take()
-        {
-            here.send(()).unwrap();
-            on.recv_timeout(Duration::from_secs(30)).expect("a test that lets the signer go on");
-        }
-        self.gate.order(order)
-    }
-}
-
 /// The log as auditors get it from a running broker.
 async fn exported(world: &World, name: &str) -> PathBuf {
     let (person, now) = (world.bob.name(), world.broker().now());
@@ -356,13 +333,9 @@ async fn exported(world: &World, name: &str) -> PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_signed_yet_is_not_exported_as_a_tail_that_nobody_signed() {
     let mut world = World::start().await;
-    world.daemon.take().unwrap().stop().await;
-    let (gate, doors) = (open_gate(&world.settings, world.clock.clone()).unwrap(), Doors::default());
-    let signer = Box::new(Paused { gate, doors: doors.clone() });
-    world.daemon = Some(Daemon::start_with(&world.settings, world.clock.clone(), signer).await.unwrap());
+    let doors = paused(&mut world).await;
     world.open(600).await;
-    let ((here, arrived), (go_on, on)) = (mpsc::channel(), mpsc::channel());
-    *doors.lock().unwrap() = Some((here, on));
+    let (arrived, go_on) = stop_at(&doors);
     let broker = world.broker().clone();
     let beat = tokio::spawn(async move { broker.command(Command::Beat, Vec::new()).await });
     tokio::task::spawn_blocking(move || arrived.recv_timeout(Duration::from_secs(30)).unwrap()).await.unwrap();

@@ -238,6 +238,26 @@ async fn a_clock_that_was_ahead_is_set_back_by_an_operator_and_nothing_lasts_lon
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_could_not_be_recorded_as_set_back_is_set_back_when_it_can_be() {
+    let world = World::start().await;
+    // Granted while the wall clock was ahead.
+    world.clock.step_wall(3600);
+    at(&world, &world.bob, world.clock.read().wall_s, Deed::ConfirmClock { by: world.bob.name() }).await.unwrap();
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    world.clock.synchronise(true);
+    world.clock.step_wall(-3600);
+    let full = "CREATE TRIGGER full BEFORE INSERT ON leaf BEGIN SELECT RAISE(ABORT, 'no room'); END";
+    crate::gate::tamper(&world, full).await;
+    let _ = round(world.broker()).await;
+    assert!(!over(&world.state(grant).await), "nothing could be recorded");
+    crate::gate::tamper(&world, "DROP TRIGGER full").await;
+    round(world.broker()).await.unwrap();
+    assert!(over(&world.state(grant).await), "an hour more than was agreed");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_what_an_operator_said_of_the_clock() {
     let mut world = World::start().await;
     let confirm = |by: &Somebody| Deed::ConfirmClock { by: by.name() };

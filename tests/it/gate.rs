@@ -500,7 +500,7 @@ async fn partly_stored(world: &World) -> Vec<Leaf> {
     out
 }
 
-async fn tamper(world: &World, sql: &'static str) {
+pub(crate) async fn tamper(world: &World, sql: &'static str) {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&world.settings.ledger);
     let mut conn = sqlx::ConnectOptions::connect(&options).await.unwrap();
     sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
@@ -579,6 +579,24 @@ async fn the_daemons_certificate_is_renewed_while_it_runs() {
     while !verifies(&world, &shown_certificate(&world, "next.pem"), now + week - 60) {
         assert!(Instant::now() < until, "it was not renewed");
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_is_too_long_is_refused_alone() {
+    let world = World::start().await;
+    let what = "x".repeat(70_000);
+    let broker = world.broker().clone();
+    // They wait together while a batch is written, and so are one.
+    let mut sent = JoinSet::new();
+    for n in 0..8 {
+        let (broker, what) = (broker.clone(), if n == 3 { what.clone() } else { format!("{n}") });
+        let found = Command::AccountFound { server: "db".to_owned(), account: "a".to_owned(), what };
+        sent.spawn(async move { (n, broker.command(found, Vec::new()).await.map(drop)) });
+    }
+    for (n, told) in sent.join_all().await {
+        assert_eq!(told.err().map(|refusal| refusal.code), (n == 3).then_some(Code::BUG), "{n}");
     }
     world.stop().await;
 }

@@ -6,7 +6,7 @@ use jit_broker::broker::gateway::Opened;
 use jit_broker::broker::{lease, reaper::round};
 use jit_broker::daemon::open_gate;
 use jit_broker::domain::act::{Deed, Selector};
-use jit_broker::domain::event::Event;
+use jit_broker::domain::event::{Command, Event};
 use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::GrantId;
 use jit_broker::domain::key::Key;
@@ -14,7 +14,7 @@ use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::session::{SessionCause, SessionEnd};
 use jit_broker::signer::{Order, Signer};
 
-use crate::trust::{World, leaves, words};
+use crate::trust::{World, leaves, paused, stop_at, words};
 
 fn leg() -> Key {
     Key(jit_ca::key::PrivateKey::from_seed([77; 32]).public().clone())
@@ -253,5 +253,65 @@ async fn a_revocation_moves_nothing() {
     world.broker().act(world.sign(&world.bob, Some(&why), revoke), Some(&why), None).await.unwrap();
     assert_eq!(over(&world, &mut opened).await, SessionCause::Revoked);
     assert!(matches!(world.state(second).await, GrantState::Ready));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_cuts_and_the_log_goes_on_while_the_signer_hangs() {
+    let mut world = World::with_gateway().await;
+    let doors = paused(&mut world).await;
+    let grant = world.open(600).await;
+    let mut opened = enter(&world, grant).await.unwrap();
+    let (arrived, go_on) = stop_at(&doors);
+    let why = words("enough of that");
+    let deed = Deed::Revoke { by: world.bob.name(), of: Selector::Grant(grant) };
+    let (revoke, broker) = (world.sign(&world.bob, Some(&why), deed), world.broker().clone());
+    let revoked = tokio::spawn(async move { broker.act(revoke, Some(&why), None).await });
+    tokio::task::spawn_blocking(move || arrived.recv_timeout(Duration::from_secs(30)).unwrap()).await.unwrap();
+    // It is on the disk, and nobody looks but whoever always does.
+    let over = tokio::time::timeout(Duration::from_secs(10), opened.lease.over()).await.unwrap();
+    assert_eq!(over.cause, SessionCause::Revoked);
+    // The next end does not wait for the signer either, and grants do.
+    let beat = world.broker().command(Command::Beat, Vec::new());
+    let beat = tokio::time::timeout(Duration::from_secs(20), beat).await.unwrap().unwrap();
+    assert!(beat.notice.is_some_and(|notice| notice.contains("not signed")));
+    assert_eq!(world.issue(grant).await.unwrap_err().code, Code::WINDOW_CLOSED);
+    assert_eq!(world.ask(60).await.unwrap_err().code, Code::SIGNER_AWAY);
+    go_on.send(()).unwrap();
+    // The list of revoked serials is the signer's.
+    revoked.await.unwrap().unwrap();
+    let signed = async {
+        while world.broker().note().is_none_or(|(size, _)| size < *world.broker().changed().borrow()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), signed).await.unwrap();
+    world.open(600).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_ends_while_the_ledgers_disk_stands_still() {
+    use sqlx::{ConnectOptions, Connection};
+
+    let world = World::with_gateway().await;
+    let grant = world.open(600).await;
+    let mut opened = enter(&world, grant).await.unwrap();
+    // Somebody else holds the store; a batch waits for them.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&world.settings.ledger);
+    let mut other = options.connect().await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let broker = world.broker().clone();
+    let beat = tokio::spawn(async move { broker.command(Command::Beat, Vec::new()).await });
+    while world.broker().decided().await.state.size == *world.broker().changed().borrow() {
+        tokio::task::yield_now().await;
+    }
+    world.clock.advance(600);
+    let over = tokio::time::timeout(Duration::from_secs(4), opened.lease.over()).await.unwrap();
+    assert_eq!(over.cause, SessionCause::WindowEnd);
+    assert!(!beat.is_finished(), "it was over before the disk went on");
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    other.close().await.unwrap();
+    let _ = beat.await.unwrap();
     world.stop().await;
 }

@@ -1,7 +1,8 @@
 //! Trust, in-process under a simulated clock: who may, when, and what the signer refuses.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use jit_broker::broker::Broker;
 use jit_broker::broker::reaper::round;
@@ -19,7 +20,7 @@ use jit_broker::domain::request::RequestState;
 use jit_broker::domain::text::Words;
 use jit_broker::settings::Settings;
 use jit_broker::signer::gate::Gate;
-use jit_broker::signer::{Leaf, Order, Signer};
+use jit_broker::signer::{Answer, Leaf, Order, Signer};
 
 pub(crate) struct World {
     _dir: tempfile::TempDir,
@@ -30,6 +31,42 @@ pub(crate) struct World {
     pub(crate) admin: Somebody,
     pub(crate) alice: Somebody,
     pub(crate) bob: Somebody,
+}
+
+pub(crate) type Doors = Arc<Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>;
+
+/// The real gate, which says that a checkpoint is asked for and waits for a test, if there is one at its doors.
+struct Paused {
+    gate: Gate,
+    doors: Doors,
+}
+
+impl Signer for Paused {
+    fn order(&mut self, order: Order) -> Result<Answer, Refusal> {
+        if matches!(order, Order::Checkpoint { .. })
+            && let Some((here, on)) = self.doors.lock().unwrap().take()
+        {
+            here.send(()).unwrap();
+            on.recv_timeout(Duration::from_secs(30)).expect("a test that lets the signer go on");
+        }
+        self.gate.order(order)
+    }
+}
+
+/// Starts the world's daemon anew with a signer that can be made to hang.
+pub(crate) async fn paused(world: &mut World) -> Doors {
+    world.daemon.take().unwrap().stop().await;
+    let (gate, doors) = (open_gate(&world.settings, world.clock.clone()).unwrap(), Doors::default());
+    let signer = Box::new(Paused { gate, doors: doors.clone() });
+    world.daemon = Some(Daemon::start_with(&world.settings, world.clock.clone(), signer).await.unwrap());
+    doors
+}
+
+/// Makes the signer hang at the next checkpoint: what tells that it does, and what lets it go on.
+pub(crate) fn stop_at(doors: &Doors) -> (mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let ((here, arrived), (go_on, on)) = (mpsc::channel(), mpsc::channel());
+    *doors.lock().unwrap() = Some((here, on));
+    (arrived, go_on)
 }
 
 pub(crate) fn words(text: &str) -> Words {
