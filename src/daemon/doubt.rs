@@ -27,6 +27,8 @@ pub struct Doubt {
     deed: Option<Deed>,
     /// The grant that is used.
     used: Option<GrantId>,
+    /// It may adopt a bundle, under which other requests need nobody any more.
+    adopts: bool,
 }
 
 impl Doubt {
@@ -51,13 +53,15 @@ impl Doubt {
             Deed::BindKey { grant, .. } => of_grant(grant)?,
             _ => RequestId::of_digest(&signed.digest()),
         };
+        let adopts = match &act.deed {
+            Deed::Apply { .. } => true,
+            Deed::Approve { .. } => state.requests.get(&request).is_some_and(|request| request.key.is_none()),
+            _ => false,
+        };
         let own = act.words.is_some_and(|words| gone.contains(&words));
+        // A bundle is judged with every request that waits; and who may end a grant, with the rules under which it was asked for.
         let others = match &act.deed {
-            // A bundle is judged with every request that waits; and who may end a grant, with the rules under which it was asked for.
-            Deed::Apply { .. } => state.open_requests.iter().any(lost),
-            Deed::Approve { .. } if state.requests.get(&request).is_some_and(|request| request.key.is_none()) => {
-                state.open_requests.iter().any(lost)
-            }
+            _ if adopts => state.open_requests.iter().any(lost),
             Deed::Revoke { .. } | Deed::EndSession { .. } => {
                 state.open_grants.iter().filter_map(of_grant).any(|id| lost(&id))
             }
@@ -70,6 +74,7 @@ impl Doubt {
             act: Some(signed.id()),
             deed: Some(act.deed),
             used: None,
+            adopts,
         })
     }
 
@@ -98,9 +103,10 @@ impl Doubt {
                     && (self.act, self.by.as_ref()) == (Some(*act), Some(by))
                     && matches!(&self.deed, Some(Deed::Approve { terms: said, .. }) if said == terms)
             }
-            Event::RequestApproved { request, .. } => ours(request),
-            Event::GrantOpened { request: of, person, key, terms, .. } => {
-                ours(of) && request.is_some_and(|request| gives(request, (person, key), terms))
+            Event::RequestApproved { request, .. } => ours(request) || self.adopts,
+            Event::GrantOpened { request, person, key, terms, .. } => {
+                let asked = state.requests.get(request);
+                (ours(request) || self.adopts) && asked.is_some_and(|asked| gives(asked, (person, key), terms))
             }
             Event::KeyBound { grant, key, .. } => {
                 matches!(&self.deed, Some(Deed::BindKey { grant: of, key: bound, .. }) if (of, bound) == (grant, key))

@@ -2,8 +2,8 @@
 //!
 //! Start with [`Daemon::start`].
 
-mod aside;
 pub mod backup;
+mod blobs;
 pub mod dev;
 pub mod dig;
 mod doubt;

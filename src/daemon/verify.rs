@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 
-use super::aside::Aside;
+use super::blobs::Blobs;
 use super::doubt::Doubt;
 use crate::broker::clerk::ledger_refusal;
 use crate::domain::decide::{Now, decide};
@@ -43,7 +43,7 @@ pub struct Entries {
     serials: BTreeSet<(&'static str, u64)>,
     shelf: Shelf,
     /// The stored blobs.
-    blobs: Aside,
+    blobs: Blobs,
     /// Named texts that are not there: shredded.
     gone: BTreeSet<Digest>,
     course: Course,
@@ -62,7 +62,7 @@ impl Entries {
             state: State::default(),
             serials: BTreeSet::new(),
             shelf: Shelf::default(),
-            blobs: Aside::default(),
+            blobs: Blobs::default(),
             gone: BTreeSet::new(),
             course: Course::Follows(VecDeque::new()),
             doubt: None,

@@ -20,7 +20,7 @@ enum Place {
 }
 
 /// Blobs by their SHA-256.
-pub struct Aside {
+pub struct Blobs {
     blobs: HashMap<Digest, Place>,
     /// How much may still be kept in memory.
     room: usize,
@@ -28,13 +28,13 @@ pub struct Aside {
     end: u64,
 }
 
-impl Default for Aside {
+impl Default for Blobs {
     fn default() -> Self {
         Self::with_room(MEMORY)
     }
 }
 
-impl Aside {
+impl Blobs {
     fn with_room(room: usize) -> Self {
         Self { blobs: HashMap::new(), room, file: None, end: 0 }
     }
@@ -102,16 +102,16 @@ mod tests {
 
     #[test]
     fn more_than_fits_into_memory_is_given_back_as_well() {
-        let mut aside = Aside::with_room(10);
+        let mut kept = Blobs::with_room(10);
         let blobs: Vec<Vec<u8>> = (0..20_u8).map(|n| vec![n; usize::from(n)]).collect();
         for blob in &blobs {
-            aside.put(Digest::of(blob), blob);
+            kept.put(Digest::of(blob), blob);
         }
-        assert!(aside.file.is_some() && aside.end > 100);
+        assert!(kept.file.is_some() && kept.end > 100);
         for blob in &blobs {
-            assert_eq!(aside.get(&Digest::of(blob)).unwrap().unwrap(), &blob[..]);
+            assert_eq!(kept.get(&Digest::of(blob)).unwrap().unwrap(), &blob[..]);
         }
-        assert!(aside.get(&Digest::of(b"another")).unwrap().is_none());
-        assert!(!aside.holds(&Digest::of(b"another")));
+        assert!(kept.get(&Digest::of(b"another")).unwrap().is_none());
+        assert!(!kept.holds(&Digest::of(b"another")));
     }
 }
