@@ -185,7 +185,7 @@ pub async fn in_place(settings: &Settings) -> Result<u64, Refusal> {
     // Nobody else writes meanwhile.
     let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
     let reader = ledger.reader();
-    let keys = crate::signer::keys::Keys::load(&settings.ca_dir)?;
+    let keys = crate::signer::keys::Keys::look(&settings.ca_dir)?;
     let corrupt = |what: &str| Refusal::new(Code::LEDGER_CORRUPT, format!("The log cannot be gone on with: {what}."));
     let leaf = reader.leaf(0).await.map_err(|e| ledger_refusal(&e))?.ok_or_else(|| corrupt("it is empty"))?;
     let genesis: Genesis = match read_canonical::<Entry>(&leaf.bytes).map(|entry| entry.event) {

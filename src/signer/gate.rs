@@ -308,7 +308,7 @@ impl Gate {
                 return Ok(Answer::Head { size: self.state.size });
             }
             let what = format!("The log has {} entries; {} were signed before.", self.state.size, self.head.size);
-            let way = "Bring the newest ledger back. Where it is lost: jit-broker restore --in-place --config FILE, then jit-broker audit begin-epoch";
+            let way = "Bring the newest ledger back. Where it is lost: jit-broker restore --in-place --config FILE (as root where services run), then jit-broker audit begin-epoch";
             return Err(lies(what).hint(way));
         }
         self.pinned()?;
