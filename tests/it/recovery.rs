@@ -116,6 +116,48 @@ fn a_current_backup_goes_on_without_a_serial_twice() {
 }
 
 #[test]
+fn a_restore_beside_the_broker_touches_nothing_of_it_however_its_configuration_is_written() {
+    let mut served = started();
+    served.stop();
+    let state = served.broker_dir().join("state").display().to_string();
+    let good = std::fs::read_to_string(served.config()).unwrap();
+    let url = format!("\"sqlite:{state}/ledger.db\"");
+    let commented = good
+        .replace("[server]", "[server]  # where people reach it")
+        .replace("state_dir  = \"state\"", &format!("'state_dir' = '{state}'  # of the old machine"))
+        .replace("[store]", "[store] # one file")
+        .replace("\"sqlite:state/ledger.db\"", &url)
+        .replace("[ca]", "[ ca ]  # the signer's keys")
+        .replace("\"state/ca\"", &format!("\"{state}/ca\""));
+    let without =
+        |line: &&str| !["[store]", "url =", "[ca]", "dir  ", "signer ="].iter().any(|word| line.starts_with(word));
+    let inline = good.lines().filter(without).collect::<Vec<_>>().join("\n").replace(
+        "schema = 1",
+        &format!(
+            "schema = 1\nstore.url = {url}\nca = {{ dir = \"{state}/ca\", signer = \"unix:{state}/signer.sock\" }}"
+        ),
+    );
+    let head = served.broker_dir().join("state/ca/head.json");
+    let before = std::fs::read(&head).unwrap();
+    for (n, text) in [commented, inline].into_iter().enumerate() {
+        std::fs::write(served.config(), &text).unwrap();
+        let file = served.dir.join(format!("{n}.backup")).display().to_string();
+        backup(&served, &file).ok();
+        let (dir, secret) = (served.dir.join(format!("restored-{n}")), passphrase(&served));
+        let to = dir.display().to_string();
+        operator(&served, &["restore", &file, "--dir", &to, "--passphrase-file", &secret]).ok();
+        assert!(std::fs::read(&head).unwrap() == before, "the head of the broker that was backed up is its own");
+        let restored = std::fs::read_to_string(dir.join("state/ca/head.json")).unwrap();
+        assert!(restored.contains("\"recovery\":{"), "{restored}");
+        let text = std::fs::read_to_string(dir.join("jit-broker.toml")).unwrap();
+        assert!(!text.contains(&state) && text.contains("# The addresses from which targets see"), "{text}");
+    }
+    std::fs::write(served.config(), good).unwrap();
+    served.serve();
+    served.client(&served.alice).unwrap().ask(600).unwrap();
+}
+
+#[test]
 fn an_old_backup_is_noticed_by_who_saw_more_and_acknowledged() {
     let mut served = started();
     let file = served.dir.join("broker.backup").display().to_string();
