@@ -2,6 +2,7 @@
 //!
 //! Start with [`Daemon::start`].
 
+mod aside;
 pub mod backup;
 pub mod dev;
 pub mod dig;

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::backup::{STATE, is_key};
+use super::backup::{STATE, is_key, is_note};
 use super::sealed::Opener;
 use crate::broker::clerk::ledger_refusal;
 use crate::domain::digest::{Digest, read_canonical};
@@ -22,6 +22,7 @@ use crate::settings::{Settings, SignerAt, bad_config};
 use crate::signer::gate::{hex, origin_of};
 use crate::signer::keys::{io_refusal, replace};
 use crate::signer::recovery;
+use crate::witness::keep::WITNESSED;
 
 /// The longest name of a file in a backup, in bytes.
 const MAX_NAME: usize = 256;
@@ -108,6 +109,7 @@ fn place(name: &str) -> Option<PathBuf> {
         "ca/head.json" => Some(PathBuf::from("state/ca/head.json")),
         _ if below("ca").is_some_and(is_key) => Some(Path::new("state").join(path)),
         _ if below("state").is_some_and(|rest| STATE.contains(&rest)) => Some(path.to_owned()),
+        _ if below(&format!("state/{WITNESSED}")).is_some_and(is_note) => Some(path.to_owned()),
         // By its parts: what follows a second slash would be a path from the root.
         _ if name.ends_with(".toml") || name.ends_with(".crt") => path.strip_prefix("bundle").ok().map(Path::to_owned),
         _ => None,
@@ -250,12 +252,17 @@ mod tests {
 
     #[test]
     fn files_go_below_the_new_folder_or_nowhere() {
+        let note = format!("state/witnessed/{}", "0f".repeat(32));
+        let over = format!("{note}.e12");
         let kept = [
             ("ledger.db", "state/ledger.db"),
             ("ca/ssh_user.2", "state/ca/ssh_user.2"),
             ("ca/x509_client.2.crt", "state/ca/x509_client.2.crt"),
             ("bundle/people/team.toml", "people/team.toml"),
             ("state/krl", "state/krl"),
+            ("state/witness_key", "state/witness_key"),
+            (&note, &note),
+            (&over, &over),
         ];
         for (name, at) in kept {
             assert_eq!(place(name), Some(PathBuf::from(at)), "{name}");
@@ -267,6 +274,9 @@ mod tests {
             "ca/authorized_keys",
             "ca/ssh_user.sh",
             "state/x",
+            "state/witnessed/x",
+            "state/witnessed/../krl",
+            "state/witnessed/",
             "bundle/../x.toml",
             "bundle/x.sh",
             "",

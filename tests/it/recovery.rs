@@ -158,6 +158,40 @@ fn a_restore_beside_the_broker_touches_nothing_of_it_however_its_configuration_i
 }
 
 #[test]
+fn a_backup_that_is_killed_is_in_nobodys_way_and_the_next_one_clears_up() {
+    let served = started();
+    let file = served.dir.join("away/broker.backup");
+    let away = file.parent().unwrap();
+    std::fs::create_dir(away).unwrap();
+    let names = |dir: &Path| -> Vec<String> {
+        let all = std::fs::read_dir(dir).unwrap().flatten().map(|entry| entry.file_name());
+        all.map(|name| name.to_string_lossy().into_owned()).collect()
+    };
+    let (to, config, secret) = (file.display().to_string(), served.config().display().to_string(), passphrase(&served));
+    let mut killed =
+        served.operator(&["backup", "--to", &to, "--config", &config, "--passphrase-file", &secret]).spawn().unwrap();
+    eventually("it has begun", || !names(away).is_empty());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    // Another one was killed while it copied the log; what only looks like that is nobody's.
+    let state = served.broker_dir().join("state");
+    let copy = state.join("backup.0123456789abcdef0123456789abcdef");
+    let others = ["backup.old", "backup.0123456789abcdef0123456789abcdeg"].map(|name| state.join(name));
+    for folder in others.iter().chain([&copy]) {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("ledger.db"), "SQLite format 3").unwrap();
+    }
+    std::fs::write(away.join("broker.backup.2026"), "kept").unwrap();
+    backup(&served, &to).ok();
+    let mut left = names(away);
+    left.sort();
+    assert_eq!(left, ["broker.backup", "broker.backup.2026"]);
+    assert!(!copy.exists() && others.iter().all(|folder| folder.exists()));
+    let kept = names(&state).into_iter().filter(|name| name.starts_with("backup."));
+    assert_eq!(kept.count(), others.len(), "nothing of the killed one either");
+}
+
+#[test]
 fn an_old_backup_is_noticed_by_who_saw_more_and_acknowledged() {
     let mut served = started();
     let file = served.dir.join("broker.backup").display().to_string();
