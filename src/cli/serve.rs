@@ -8,6 +8,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
+use super::files::has_bundle;
 use super::home::{Home, read_private};
 use super::{Globals, keys, output};
 use crate::broker::left::LEFT;
@@ -201,7 +202,7 @@ impl ConfigArgs {
         }
         let folder = self.config.parent().unwrap_or(Path::new("."));
         let admins: Vec<PersonName> = settings.admins.keys().cloned().collect();
-        if folder.join("policy.toml").exists() {
+        if has_bundle(folder) {
             match super::admin::read_bundle(folder, &admins) {
                 Ok((_, bundle)) if settings.gateway_ssh.is_none() => problems.extend(bundle.unreachable()),
                 Ok(_) => {}

@@ -233,15 +233,33 @@ impl Daemon {
     /// nothing of it was taken.
     pub fn reload(&mut self, next: &Settings) -> Vec<&'static str> {
         let now = &self.settings;
+        // By all its fields, so that a new one is not forgotten here.
+        let Settings {
+            listen,
+            public_url,
+            state_dir,
+            admins,
+            ledger,
+            ca_dir,
+            signer,
+            secrets: _,
+            gateway_ssh,
+            recordings,
+            outside,
+            metrics,
+        } = next;
         let differs = [
-            ("[server].listen", now.listen != next.listen),
-            ("[server].public_url", now.public_url != next.public_url),
-            ("[server].state_dir", now.state_dir != next.state_dir),
-            ("[trust]", now.admins != next.admins),
-            ("[store]", now.ledger != next.ledger),
-            ("[ca]", now.ca_dir != next.ca_dir || now.signer != next.signer),
-            ("[gateway.ssh]", now.gateway_ssh != next.gateway_ssh),
-            ("[recording]", now.recordings != next.recordings),
+            ("[server].listen", now.listen != *listen),
+            ("[server].public_url", now.public_url != *public_url),
+            ("[server].state_dir", now.state_dir != *state_dir),
+            ("[trust]", now.admins != *admins),
+            ("[store]", now.ledger != *ledger),
+            ("[ca]", now.ca_dir != *ca_dir || now.signer != *signer),
+            ("[gateway.ssh]", now.gateway_ssh != *gateway_ssh),
+            ("[recording]", now.recordings != *recordings),
+            ("[witness]", now.outside.witnesses != outside.witnesses),
+            ("[keeps]", now.outside.keeps != outside.keeps),
+            ("[metrics]", now.metrics != *metrics),
         ];
         if now.secrets != next.secrets {
             self.secrets.set(next);

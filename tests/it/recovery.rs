@@ -367,11 +367,47 @@ fn a_configuration_is_taken_while_it_runs_or_the_old_one_stays() {
     .unwrap();
     let later = reload(&served);
     assert!(later.code == Some(0) && later.err.contains("state_dir") && later.err.contains("restart"), "{}", later.err);
+    // What is opened once is named, and never said to count.
+    let key = served.alice.key();
+    for (name, more) in [
+        ("[witness]", "[witness.disk]\nfile = \"outside.note\"".to_owned()),
+        ("[keeps]", format!("[keeps.other]\norigin = \"jit-broker/audit/x/e0\"\nkey = \"{key}\"")),
+        ("[metrics]", "[metrics]\nlisten = \"127.0.0.1:9\"".to_owned()),
+    ] {
+        std::fs::write(&config, format!("{good}\n{more}\n")).unwrap();
+        let later = reload(&served);
+        let needs = later.err.contains(name) && later.err.contains("restart");
+        assert!(later.code == Some(0) && needs, "{name}: {}", later.err);
+    }
     std::fs::write(&config, &good).unwrap();
+    assert!(!reload(&served).err.contains("restart"));
     served.stop();
     let nobody = reload(&served);
     assert_eq!(nobody.code, Some(69), "{}", nobody.err);
     assert!(Path::new(PROGRAM).exists());
+}
+
+#[test]
+fn a_bundle_in_folders_is_checked_as_one_in_files() {
+    let mut served = Served::init();
+    served.serve();
+    served.stop();
+    let (folder, config) = (served.broker_dir(), served.config().display().to_string());
+    let check = || operator(&served, &["check", "--config", &config]);
+    for kind in ["people", "targets", "policy"] {
+        std::fs::create_dir(folder.join(kind)).unwrap();
+        let (from, to) = (folder.join(format!("{kind}.toml")), folder.join(format!("{kind}/10-prod.toml")));
+        std::fs::rename(from, to).unwrap();
+    }
+    let good = check();
+    assert_eq!(good.code, Some(0), "{}", good.err);
+    let policy = folder.join("policy/10-prod.toml");
+    let text = std::fs::read_to_string(&policy).unwrap();
+    std::fs::write(&policy, format!("{text}\n[[rule]\nid = 1\n")).unwrap();
+    let bad = check();
+    assert!(bad.code == Some(78) && bad.err.contains("policy/10-prod.toml"), "{}", bad.err);
+    let found = operator(&served, &["doctor", "--config", &config]);
+    assert!(!found.out.contains("not kept here"), "{}", found.out);
 }
 
 #[test]
