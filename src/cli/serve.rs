@@ -16,7 +16,7 @@ use crate::clock::System;
 use crate::daemon::init::{Plan, init, init_services};
 use crate::daemon::notify::Notify;
 use crate::daemon::services::CONFIG_DIR;
-use crate::daemon::{Daemon, open_gate, watch};
+use crate::daemon::{Daemon, RELOADED, aside, open_gate, watch};
 use crate::domain::names::PersonName;
 use crate::domain::refusal::Code;
 use crate::domain::target::Mode;
@@ -240,12 +240,14 @@ impl ConfigArgs {
             ));
         };
         let mut gate = open_gate(&settings, Arc::new(System::new()))?;
+        let listener = crate::signer::socket::bind(path, 0o660)?;
+        aside::clear_keys(&settings);
         eprintln!("signing for {}", path.display());
         let notify = Notify::from_env();
         if notify.is_heard() {
             watch::signer(path, notify);
         }
-        crate::signer::socket::serve(path, 0o660, &mut gate)?;
+        crate::signer::socket::serve(&listener, &mut gate);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -264,7 +266,7 @@ const ANSWERS: u32 = 200;
 /// Where the daemon says what it made of a new configuration: beside its ledger, which stays where it is.
 fn reloaded(ledger: &Path) -> PathBuf {
     let mut name = ledger.as_os_str().to_owned();
-    name.push(".reloaded");
+    name.push(RELOADED);
     name.into()
 }
 

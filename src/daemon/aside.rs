@@ -1,7 +1,8 @@
-//! What a backup writes before it is one: a private folder for the log in clear, and the sealed file under a name of its own.
+//! What is not yet what it will be: what a backup writes before it is one, and what killed writes of daemon and signer leave.
 //!
-//! True here: each is locked for as long as somebody works with it, so that what a killed backup left behind is known, and removed by the
-//! next one. Only names of this form are: a stem, a dot, 32 digits of hex.
+//! True here: what a backup writes is locked for as long as somebody works with it, so that what a killed backup left behind is known, and removed by the
+//! next one; the daemon clears up while it holds the ledger, the signer while it has its socket. Only names of our own form go: the name that
+//! it would have had, a dot, 32 digits of hex.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,6 +10,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+
+use super::backup::{STATE, is_key, is_note};
+use super::outside::COSIGNED;
+use super::{HEAD, RELOADED, cache_of};
+use crate::broker::left::LEFT;
+use crate::settings::Settings;
+use crate::signer::gate;
+use crate::signer::keys::{ending, tidy, would_be};
+use crate::witness::keep::WITNESSED;
 
 /// Something that is gone when this is dropped.
 #[derive(Debug)]
@@ -28,7 +38,7 @@ impl Aside {
     /// A private folder.
     pub(super) fn folder(within: &Path, stem: &str) -> io::Result<Self> {
         clear(within, stem, Kind::Folder);
-        let path = within.join(named(stem));
+        let path = within.join(format!("{stem}{}", ending()));
         fs::DirBuilder::new().mode(0o700).create(&path)?;
         Self::hold(File::open(&path)?, path)
     }
@@ -37,7 +47,7 @@ impl Aside {
     pub(super) fn file(to: &Path) -> io::Result<Self> {
         let stem = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
         clear(folder_of(to), &stem, Kind::File);
-        let path = folder_of(to).join(named(&stem));
+        let path = folder_of(to).join(format!("{stem}{}", ending()));
         Self::hold(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?, path)
     }
 
@@ -84,15 +94,6 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn named(stem: &str) -> String {
-    format!("{stem}.{}", data_encoding::HEXLOWER.encode(&crate::clock::random16()))
-}
-
-fn is_named(name: &str, stem: &str) -> bool {
-    let rest = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('.'));
-    rest.is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
-}
-
 /// Removes what nobody works with any more.
 fn clear(within: &Path, stem: &str, kind: Kind) {
     for entry in fs::read_dir(within).into_iter().flatten().flatten() {
@@ -101,7 +102,7 @@ fn clear(within: &Path, stem: &str, kind: Kind) {
             Kind::File => found.is_file(),
         });
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !wanted || !is_named(&name, stem) {
+        if !wanted || would_be(&name) != Some(stem) {
             continue;
         }
         let path = entry.path();
@@ -111,6 +112,21 @@ fn clear(within: &Path, stem: &str, kind: Kind) {
             gone.unwrap_or_else(|e| tracing::warn!("{} is left of an earlier backup: {e}", path.display()));
         }
     }
+}
+
+/// Removes what a killed daemon left half-written; for whoever holds the ledger.
+pub(super) fn clear_state(settings: &Settings) {
+    let state = &settings.state_dir;
+    tidy(state, |name| STATE.contains(&name) || name == LEFT || name.ends_with(RELOADED));
+    tidy(&state.join(WITNESSED), is_note);
+    tidy(&state.join(COSIGNED), |_| true);
+    cache_of(settings).tidy();
+}
+
+/// Removes what a killed signer left half-written; for the one signer of a configuration.
+pub fn clear_keys(settings: &Settings) {
+    tidy(&settings.ca_dir, |name| name == HEAD || is_key(name));
+    gate::cache_of(&settings.ca_dir.join(HEAD)).tidy();
 }
 
 #[cfg(test)]
@@ -123,10 +139,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("b");
         let (folder, file) = (Aside::folder(dir.path(), "w").unwrap(), Aside::file(&to).unwrap());
-        let left = dir.path().join(named("w"));
+        let left = dir.path().join(format!("w{}", ending()));
         fs::create_dir(&left).unwrap();
         fs::write(left.join("ledger.db"), "x").unwrap();
-        let torn = dir.path().join(named("b"));
+        let torn = dir.path().join(format!("b{}", ending()));
         fs::write(&torn, "x").unwrap();
         let others = ["w.0", "b.2026", "bb.0123456789abcdef0123456789abcdef", "b.0123456789abcdef0123456789abcdeg"];
         others.iter().for_each(|name| fs::write(dir.path().join(name), "x").unwrap());

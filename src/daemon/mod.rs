@@ -2,7 +2,7 @@
 //!
 //! Start with [`Daemon::start`].
 
-mod aside;
+pub mod aside;
 pub mod backup;
 pub mod dev;
 pub mod dig;
@@ -54,6 +54,9 @@ use secrets::Secrets;
 
 /// The file in the keys' folder in which the signer keeps how much of which log it has signed.
 const HEAD: &str = "head.json";
+
+/// What is behind the ledger's name in that of the file in which the daemon says what it made of a new configuration.
+pub const RELOADED: &str = ".reloaded";
 
 /// A running daemon.
 pub struct Daemon {
@@ -164,6 +167,10 @@ impl Daemon {
             None => None,
         };
         let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
+        aside::clear_state(settings);
+        if settings.signer == SignerAt::Local {
+            aside::clear_keys(settings);
+        }
         let signer = SignerHandle::new(signer);
         let outside = outside::open(settings, &ledger.reader(), signer.recovering().await).await?;
         let keeper = Arc::new(Timekeeper::new(clock));

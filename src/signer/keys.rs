@@ -157,7 +157,7 @@ fn beside(
     let folder = folder_of(path);
     // SECURITY (T148): a name that nobody guesses and a file that nobody made, so that no link laid out in a shared folder is followed.
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}", data_encoding::HEXLOWER.encode(&crate::clock::random16())));
+    name.push(ending());
     let temporary = folder.join(name);
     let result = (|| {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
@@ -173,6 +173,29 @@ fn beside(
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// How the name of a file ends that is not yet what it will be.
+pub fn ending() -> String {
+    format!(".{}", data_encoding::HEXLOWER.encode(&crate::clock::random16()))
+}
+
+/// The name that such a file would have had; none where it is no such file.
+pub fn would_be(name: &str) -> Option<&str> {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    name.rsplit_once('.').filter(|(_, ending)| ending.len() == 32 && ending.bytes().all(hex)).map(|(stem, _)| stem)
+}
+
+/// Removes what writes left that were killed: such files of these names. Only for whoever alone writes in the folder.
+pub fn tidy(dir: &Path, ours: impl Fn(&str) -> bool) {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in files.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+        if would_be(&entry.file_name().to_string_lossy()).is_some_and(&ours)
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::warn!("{} is left of a write that broke off: {error}", entry.path().display());
+        }
+    }
 }
 
 /// What a failed write is called.

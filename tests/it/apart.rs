@@ -274,6 +274,11 @@ fn root_mends_and_looks_at_what_two_services_own_and_takes_nothing_from_them() {
     apart.served.client(&apart.served.alice).unwrap().ask(900).unwrap();
     apart.served.stop();
     let head = apart.served.dir.join("signer/head.json");
+    // What a write left that was killed in the middle, and what only looks like it.
+    let ending = "0123456789abcdef0123456789abcdef";
+    let half = [format!("head.json.{ending}"), format!("ssh_user.2.{ending}"), "head.fold.new".to_owned()];
+    let kept = [format!("notes.{ending}"), "head.json.2026".to_owned(), format!("ssh_user.{}", &ending[1..])];
+    half.iter().chain(&kept).for_each(|name| std::fs::write(head.with_file_name(name), "half").unwrap());
     for epoch in 1..=2 {
         apart.kill_signer();
         if epoch == 1 {
@@ -295,10 +300,13 @@ fn root_mends_and_looks_at_what_two_services_own_and_takes_nothing_from_them() {
         let mut after = owners(&apart);
         for suffix in ["-wal", "-shm"] {
             let name = PathBuf::from(format!("{}{suffix}", ledger.display()));
-            (before.remove(&name), after.remove(&name));
+            before.remove(&name);
+            after.remove(&name);
         }
         assert_eq!(before, after);
         apart.start_signer();
+        assert!(!half.iter().any(|name| head.with_file_name(name).exists()), "the signer clears up");
+        assert!(kept.iter().all(|name| head.with_file_name(name).exists()), "and takes nothing else");
         apart.served.serve();
         let begun = apart.served.cli("root-admin", "jit-broker audit begin-epoch --yes");
         assert!(begun.code == Some(0) && begun.err.contains(&format!("Epoch {epoch}")), "{}", begun.err);

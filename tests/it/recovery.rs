@@ -388,6 +388,31 @@ fn a_configuration_is_taken_while_it_runs_or_the_old_one_stays() {
 }
 
 #[test]
+fn what_killed_writes_left_goes_at_the_next_start_and_nothing_else_does() {
+    let mut served = Served::init();
+    let state = served.broker_dir().join("state");
+    let ending = "0123456789abcdef0123456789abcdef";
+    let note = "0f".repeat(32);
+    std::fs::create_dir(state.join("witnessed")).unwrap();
+    let named = |names: &[&str]| names.iter().map(|name| state.join(format!("{name}.{ending}"))).collect::<Vec<_>>();
+    let mut half = named(&["krl", "left.json", "ledger.db.reloaded", "ca/log", "ca/x509_client.2.crt", "ca/head.json"]);
+    half.extend(named(&[&format!("witnessed/{note}"), &format!("witnessed/{note}.e3")]));
+    half.extend(["snapshot.new", "ca/head.fold.new"].map(|name| state.join(name)));
+    let mut kept = named(&["ledger.db", "mine", "witnessed/mine", "ca/mine"]);
+    kept.extend([state.join("krl.old"), state.join("ledger.db.new"), state.join(format!("krl.{}x", &ending[1..]))]);
+    half.iter().chain(&kept).for_each(|path| std::fs::write(path, "half").unwrap());
+    // Who only looks clears nothing up: the daemon may be writing.
+    let config = served.config().display().to_string();
+    served.operator(&["check", "--config", &config]).output().unwrap();
+    assert!(half.iter().all(|path| path.exists()));
+    served.serve();
+    let left: Vec<_> = half.iter().filter(|path| path.exists()).collect();
+    assert!(left.is_empty(), "{left:#?}");
+    let gone: Vec<_> = kept.iter().filter(|path| !path.exists()).collect();
+    assert!(gone.is_empty(), "{gone:#?}");
+}
+
+#[test]
 fn a_bundle_in_folders_is_checked_as_one_in_files() {
     let mut served = Served::init();
     served.serve();
