@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::files::has_bundle;
-use super::home::{Home, read_private};
+use super::home::Home;
 use super::{Globals, keys, output};
 use crate::broker::left::LEFT;
 use crate::clock::System;
@@ -255,7 +255,8 @@ impl ConfigArgs {
 /// What the broker of this machine last wrote down; nothing where none ran yet.
 pub(super) fn written(state_dir: &Path) -> Result<Option<LeftDoc>, Failure> {
     let path = state_dir.join(LEFT);
-    let text = read_private(&path)?;
+    let there = path.try_exists().map_err(|e| Failure::local(path.display(), e))?;
+    let text = if there { Some(crate::signer::keys::look(&path)?) } else { None };
     let damaged = |e: serde_json::Error| Failure::local(format!("{} is damaged", path.display()), e);
     text.map(|text| serde_json::from_str(&text).map_err(damaged)).transpose()
 }

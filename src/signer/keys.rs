@@ -73,6 +73,14 @@ pub fn read_private(path: &Path) -> Result<String, Refusal> {
     read_of(path, Owner::Me)
 }
 
+/// Reads a private file of a service: as [`read_private`], and root may look whoever has its folder.
+///
+/// # Errors
+/// As [`read_private`].
+pub fn look(path: &Path) -> Result<String, Refusal> {
+    read_of(path, Owner::Folder)
+}
+
 /// Whose private files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {

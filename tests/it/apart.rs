@@ -315,3 +315,46 @@ fn root_mends_and_looks_at_what_two_services_own_and_takes_nothing_from_them() {
         apart.served.stop();
     }
 }
+
+#[test]
+fn what_root_runs_beside_two_services_works_and_takes_no_file_from_them() {
+    let mut apart = Apart::start();
+    if apart.as_signer.is_empty() {
+        return;
+    }
+    let config = apart.served.config();
+    let at = config.display().to_string();
+    let root = |args: &[&str]| -> Done { Command::new(crate::served::PROGRAM).args(args).output().unwrap().into() };
+    let left = apart.served.broker_dir().join("state/left.json");
+    eventually("the daemon has said what is left", || left.exists());
+    let before = owners(&apart);
+    let good = root(&["check", "--config", &at]);
+    assert!(good.code == Some(0) && good.err.contains("good"), "{}{}", good.out, good.err);
+    let found = root(&["doctor", "--config", &at]);
+    assert!(!found.out.contains("JB") && !found.err.contains("JB"), "{}{}", found.out, found.err);
+    root(&["reload", "--config", &at]).ok();
+    let (to, secret) = (apart.served.dir.join("broker.backup"), apart.served.dir.join("passphrase"));
+    std::fs::write(&secret, "correct horse battery").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (to, secret) = (to.display().to_string(), secret.display().to_string());
+    root(&["backup", "--to", &to, "--config", &at, "--passphrase-file", &secret]).ok();
+    let dir = apart.served.dir.join("restored").display().to_string();
+    root(&["restore", &to, "--dir", &dir, "--passphrase-file", &secret]).ok();
+    // The administrators are lost: root writes others into the configuration that both read.
+    apart.served.stop();
+    apart.kill_signer();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let key = std::fs::read_to_string(apart.served.dir.join("root-admin/id_ed25519.pub")).unwrap();
+    let key = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let other = jit_ca::key::PrivateKey::from_seed([9; 32]).public().to_string();
+    std::fs::write(&config, text.replace(&key, &other)).unwrap();
+    apart.start_signer();
+    root(&["trust", "reset", "--config", &at, "--yes"]).ok();
+    let after = owners(&apart);
+    for (path, was) in &before {
+        assert_eq!(after.get(path).unwrap_or(was), was, "{}", path.display());
+    }
+    let strange: Vec<_> = after.iter().filter(|(_, (user, _, _))| *user == 0).collect();
+    assert!(strange.is_empty(), "{strange:#?}");
+    apart.served.serve();
+}
