@@ -98,7 +98,15 @@ pub fn ledger_refusal(error: &LedgerError) -> Refusal {
         LedgerError::Held { .. } => Refusal::new(Code::LEDGER_HELD, format!("The ledger is in use: {error}.")),
         LedgerError::Newer => Refusal::new(Code::LEDGER_NEWER, format!("{error}.")),
         LedgerError::Corrupt { .. } => Refusal::new(Code::LEDGER_CORRUPT, format!("{error}.")),
-        other => Refusal::new(Code::LEDGER_DOWN, format!("The log cannot be used: {other}.")),
+        other => {
+            let refusal = Refusal::new(Code::LEDGER_DOWN, format!("The log cannot be used: {other}."));
+            match other {
+                LedgerError::Io(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                    refusal.hint("Run it as the service's own user, or as root.")
+                }
+                _ => refusal,
+            }
+        }
     }
 }
 

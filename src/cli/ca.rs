@@ -70,7 +70,7 @@ impl Authority {
 
     /// From the files of the broker on this machine: its log says which keys count, its folder of keys has them.
     async fn local(settings: &Settings) -> Result<Self, Failure> {
-        let keys = Keys::load(&settings.ca_dir)?;
+        let keys = Keys::look(&settings.ca_dir)?;
         let state = super::onsite::folded(settings).await?;
         let mut of = BTreeMap::from([("log".to_owned(), vec![keys.log_public().to_string()])]);
         for (purpose, ring) in &state.authorities.rings {

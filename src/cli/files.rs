@@ -6,6 +6,19 @@ use std::path::Path;
 
 use crate::domain::refusal::{Code, Refusal};
 
+/// The kinds of a bundle's files.
+const KINDS: [&str; 3] = ["people", "targets", "policy"];
+
+fn is_toml(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "toml")
+}
+
+/// True where the files of a bundle are kept in a folder, in whatever layout.
+pub fn has_bundle(dir: &Path) -> bool {
+    let any = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| is_toml(&entry.path()));
+    KINDS.iter().any(|kind| dir.join(format!("{kind}.toml")).is_file() || any(&dir.join(kind)))
+}
+
 /// The files of a bundle in a folder: the three files, or folders of such files.
 ///
 /// # Errors
@@ -13,7 +26,7 @@ use crate::domain::refusal::{Code, Refusal};
 pub fn bundle_files(dir: &Path) -> Result<BTreeMap<String, String>, Refusal> {
     let mut files = BTreeMap::new();
     let broken = |path: &Path, e: std::io::Error| Refusal::new(Code::BAD_CONFIG, format!("{}: {e}.", path.display()));
-    for kind in ["people", "targets", "policy"] {
+    for kind in KINDS {
         let single = dir.join(format!("{kind}.toml"));
         if single.is_file() {
             files.insert(format!("{kind}.toml"), fs::read_to_string(&single).map_err(|e| broken(&single, e))?);
@@ -22,7 +35,7 @@ pub fn bundle_files(dir: &Path) -> Result<BTreeMap<String, String>, Refusal> {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let name = entry.file_name().to_string_lossy().into_owned();
-            if path.extension().is_some_and(|e| e == "toml") {
+            if is_toml(&path) {
                 files.insert(format!("{kind}/{name}"), fs::read_to_string(&path).map_err(|e| broken(&path, e))?);
             }
         }

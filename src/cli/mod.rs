@@ -75,7 +75,7 @@ use clap::{Parser, Subcommand};
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::Code;
 use failure::Failure;
-pub use files::bundle_files;
+pub use files::{bundle_files, has_bundle};
 use output::Format;
 
 /// Access when it is needed, for as long as it is needed.

@@ -8,14 +8,15 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
-use super::home::{Home, read_private};
+use super::files::has_bundle;
+use super::home::Home;
 use super::{Globals, keys, output};
 use crate::broker::left::LEFT;
 use crate::clock::System;
 use crate::daemon::init::{Plan, init, init_services};
 use crate::daemon::notify::Notify;
 use crate::daemon::services::CONFIG_DIR;
-use crate::daemon::{Daemon, open_gate, watch};
+use crate::daemon::{Daemon, RELOADED, aside, open_gate, watch};
 use crate::domain::names::PersonName;
 use crate::domain::refusal::Code;
 use crate::domain::target::Mode;
@@ -201,7 +202,7 @@ impl ConfigArgs {
         }
         let folder = self.config.parent().unwrap_or(Path::new("."));
         let admins: Vec<PersonName> = settings.admins.keys().cloned().collect();
-        if folder.join("policy.toml").exists() {
+        if has_bundle(folder) {
             match super::admin::read_bundle(folder, &admins) {
                 Ok((_, bundle)) if settings.gateway_ssh.is_none() => problems.extend(bundle.unreachable()),
                 Ok(_) => {}
@@ -239,12 +240,14 @@ impl ConfigArgs {
             ));
         };
         let mut gate = open_gate(&settings, Arc::new(System::new()))?;
+        let listener = crate::signer::socket::bind(path, 0o660)?;
+        aside::clear_keys(&settings);
         eprintln!("signing for {}", path.display());
         let notify = Notify::from_env();
         if notify.is_heard() {
             watch::signer(path, notify);
         }
-        crate::signer::socket::serve(path, 0o660, &mut gate)?;
+        crate::signer::socket::serve(&listener, &mut gate);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -252,7 +255,8 @@ impl ConfigArgs {
 /// What the broker of this machine last wrote down; nothing where none ran yet.
 pub(super) fn written(state_dir: &Path) -> Result<Option<LeftDoc>, Failure> {
     let path = state_dir.join(LEFT);
-    let text = read_private(&path)?;
+    let there = path.try_exists().map_err(|e| Failure::local(path.display(), e))?;
+    let text = if there { Some(crate::signer::keys::look(&path)?) } else { None };
     let damaged = |e: serde_json::Error| Failure::local(format!("{} is damaged", path.display()), e);
     text.map(|text| serde_json::from_str(&text).map_err(damaged)).transpose()
 }
@@ -263,7 +267,7 @@ const ANSWERS: u32 = 200;
 /// Where the daemon says what it made of a new configuration: beside its ledger, which stays where it is.
 fn reloaded(ledger: &Path) -> PathBuf {
     let mut name = ledger.as_os_str().to_owned();
-    name.push(".reloaded");
+    name.push(RELOADED);
     name.into()
 }
 

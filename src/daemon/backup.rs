@@ -1,13 +1,16 @@
 //! `backup`: everything that a broker is, in one sealed file, while it runs.
 //!
 //! True here: the signer's head is copied before the log, so the log in the backup has at least what the head says; the log is copied as of
-//! one moment; keys and texts leave this machine sealed only. Not in it: recordings, and the secrets of target databases.
+//! one moment; log, keys and texts leave this machine sealed only. Not in it: recordings, and the secrets of target databases.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::aside::Aside;
+use super::init::{bundle_files, has_bundle};
 use super::sealed::Sealer;
 use crate::broker::clerk::ledger_refusal;
 use crate::clock::Clock;
@@ -17,11 +20,15 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::Reader;
 use crate::settings::Settings;
 use crate::signer::keys::io_refusal;
+use crate::witness::keep::WITNESSED;
 
 /// The shortest passphrase, in characters.
 pub const SHORTEST: usize = 12;
 /// The files of the daemon's state that cannot be made again.
-pub(super) const STATE: [&str; 3] = ["gateway_ssh_key", "marker", "krl"];
+pub(super) const STATE: [&str; 4] = ["gateway_ssh_key", "marker", "krl", "witness_key"];
+/// The copy of the log, and the private folder below the daemon's state in which it lies for a moment.
+const COPY: &str = "ledger.db";
+const WORK: &str = "backup";
 
 /// What was backed up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,30 +63,25 @@ pub async fn backup(
             format!("The passphrase has fewer than {SHORTEST} characters; it protects every key of the authority.");
         return Err(Refusal::new(Code::USAGE, message));
     }
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-    let file = file.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Refusal::new(Code::NOT_EMPTY, format!("{} is there already; nothing was changed.", to.display()))
-                .hint("Choose another name.")
-        }
+    let occupied = || {
+        Refusal::new(Code::NOT_EMPTY, format!("{} is there already; nothing was changed.", to.display()))
+            .hint("Choose another name.")
+    };
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(occupied());
+    }
+    let sealed = Aside::file(to).map_err(|e| io_refusal(to, &e))?;
+    // SECURITY: the log in clear stays on the broker's own disk. Its name is the same each time, below a folder that is root's: whoever has
+    // the folder around it could lead an open name of root's elsewhere, and this one is of use to nobody.
+    let work = Aside::folder(&settings.state_dir, WORK).map_err(|e| io_refusal(&settings.state_dir, &e))?;
+    let file = sealed.open().map_err(|e| io_refusal(to, &e))?;
+    let entries = write(settings, config, file, &work.path().join(COPY), passphrase, clock).await?;
+    let bytes = fs::metadata(sealed.path()).map_err(|e| io_refusal(to, &e))?.len();
+    sealed.keep(to).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => occupied(),
         _ => io_refusal(to, &e),
     })?;
-    let copy = beside(to);
-    let made = write(settings, config, file, &copy, passphrase, clock).await;
-    let _ = fs::remove_file(&copy);
-    if made.is_err() {
-        let _ = fs::remove_file(to);
-    }
-    let entries = made?;
-    let bytes = fs::metadata(to).map_err(|e| io_refusal(to, &e))?.len();
     Ok(Made { entries, bytes })
-}
-
-/// Where the copy of the log lies for a moment.
-fn beside(to: &Path) -> PathBuf {
-    let mut name = to.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}", data_encoding::HEXLOWER.encode(&crate::clock::random16())));
-    to.with_file_name(name)
 }
 
 async fn write(
@@ -101,8 +103,9 @@ async fn write(
     // copy names could be missing.
     put(&mut sealer, "ca/head.json", &settings.ca_dir.join(super::HEAD))?;
     put(&mut sealer, "jit-broker.toml", config)?;
-    let folder = config.parent().unwrap_or(Path::new("."));
-    for (name, text) in super::init::bundle_files(folder).unwrap_or_default() {
+    let beside = config.parent().unwrap_or(Path::new("."));
+    let bundle = if has_bundle(beside) { bundle_files(beside)? } else { BTreeMap::new() };
+    for (name, text) in bundle {
         entry(&mut sealer, &format!("bundle/{name}"), text.len() as u64, &mut text.as_bytes()).map_err(failed)?;
     }
     for name in STATE {
@@ -111,12 +114,16 @@ async fn write(
             put(&mut sealer, &format!("state/{name}"), &path)?;
         }
     }
+    let witnessed = settings.state_dir.join(WITNESSED);
+    if witnessed.exists() {
+        folder(&mut sealer, &format!("state/{WITNESSED}"), &witnessed, is_note)?;
+    }
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(copy).map_err(failed)?;
     reader.copy_to(copy).await.map_err(|e| ledger_refusal(&e))?;
     let entries =
         Reader::open(copy).await.map_err(|e| ledger_refusal(&e))?.size().await.map_err(|e| ledger_refusal(&e))?;
     put(&mut sealer, "ledger.db", copy)?;
-    keys(&mut sealer, &settings.ca_dir)?;
+    folder(&mut sealer, "ca", &settings.ca_dir, is_key)?;
     end(&mut sealer).map_err(failed)?;
     let out = sealer.finish().map_err(failed)?;
     let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
@@ -132,17 +139,24 @@ async fn install(reader: &Reader) -> Result<String, Refusal> {
     }
 }
 
-/// The keys of the signer's folder; no caches and no half-written files.
-fn keys(out: &mut dyn Write, dir: &Path) -> Result<(), Refusal> {
+/// The files of a folder with such names; no caches and no half-written ones.
+fn folder(out: &mut dyn Write, to: &str, dir: &Path, wanted: fn(&str) -> bool) -> Result<(), Refusal> {
     let mut names: Vec<String> = fs::read_dir(dir)
         .map_err(|e| cannot(dir, &e))?
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| is_key(name))
+        .filter(|name| wanted(name))
         .collect();
     names.sort();
-    names.iter().try_for_each(|name| put(out, &format!("ca/{name}"), &dir.join(name)))
+    names.iter().try_for_each(|name| put(out, &format!("{to}/{name}"), &dir.join(name)))
+}
+
+/// What a witness keeps of a log: the digest of its name, and behind it the epoch that is over.
+pub(super) fn is_note(name: &str) -> bool {
+    let (digest, epoch) = name.split_once(".e").unwrap_or((name, "0"));
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    digest.len() == 64 && digest.bytes().all(hex) && epoch.parse::<u32>().is_ok()
 }
 
 /// A key of an authority or a certificate: `ssh_user`, `x509_client.2`, `x509_client.2.crt`.

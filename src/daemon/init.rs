@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::services;
 use crate::broker::clerk::{self, Job, SignerHandle, ledger_refusal};
-pub use crate::cli::bundle_files;
+pub use crate::cli::{bundle_files, has_bundle};
 use crate::clock::{Clock, Timekeeper};
 use crate::domain::event::{Command, Genesis};
 use crate::domain::ids::InstallId;

@@ -2,6 +2,7 @@
 //!
 //! Start with [`Daemon::start`].
 
+pub mod aside;
 pub mod backup;
 mod blobs;
 pub mod dev;
@@ -55,6 +56,9 @@ use secrets::Secrets;
 
 /// The file in the keys' folder in which the signer keeps how much of which log it has signed.
 const HEAD: &str = "head.json";
+
+/// What is behind the ledger's name in that of the file in which the daemon says what it made of a new configuration.
+pub const RELOADED: &str = ".reloaded";
 
 /// A running daemon.
 pub struct Daemon {
@@ -165,6 +169,10 @@ impl Daemon {
             None => None,
         };
         let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
+        aside::clear_state(settings);
+        if settings.signer == SignerAt::Local {
+            aside::clear_keys(settings);
+        }
         let signer = SignerHandle::new(signer);
         let outside = outside::open(settings, &ledger.reader(), signer.recovering().await).await?;
         let keeper = Arc::new(Timekeeper::new(clock));
@@ -234,15 +242,33 @@ impl Daemon {
     /// nothing of it was taken.
     pub fn reload(&mut self, next: &Settings) -> Vec<&'static str> {
         let now = &self.settings;
+        // By all its fields, so that a new one is not forgotten here.
+        let Settings {
+            listen,
+            public_url,
+            state_dir,
+            admins,
+            ledger,
+            ca_dir,
+            signer,
+            secrets: _,
+            gateway_ssh,
+            recordings,
+            outside,
+            metrics,
+        } = next;
         let differs = [
-            ("[server].listen", now.listen != next.listen),
-            ("[server].public_url", now.public_url != next.public_url),
-            ("[server].state_dir", now.state_dir != next.state_dir),
-            ("[trust]", now.admins != next.admins),
-            ("[store]", now.ledger != next.ledger),
-            ("[ca]", now.ca_dir != next.ca_dir || now.signer != next.signer),
-            ("[gateway.ssh]", now.gateway_ssh != next.gateway_ssh),
-            ("[recording]", now.recordings != next.recordings),
+            ("[server].listen", now.listen != *listen),
+            ("[server].public_url", now.public_url != *public_url),
+            ("[server].state_dir", now.state_dir != *state_dir),
+            ("[trust]", now.admins != *admins),
+            ("[store]", now.ledger != *ledger),
+            ("[ca]", now.ca_dir != *ca_dir || now.signer != *signer),
+            ("[gateway.ssh]", now.gateway_ssh != *gateway_ssh),
+            ("[recording]", now.recordings != *recordings),
+            ("[witness]", now.outside.witnesses != outside.witnesses),
+            ("[keeps]", now.outside.keeps != outside.keeps),
+            ("[metrics]", now.metrics != *metrics),
         ];
         if now.secrets != next.secrets {
             self.secrets.set(next);

@@ -7,7 +7,10 @@ use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::backup::{STATE, is_key};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::backup::{STATE, is_key, is_note};
 use super::sealed::Opener;
 use crate::broker::clerk::ledger_refusal;
 use crate::domain::digest::{Digest, read_canonical};
@@ -15,10 +18,11 @@ use crate::domain::event::{Entry, Event, Genesis};
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::note::{Checkpoint, SignedNote};
 use crate::ledger::{Ledger, OpenMode, Reader};
-use crate::settings::{Settings, bad_config};
+use crate::settings::{Settings, SignerAt, bad_config};
 use crate::signer::gate::{hex, origin_of};
 use crate::signer::keys::{io_refusal, replace};
 use crate::signer::recovery;
+use crate::witness::keep::WITNESSED;
 
 /// The longest name of a file in a backup, in bytes.
 const MAX_NAME: usize = 256;
@@ -105,6 +109,7 @@ fn place(name: &str) -> Option<PathBuf> {
         "ca/head.json" => Some(PathBuf::from("state/ca/head.json")),
         _ if below("ca").is_some_and(is_key) => Some(Path::new("state").join(path)),
         _ if below("state").is_some_and(|rest| STATE.contains(&rest)) => Some(path.to_owned()),
+        _ if below(&format!("state/{WITNESSED}")).is_some_and(is_note) => Some(path.to_owned()),
         // By its parts: what follows a second slash would be a path from the root.
         _ if name.ends_with(".toml") || name.ends_with(".crt") => path.strip_prefix("bundle").ok().map(Path::to_owned),
         _ => None,
@@ -140,8 +145,9 @@ fn write(input: &mut dyn Read, path: &Path, size: u64) -> Result<(), Refusal> {
 async fn settle(dir: &Path, at: i64) -> Result<Restored, Refusal> {
     let (config, before) = (dir.join("jit-broker.toml"), dir.join("jit-broker.toml.before"));
     let text = fs::read_to_string(&before).map_err(|e| io_refusal(&before, &e))?;
-    replace(&config, moved(&text).as_bytes(), 0o600)?;
+    replace(&config, moved(&text)?.as_bytes(), 0o600)?;
     let settings = Settings::read(&config).map_err(|problems| bad_config(&problems))?;
+    inside(&settings, dir)?;
     let head = settings.ca_dir.join(super::HEAD);
     let text = fs::read_to_string(&head).map_err(|e| damaged(format!("the signer's head: {e}")))?;
     let (text, size, root) = recovery::restored(&text)?;
@@ -155,26 +161,49 @@ async fn settle(dir: &Path, at: i64) -> Result<Restored, Refusal> {
     Ok(Restored { config, at, entries })
 }
 
-/// The configuration with everything below its own folder, and the signer in the daemon's process, as `init` has it.
-fn moved(text: &str) -> String {
-    let (mut section, mut out) = (String::new(), String::new());
-    for line in text.lines() {
-        let bare = line.trim();
-        if bare.starts_with('[') {
-            section = bare.trim_matches(['[', ']']).trim().to_owned();
-        }
-        let key = bare.split('=').next().unwrap_or_default().trim();
-        let here = match (section.as_str(), key) {
-            ("server", "state_dir") => Some("state_dir = \"state\""),
-            ("store", "url") => Some("url = \"sqlite:state/ledger.db\""),
-            ("ca", "dir") => Some("dir = \"state/ca\""),
-            ("ca", "signer") => Some("signer = \"local\""),
-            _ => None,
-        };
-        out.push_str(here.unwrap_or(line));
-        out.push('\n');
+/// What a restored configuration says of its places: everything below its own folder, and the signer in the daemon's process, as `init` has it.
+const PLACES: [(&str, &str, &str); 4] = [
+    ("server", "state_dir", "\"state\""),
+    ("store", "url", "\"sqlite:state/ledger.db\""),
+    ("ca", "dir", "\"state/ca\""),
+    ("ca", "signer", "\"local\""),
+];
+
+/// The configuration with these places; everything else, comments too, stays as it was written. What it does not say is so already.
+fn moved(text: &str) -> Result<String, Refusal> {
+    let parsed = DeTable::parse(text).map_err(|e| damaged(format!("its configuration: {}", e.message())))?;
+    let below = |section: &str, key: &str| match find(parsed.get_ref(), section)?.get_ref() {
+        DeValue::Table(table) => find(table, key).map(Spanned::span),
+        _ => None,
+    };
+    let mut places: Vec<_> =
+        PLACES.iter().filter_map(|(section, key, value)| Some((below(section, key)?, *value))).collect();
+    // From the end, so that those before stay where they are.
+    places.sort_by_key(|(span, _)| std::cmp::Reverse(span.start));
+    let mut out = text.to_owned();
+    places.into_iter().for_each(|(span, value)| out.replace_range(span, value));
+    Ok(out)
+}
+
+fn find<'a, 'i>(table: &'a DeTable<'i>, key: &str) -> Option<&'a Spanned<DeValue<'i>>> {
+    table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
+}
+
+/// SECURITY: what is written next lies in the new folder, or nothing is: a place of the old machine may be that of a broker that runs.
+fn inside(settings: &Settings, dir: &Path) -> Result<(), Refusal> {
+    let state = dir.join("state");
+    let pairs = [
+        (&settings.ledger, state.join("ledger.db")),
+        (&settings.ca_dir, state.join("ca")),
+        (&settings.state_dir, state),
+    ];
+    if let Some((other, _)) = pairs.iter().find(|(said, here)| *said != here) {
+        return Err(damaged(format!("its configuration leads to {}, outside of the new folder", other.display())));
     }
-    out
+    match settings.signer {
+        SignerAt::Local => Ok(()),
+        SignerAt::Socket(_) => Err(damaged("its configuration names another signer")),
+    }
 }
 
 /// Goes on with the log that is there, where it is older than what the signer signed, or where the signer's head is lost. Gives its size.
@@ -185,7 +214,7 @@ pub async fn in_place(settings: &Settings) -> Result<u64, Refusal> {
     // Nobody else writes meanwhile.
     let ledger = Ledger::open(&settings.ledger, OpenMode::Write).await.map_err(|e| ledger_refusal(&e))?;
     let reader = ledger.reader();
-    let keys = crate::signer::keys::Keys::load(&settings.ca_dir)?;
+    let keys = crate::signer::keys::Keys::look(&settings.ca_dir)?;
     let corrupt = |what: &str| Refusal::new(Code::LEDGER_CORRUPT, format!("The log cannot be gone on with: {what}."));
     let leaf = reader.leaf(0).await.map_err(|e| ledger_refusal(&e))?.ok_or_else(|| corrupt("it is empty"))?;
     let genesis: Genesis = match read_canonical::<Entry>(&leaf.bytes).map(|entry| entry.event) {
@@ -223,12 +252,17 @@ mod tests {
 
     #[test]
     fn files_go_below_the_new_folder_or_nowhere() {
+        let note = format!("state/witnessed/{}", "0f".repeat(32));
+        let over = format!("{note}.e12");
         let kept = [
             ("ledger.db", "state/ledger.db"),
             ("ca/ssh_user.2", "state/ca/ssh_user.2"),
             ("ca/x509_client.2.crt", "state/ca/x509_client.2.crt"),
             ("bundle/people/team.toml", "people/team.toml"),
             ("state/krl", "state/krl"),
+            ("state/witness_key", "state/witness_key"),
+            (&note, &note),
+            (&over, &over),
         ];
         for (name, at) in kept {
             assert_eq!(place(name), Some(PathBuf::from(at)), "{name}");
@@ -240,6 +274,9 @@ mod tests {
             "ca/authorized_keys",
             "ca/ssh_user.sh",
             "state/x",
+            "state/witnessed/x",
+            "state/witnessed/../krl",
+            "state/witnessed/",
             "bundle/../x.toml",
             "bundle/x.sh",
             "",
@@ -253,11 +290,44 @@ mod tests {
 
     #[test]
     fn a_configuration_of_services_becomes_one_of_a_folder() {
-        let text = "schema = 1\n[server]\nlisten = \"0.0.0.0:7443\"\nstate_dir = \"/var/lib/jit-broker\"\n[store]\nurl = \"sqlite:/var/lib/x\"\n\
-                    [ca]\ndir    = \"/var/lib/s\"\nsigner = \"unix:/run/x\"\n[recording]\ndir = \"/srv/rec\"\n";
-        let here = moved(text);
-        assert!(here.contains("state_dir = \"state\"") && here.contains("sqlite:state/ledger.db"), "{here}");
-        assert!(here.contains("dir = \"state/ca\"") && here.contains("signer = \"local\""), "{here}");
-        assert!(here.contains("dir = \"/srv/rec\"") && here.contains("0.0.0.0:7443"), "{here}");
+        let plain = "schema = 1\n[server]\nlisten = \"0.0.0.0:7443\"\nstate_dir = \"/var/lib/jit-broker\"\n[store]\nurl = \"sqlite:/var/lib/x\"\n\
+                     [ca]\ndir    = \"/var/lib/s\"\nsigner = \"unix:/run/x\"\n[recording]\ndir = \"/srv/rec\"\n";
+        let commented = plain
+            .replace("[server]", "[server]  # where [ca] is not")
+            .replace("[store]", "[ store ] # dir = 1")
+            .replace("[ca]", "[\"ca\"]  # the signer's keys")
+            .replace("\"/var/lib/s\"", "'/var/lib/s'  # theirs");
+        let inline = "schema = 1\nstore.url = '''\nsqlite:/var/lib/x'''\nca = { signer = \"unix:/run/x\", \"dir\" = \"/var/lib/s\" }\n\
+                      recording = { dir = \"/srv/rec\" }\nserver = { listen = \"0.0.0.0:7443\", state_dir = \"/var/lib/jit-broker\" }\n";
+        for text in [plain, &commented, inline] {
+            let here = moved(text).unwrap();
+            let read: toml::Table = toml::from_str(&here).unwrap();
+            let said = |section: &str, key: &str| read[section][key].as_str().unwrap().to_owned();
+            assert_eq!([said("server", "state_dir"), said("store", "url")], ["state", "sqlite:state/ledger.db"]);
+            assert_eq!([said("ca", "dir"), said("ca", "signer")], ["state/ca", "local"], "{here}");
+            assert_eq!([said("recording", "dir"), said("server", "listen")], ["/srv/rec", "0.0.0.0:7443"]);
+            assert!(!here.contains("/var/lib") && !here.contains("/run/x"), "{here}");
+        }
+        let here = moved(&commented).unwrap();
+        assert!(here.contains("dir    = \"state/ca\"  # theirs\n"), "the rest stays as it was written: {here}");
+        assert!(moved("[ca\n").is_err());
+    }
+
+    #[test]
+    fn a_configuration_that_leads_out_of_the_folder_is_not_used() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJZ3bpcocH6TLXgLPqKSCu8LfkmWnihcSV6ULWInp0gU";
+        let read = |more: &str| {
+            let text = format!(
+                "schema = 1\nserver = {{ listen = \"127.0.0.1:0\", public_url = \"https://127.0.0.1:7443\" }}\n\
+                 trust.admins = [{{ name = \"root-admin\", key = \"{key}\" }}]\n{more}"
+            );
+            Settings::parse(&text, Path::new("/new/jit-broker.toml")).unwrap()
+        };
+        inside(&read(""), Path::new("/new")).unwrap();
+        for more in
+            ["ca.dir = \"/old/ca\"", "ca.dir = \"../ca\"", "store.url = \"sqlite:/x\"", "ca.signer = \"unix:/x\""]
+        {
+            assert_eq!(inside(&read(more), Path::new("/new")).unwrap_err().code, Code::BAD_BACKUP, "{more}");
+        }
     }
 }

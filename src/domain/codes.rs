@@ -206,7 +206,7 @@ codes! {
         "The first administrators are pinned in leaf 0. Changing [trust] in the file does not change them; an administrator's later keys are enrolled by signed acts. Where every administrator's key is lost: change [trust], stop the daemon, and `jit-broker trust reset --config FILE` as root; every client must acknowledge that once.";
     BAD_MODE = 8005, 78, 400, "a file mode that is too open", Some("chmod 600 FILE; chmod 700 FOLDER"),
         "Keys and the ledger must be closed to everybody but the service's user, or nothing starts.";
-    HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("jit-broker restore --in-place --config FILE, then jit-broker audit begin-epoch"),
+    HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("jit-broker restore --in-place --config FILE (as root where services run), then jit-broker audit begin-epoch"),
         "Beside its keys the signer keeps head.json: how much of which log it has signed. `init` makes it. Without it a log that was cut, forked or made anew would be signed, so nothing starts. `restore --in-place` takes the newest checkpoint of the log that is there for it, and puts the signer into recovery until administrators have said what is known.";
 
     BAD_BACKUP = 8007, 78, 400, "a backup that cannot be used", None,

@@ -44,7 +44,7 @@ use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// The largest leaf, in bytes: tile bundles have a 16-bit length (C2SP tlog-tiles).
@@ -367,10 +367,25 @@ pub fn held_by(path: &Path) -> Option<i32> {
     }
 }
 
-fn take_lock(path: &Path) -> Result<Lock, LedgerError> {
+/// The file of the lock. One that root makes belongs to whoever has the ledger: a service must take it afterwards.
+fn lock_file(path: &Path) -> io::Result<File> {
+    let lock = beside(path, ".lock");
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(beside(path, ".lock"))?;
+    // SECURITY: root opens it in a folder of a service's: no link of theirs is followed.
+    options.read(true).write(true).mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    match options.clone().create_new(true).open(&lock) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(&lock),
+        Ok(file) if rustix::process::geteuid().is_root() && path.try_exists()? => {
+            let owner = std::fs::metadata(path)?;
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+            Ok(file)
+        }
+        other => other,
+    }
+}
+
+fn take_lock(path: &Path) -> Result<Lock, LedgerError> {
+    let mut file = lock_file(path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

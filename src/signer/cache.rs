@@ -42,6 +42,11 @@ impl Cache {
         name.into()
     }
 
+    /// Removes one that was not written to its end; only while nobody writes.
+    pub fn tidy(&self) {
+        let _ = fs::remove_file(self.fresh());
+    }
+
     /// Writes a snapshot beside the one that is in use, and flushes it.
     ///
     /// # Errors

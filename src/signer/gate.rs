@@ -1,7 +1,7 @@
 //! The gate: folds, judges again, signs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jit_ca::x509::ServerName;
 use serde::{Deserialize, Serialize};
@@ -129,7 +129,7 @@ impl Gate {
     }
 
     fn with(keys: Keys, head_path: PathBuf, head: Head, pins: Pins, keeper: Timekeeper) -> Self {
-        let cache = Cache::at(head_path.with_extension("fold"));
+        let cache = cache_of(&head_path);
         let mut gate = Self {
             keys,
             state: State::default(),
@@ -308,7 +308,7 @@ impl Gate {
                 return Ok(Answer::Head { size: self.state.size });
             }
             let what = format!("The log has {} entries; {} were signed before.", self.state.size, self.head.size);
-            let way = "Bring the newest ledger back. Where it is lost: jit-broker restore --in-place --config FILE, then jit-broker audit begin-epoch";
+            let way = "Bring the newest ledger back. Where it is lost: jit-broker restore --in-place --config FILE (as root where services run), then jit-broker audit begin-epoch";
             return Err(lies(what).hint(way));
         }
         self.pinned()?;
@@ -438,6 +438,11 @@ impl Signer for Gate {
 }
 
 pub use crate::domain::ids::origin_of;
+
+/// Where the signer of a head keeps its snapshot.
+pub fn cache_of(head: &Path) -> Cache {
+    Cache::at(head.with_extension("fold"))
+}
 
 /// The origin in an epoch.
 pub fn origin_at(install: &str, epoch: u32) -> String {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use jit_ca::key::{CaKey, PrivateKey};
@@ -14,6 +14,9 @@ use crate::domain::refusal::{Code, Refusal};
 
 /// How long an X.509 authority is valid, in seconds.
 const X509_CA_S: i64 = 3650 * 86_400;
+
+/// The way to files that belong to several users.
+pub const AS_ROOT: &str = "Run it as root: its files belong to users of their own.";
 
 /// One key per purpose (decisions.md 28).
 #[derive(Debug)]
@@ -67,10 +70,37 @@ impl Purpose {
 /// # Errors
 /// [`Code::BAD_MODE`] when others could read or change it, [`Code::BAD_CONFIG`] when it is not there.
 pub fn read_private(path: &Path) -> Result<String, Refusal> {
-    let broken = |e: std::io::Error| Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", path.display()));
+    read_of(path, Owner::Me)
+}
+
+/// Reads a private file of a service: as [`read_private`], and root may look whoever has its folder.
+///
+/// # Errors
+/// As [`read_private`].
+pub fn look(path: &Path) -> Result<String, Refusal> {
+    read_of(path, Owner::Folder)
+}
+
+/// Whose private files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// Those of the user that this runs as.
+    Me,
+    /// For root, who looks at what a service owns: those of whoever has their folder, too.
+    Folder,
+}
+
+fn read_of(path: &Path, owner: Owner) -> Result<String, Refusal> {
+    let broken = |e: std::io::Error| {
+        let refusal = Refusal::new(Code::BAD_CONFIG, format!("{} cannot be read: {e}.", path.display()));
+        if e.kind() == std::io::ErrorKind::PermissionDenied { refusal.hint(AS_ROOT) } else { refusal }
+    };
     let meta = fs::symlink_metadata(path).map_err(broken)?;
     let mode = meta.permissions().mode() & 0o777;
-    let ours = meta.uid() == rustix::process::geteuid().as_raw();
+    let me = rustix::process::geteuid();
+    let folder = || fs::metadata(folder_of(path)).map(|folder| folder.uid());
+    let ours = meta.uid() == me.as_raw()
+        || (owner == Owner::Folder && me.is_root() && meta.uid() == folder().map_err(broken)?);
     if meta.is_file() && !ours {
         let message = format!("{} belongs to user {}, and this runs as another.", path.display(), meta.uid());
         return Err(Refusal::new(Code::BAD_MODE, message).hint(format!("sudo -u '#{}' jit-broker …", meta.uid())));
@@ -91,13 +121,15 @@ pub fn read_private(path: &Path) -> Result<String, Refusal> {
 /// [`Code::NOT_EMPTY`] or what the file system says.
 pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
     // Half a key would be in the way of the next attempt, and be read as a whole one.
-    beside(path, text, 0o600, |temporary| fs::hard_link(temporary, path).and_then(|()| fs::remove_file(temporary)))
-        .map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", path.display()))
-            }
-            _ => io_refusal(path, &e),
-        })
+    beside(path, text, 0o600, None, |temporary| {
+        fs::hard_link(temporary, path).and_then(|()| fs::remove_file(temporary))
+    })
+    .map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Refusal::new(Code::NOT_EMPTY, format!("{} is there already.", path.display()))
+        }
+        _ => io_refusal(path, &e),
+    })
 }
 
 /// Replaces a file atomically: temporary file, flush, rename, flush of the folder.
@@ -105,19 +137,41 @@ pub fn write_new(path: &Path, text: &[u8]) -> Result<(), Refusal> {
 /// # Errors
 /// What the file system says; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Refusal> {
-    beside(path, bytes, mode, |temporary| fs::rename(temporary, path)).map_err(|e| io_refusal(path, &e))
+    beside(path, bytes, mode, None, |temporary| fs::rename(temporary, path)).map_err(|e| io_refusal(path, &e))
+}
+
+/// Replaces a private file as [`replace`] does; where root does it, it belongs to whoever has the folder: a service must read it.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_for_owner(path: &Path, bytes: &[u8]) -> Result<(), Refusal> {
+    let folder = fs::metadata(folder_of(path)).map_err(|e| io_refusal(path, &e))?;
+    let owner = rustix::process::geteuid().is_root().then(|| (folder.uid(), folder.gid()));
+    beside(path, bytes, 0o600, owner, |temporary| fs::rename(temporary, path)).map_err(|e| io_refusal(path, &e))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Writes a file beside another, flushes it, has it put in place, and flushes the folder.
-fn beside(path: &Path, bytes: &[u8], mode: u32, put: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn beside(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    put: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let folder = folder_of(path);
     // SECURITY (T148): a name that nobody guesses and a file that nobody made, so that no link laid out in a shared folder is followed.
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}", data_encoding::HEXLOWER.encode(&crate::clock::random16())));
+    name.push(ending());
     let temporary = folder.join(name);
     let result = (|| {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
+        // SECURITY: the open file, and not its name, which the folder's owner could lead elsewhere.
+        owner.map_or(Ok(()), |(user, group)| fchown(&file, Some(user), Some(group)))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         put(&temporary)?;
@@ -127,6 +181,29 @@ fn beside(path: &Path, bytes: &[u8], mode: u32, put: impl FnOnce(&Path) -> std::
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// How the name of a file ends that is not yet what it will be.
+pub fn ending() -> String {
+    format!(".{}", data_encoding::HEXLOWER.encode(&crate::clock::random16()))
+}
+
+/// The name that such a file would have had; none where it is no such file.
+pub fn would_be(name: &str) -> Option<&str> {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    name.rsplit_once('.').filter(|(_, ending)| ending.len() == 32 && ending.bytes().all(hex)).map(|(stem, _)| stem)
+}
+
+/// Removes what writes left that were killed: such files of these names. Only for whoever alone writes in the folder.
+pub fn tidy(dir: &Path, ours: impl Fn(&str) -> bool) {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in files.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+        if would_be(&entry.file_name().to_string_lossy()).is_some_and(&ours)
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::warn!("{} is left of a write that broke off: {error}", entry.path().display());
+        }
+    }
 }
 
 /// What a failed write is called.
@@ -139,9 +216,9 @@ fn ssh_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(name)
 }
 
-fn load(dir: &Path, name: &str) -> Result<PrivateKey, Refusal> {
+fn load(dir: &Path, name: &str, owner: Owner) -> Result<PrivateKey, Refusal> {
     let path = ssh_path(dir, name);
-    PrivateKey::from_openssh(&read_private(&path)?, None)
+    PrivateKey::from_openssh(&read_of(&path, owner)?, None)
         .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{} is not a key: {e}.", path.display())))
 }
 
@@ -149,12 +226,12 @@ fn wrong(dir: &Path, name: &str, e: impl std::fmt::Display) -> Refusal {
     Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", dir.join(name).display()))
 }
 
-fn load_ca(dir: &Path, name: &str) -> Result<CaKey, Refusal> {
-    CaKey::new(load(dir, name)?).map_err(|e| wrong(dir, name, e))
+fn load_ca(dir: &Path, name: &str, owner: Owner) -> Result<CaKey, Refusal> {
+    CaKey::new(load(dir, name, owner)?).map_err(|e| wrong(dir, name, e))
 }
 
-fn load_x509(dir: &Path, name: &str) -> Result<(X509Key, CaCert), Refusal> {
-    let (key, cert) = (read_private(&dir.join(name))?, read_private(&dir.join(format!("{name}.crt")))?);
+fn load_x509(dir: &Path, name: &str, owner: Owner) -> Result<(X509Key, CaCert), Refusal> {
+    let (key, cert) = (read_of(&dir.join(name), owner)?, read_of(&dir.join(format!("{name}.crt")), owner)?);
     let key = X509Key::from_pkcs8_pem(&key).map_err(|e| wrong(dir, name, e))?;
     Ok((key, CaCert::from_pem(&cert).map_err(|e| wrong(dir, name, e))?))
 }
@@ -185,7 +262,7 @@ fn make_x509(dir: &Path, name: &str, purpose: &str, now: i64) -> Result<(X509Key
     // The certificate first: a key without one would be in the way for ever.
     replace(&dir.join(format!("{name}.crt")), cert.pem().as_bytes(), 0o600)?;
     write_new(&dir.join(name), key.to_pkcs8_pem().as_bytes())?;
-    load_x509(dir, name)
+    load_x509(dir, name, Owner::Me)
 }
 
 impl Keys {
@@ -220,7 +297,7 @@ impl Keys {
             Purpose::X509Server => Later::X509(Box::new(make_x509(&self.dir, &file, "server", now)?)),
             _ => {
                 make_ssh(&self.dir, &file)?;
-                Later::Ssh(Box::new(load_ca(&self.dir, &file)?))
+                Later::Ssh(Box::new(load_ca(&self.dir, &file, Owner::Me)?))
             }
         };
         fs::File::open(&self.dir).and_then(|folder| folder.sync_all()).map_err(|e| io_refusal(&self.dir, &e))?;
@@ -276,7 +353,19 @@ impl Keys {
     /// # Errors
     /// Names the file that is missing, too open, or not a key.
     pub fn load(dir: &Path) -> Result<Self, Refusal> {
-        let (ca, x509) = (|name: &str| load_ca(dir, name), |name: &str| load_x509(dir, name));
+        Self::load_of(dir, Owner::Me)
+    }
+
+    /// Loads all keys to look at their public halves: root may do that whoever they belong to.
+    ///
+    /// # Errors
+    /// As [`Keys::load`].
+    pub fn look(dir: &Path) -> Result<Self, Refusal> {
+        Self::load_of(dir, Owner::Folder)
+    }
+
+    fn load_of(dir: &Path, owner: Owner) -> Result<Self, Refusal> {
+        let (ca, x509) = (|name: &str| load_ca(dir, name, owner), |name: &str| load_x509(dir, name, owner));
         let (x509_server, x509_cert) = x509("x509_server")?;
         let ssh_gateway = if dir.join("ssh_gateway").exists() { Some(ca("ssh_gateway")?) } else { None };
         let x509_client = if dir.join("x509_client").exists() { Some(x509("x509_client")?) } else { None };
@@ -295,7 +384,7 @@ impl Keys {
         Ok(Self {
             ssh_user: ca("ssh_user")?,
             ssh_host: ca("ssh_host")?,
-            log: load(dir, "log")?,
+            log: load(dir, "log", owner)?,
             x509_server,
             x509_cert,
             x509_client,

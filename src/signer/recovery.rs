@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gate::{Gate, Head, LogSigner, hex, origin_at};
 use super::head::newest;
-use super::keys::replace;
+use super::keys::replace_for_owner;
 use super::{Answer, lies, refused};
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::note::Checkpoint;
@@ -63,7 +63,7 @@ pub fn take_store(path: &Path, stored: &Checkpoint, epoch: u32, genesis: String)
     let recovery = Some(Recovery { from: size, ..known });
     let next = Head { size, root, krl_version, genesis, epoch, recovery, late, snapshot: None };
     let text = serde_json::to_vec(&next).map_err(|e| Refusal::new(Code::BUG, e.to_string()))?;
-    replace(path, &text, 0o600)
+    replace_for_owner(path, &text)
 }
 
 impl Gate {

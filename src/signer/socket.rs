@@ -132,12 +132,8 @@ impl Signer for Remote {
     }
 }
 
-/// Serves one gate on a socket; orders are carried out one after the other, whoever sends them.
-///
-/// # Errors
-/// When the socket cannot be bound. Broken connections end themselves only.
-pub fn serve(path: &Path, mode: u32, gate: &mut (dyn Signer + Send)) -> Result<(), Refusal> {
-    let listener = bind(path, mode)?;
+/// Serves one gate on a socket; orders are carried out one after the other, whoever sends them. Broken connections end themselves only.
+pub fn serve(listener: &UnixListener, gate: &mut (dyn Signer + Send)) {
     let (gate, open) = (Mutex::new(gate), Mutex::new(Vec::<(u64, UnixStream)>::new()));
     std::thread::scope(|threads| {
         for (id, stream) in (0_u64..).zip(listener.incoming()) {
@@ -163,10 +159,13 @@ pub fn serve(path: &Path, mode: u32, gate: &mut (dyn Signer + Send)) -> Result<(
             }
         }
     });
-    Ok(())
 }
 
-fn bind(path: &Path, mode: u32) -> Result<UnixListener, Refusal> {
+/// Binds the socket, which is one signer's.
+///
+/// # Errors
+/// [`Code::PORT_TAKEN`] while another one listens on it.
+pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, Refusal> {
     let broken = |e: std::io::Error| Refusal::new(Code::BAD_CONFIG, format!("{}: {e}.", path.display()));
     if path.exists() {
         if UnixStream::connect(path).is_ok() {

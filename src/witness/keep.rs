@@ -22,6 +22,9 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// PROTOCOL: tlog-witness: the type of the answer 409.
 const SIZE: &str = "text/x.tlog.size";
 
+/// The folder below the daemon's state in which the newest note of each log lies that is kept.
+pub const WITNESSED: &str = "witnessed";
+
 /// Status, content type and body of an answer.
 pub type Told = (u16, &'static str, String);
 
@@ -66,7 +69,7 @@ impl Keeper {
         if keeps.is_empty() {
             return Ok(Self::default());
         }
-        let (dir, path) = (state_dir.join("witnessed"), state_dir.join("witness_key"));
+        let (dir, path) = (state_dir.join(WITNESSED), state_dir.join("witness_key"));
         std::fs::create_dir_all(&dir)
             .map_err(|e| Refusal::new(Code::LOCAL_IO, format!("{} cannot be made: {e}.", dir.display())))?;
         if !path.exists() {

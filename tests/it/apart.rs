@@ -1,8 +1,9 @@
 //! The signer as a process and, where the suite runs as root, a user of its own; and whoever else reaches its socket.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -13,6 +14,7 @@ use jit_broker::signer::socket::Remote;
 use jit_broker::signer::{Order, Signer};
 
 use crate::served::{Served, eventually, serial};
+use crate::world::Done;
 
 /// The daemon and the signer are these; nobody else runs as them.
 const DAEMON: u32 = 61_001;
@@ -234,4 +236,125 @@ fn whoever_reaches_the_socket_gets_no_more_than_the_log_allows() {
     let forged = Order::Checkpoint { from: head, leaves: vec![jit_broker::signer::Leaf { entry, blobs: Vec::new() }] };
     assert_eq!(direct.order(forged).unwrap_err().code, Code::LOG_LIES);
     assert_eq!(alice.certificate(grant).unwrap_err().code(), Code::LOG_LIES);
+}
+
+/// Whose the files of both services are, with their modes.
+fn owners(apart: &Apart) -> BTreeMap<PathBuf, (u32, u32, u32)> {
+    let folders = [apart.served.dir.join("signer"), apart.served.broker_dir().join("state")];
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten());
+    let all = files.map(|entry| entry.path()).chain(folders.clone());
+    all.map(|path| {
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        (path, (meta.uid(), meta.gid(), meta.mode()))
+    })
+    .collect()
+}
+
+#[test]
+fn root_mends_and_looks_at_what_two_services_own_and_takes_nothing_from_them() {
+    let mut apart = Apart::start();
+    if apart.as_signer.is_empty() {
+        // Without root there are no two users.
+        return;
+    }
+    let config = apart.served.config().display().to_string();
+    let root = |args: &[&str]| -> Done { Command::new(crate::served::PROGRAM).args(args).output().unwrap().into() };
+    apart.served.client(&apart.served.alice).unwrap().ask(600).unwrap();
+    // The authority's public halves, beside the running services.
+    let listed = root(&["ca", "list", "--config", &config]).ok();
+    assert!(listed.contains("ssh-user") && listed.contains("x509-server"), "{listed}");
+    apart.served.sign_in("bob");
+    let known = apart.served.cli("bob", "jit-broker ca export --kind ssh-user").ok();
+    assert_eq!(root(&["ca", "export", "--kind", "ssh-user", "--config", &config]).ok(), known);
+    // A store that is older than what was signed, and then a signer without its head.
+    apart.served.stop();
+    let (ledger, old) = (apart.served.ledger(), apart.served.dir.join("old.db"));
+    std::fs::copy(&ledger, &old).unwrap();
+    apart.served.serve();
+    apart.served.client(&apart.served.alice).unwrap().ask(900).unwrap();
+    apart.served.stop();
+    let head = apart.served.dir.join("signer/head.json");
+    // What a write left that was killed in the middle, and what only looks like it.
+    let ending = "0123456789abcdef0123456789abcdef";
+    let half = [format!("head.json.{ending}"), format!("ssh_user.2.{ending}"), "head.fold.new".to_owned()];
+    let kept = [format!("notes.{ending}"), "head.json.2026".to_owned(), format!("ssh_user.{}", &ending[1..])];
+    half.iter().chain(&kept).for_each(|name| std::fs::write(head.with_file_name(name), "half").unwrap());
+    for epoch in 1..=2 {
+        apart.kill_signer();
+        if epoch == 1 {
+            std::fs::write(&ledger, std::fs::read(&old).unwrap()).unwrap();
+        }
+        let mut before = owners(&apart);
+        if epoch == 2 {
+            std::fs::remove_file(&head).unwrap();
+            // Whoever brings an old store back may have left the lock behind.
+            std::fs::remove_file(apart.served.broker_dir().join("state/ledger.db.lock")).unwrap();
+        }
+        for who in [DAEMON, SIGNER] {
+            let mut words = as_user(who);
+            words.extend([crate::served::PROGRAM, "restore", "--in-place", "--config", &config].map(str::to_owned));
+            let done = Done::from(Command::new(&words[0]).args(&words[1..]).output().unwrap());
+            assert!(done.code != Some(0) && done.err.contains("as root"), "{who}: {}", done.err);
+        }
+        root(&["restore", "--in-place", "--config", &config]).ok();
+        let mut after = owners(&apart);
+        for suffix in ["-wal", "-shm"] {
+            let name = PathBuf::from(format!("{}{suffix}", ledger.display()));
+            before.remove(&name);
+            after.remove(&name);
+        }
+        assert_eq!(before, after);
+        apart.start_signer();
+        assert!(!half.iter().any(|name| head.with_file_name(name).exists()), "the signer clears up");
+        assert!(kept.iter().all(|name| head.with_file_name(name).exists()), "and takes nothing else");
+        apart.served.serve();
+        let begun = apart.served.cli("root-admin", "jit-broker audit begin-epoch --yes");
+        assert!(begun.code == Some(0) && begun.err.contains(&format!("Epoch {epoch}")), "{}", begun.err);
+        let alice = apart.served.client(&apart.served.alice).unwrap();
+        eventually("it signs again", || alice.ask(901).is_ok());
+        apart.served.stop();
+    }
+}
+
+#[test]
+fn what_root_runs_beside_two_services_works_and_takes_no_file_from_them() {
+    let mut apart = Apart::start();
+    if apart.as_signer.is_empty() {
+        return;
+    }
+    let config = apart.served.config();
+    let at = config.display().to_string();
+    let root = |args: &[&str]| -> Done { Command::new(crate::served::PROGRAM).args(args).output().unwrap().into() };
+    let left = apart.served.broker_dir().join("state/left.json");
+    eventually("the daemon has said what is left", || left.exists());
+    let before = owners(&apart);
+    let good = root(&["check", "--config", &at]);
+    assert!(good.code == Some(0) && good.err.contains("good"), "{}{}", good.out, good.err);
+    let found = root(&["doctor", "--config", &at]);
+    assert!(!found.out.contains("JB") && !found.err.contains("JB"), "{}{}", found.out, found.err);
+    root(&["reload", "--config", &at]).ok();
+    let (to, secret) = (apart.served.dir.join("broker.backup"), apart.served.dir.join("passphrase"));
+    std::fs::write(&secret, "correct horse battery").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (to, secret) = (to.display().to_string(), secret.display().to_string());
+    root(&["backup", "--to", &to, "--config", &at, "--passphrase-file", &secret]).ok();
+    let dir = apart.served.dir.join("restored").display().to_string();
+    root(&["restore", &to, "--dir", &dir, "--passphrase-file", &secret]).ok();
+    // The administrators are lost: root writes others into the configuration that both read.
+    apart.served.stop();
+    apart.kill_signer();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let key = std::fs::read_to_string(apart.served.dir.join("root-admin/id_ed25519.pub")).unwrap();
+    let key = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let other = jit_ca::key::PrivateKey::from_seed([9; 32]).public().to_string();
+    std::fs::write(&config, text.replace(&key, &other)).unwrap();
+    apart.start_signer();
+    root(&["trust", "reset", "--config", &at, "--yes"]).ok();
+    let after = owners(&apart);
+    for (path, was) in &before {
+        assert_eq!(after.get(path).unwrap_or(was), was, "{}", path.display());
+    }
+    let strange: Vec<_> = after.iter().filter(|(_, (user, _, _))| *user == 0).collect();
+    assert!(strange.is_empty(), "{strange:#?}");
+    apart.served.serve();
 }

@@ -12,11 +12,13 @@
 //! T191, T192 rolled back: `recovery::an_old_store_under_a_newer_signer_and_a_lost_head_are_mended_in_place`, `a_new_epoch_is_followed_where_nothing_is_lost_and_told_where_something_is` ·
 //! F15, F18 disk: `full`, and each single write: `faults::nth::a_disk_that_fills_up_at_any_write_takes_nothing_back`,
 //! `faults::nth::one_write_that_fails_takes_nothing_back`, `faults::nth::a_disk_that_dies_at_any_write_takes_nothing_back` ·
-//! F1, F2, F5 kill: `kill::what_was_said_survives_a_kill`, `kill::sessions::no_certificate_end_or_recording_is_lost_when_broker_or_signer_are_killed`;
+//! F1, F2, F5 kill: `kill::what_was_said_survives_a_kill`, `recovery::what_killed_writes_left_goes_at_the_next_start_and_nothing_else_does`, `kill::sessions::no_certificate_end_or_recording_is_lost_when_broker_or_signer_are_killed`;
 //! accounts, F4, T93: `kill::accounts::no_account_is_lost_sight_of_when_a_broker_is_killed_under_load` ·
 //! T169 clock back, T170 forward, F32: `faults::clocks::a_wall_clock_that_is_set_back_lengthens_nothing`,
 //! `faults::clocks::a_wall_clock_that_is_set_forward_ends_things_and_an_operator_says_when_it_is_right`; with what the log holds: model ·
-//! F34 suspend: `faults::clocks::what_ended_while_the_machine_slept_is_over_when_it_wakes` · F19 second daemon: `first_release::a_second_daemon_is_refused` · F59 backup: as T15 · F60 newer: `first_release::what_a_newer_program_wrote_is_refused_in_words`,
+//! F34 suspend: `faults::clocks::what_ended_while_the_machine_slept_is_over_when_it_wakes` · F19 second daemon: `first_release::a_second_daemon_is_refused` · F59 backup: as T15, `recovery::a_restore_beside_the_broker_touches_nothing_of_it_however_its_configuration_is_written`,
+//! `recovery::a_backup_that_is_killed_is_in_nobodys_way_and_the_next_one_clears_up`, `full::a_backup_needs_no_room_for_the_log_in_clear_where_it_goes`,
+//! a witness's: `witness::a_witness_that_was_restored_is_the_same_one_and_forgets_nothing`; of two users: `apart::root_mends_and_looks_at_what_two_services_own_and_takes_nothing_from_them` · F60 newer: `first_release::what_a_newer_program_wrote_is_refused_in_words`,
 //! `first_release::the_ledger_of_the_first_release_opens_verifies_and_goes_on` · lost administrators: `recovery::lost_administrators_are_replaced_by_root_and_every_client_is_told_once`,
 //! two of them: `recovery::where_there_are_two_administrators_an_epoch_takes_both` · reload: `recovery::a_configuration_is_taken_while_it_runs_or_the_old_one_stays` ·
 //! T9 keys: `ca::bad_keys_are_refused`, [`keys_that_must_not_be_certified`] ·

@@ -120,6 +120,32 @@ fn on_a_full_disk_nothing_is_granted_and_every_end_is_recorded() {
     assert_eq!(served.cli("bob", "jit-broker audit verify").code, Some(0));
 }
 
+/// The log lies in clear on the broker's own disk alone: where the backup goes there need be no room for it, and it never is there.
+#[test]
+fn a_backup_needs_no_room_for_the_log_in_clear_where_it_goes() {
+    let folder = tempfile::Builder::new().prefix("full").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = std::fs::canonicalize(folder.path()).unwrap();
+    std::fs::create_dir(dir.join("away")).unwrap();
+    let mut served = Served::init_in(dir.clone(), Vec::new());
+    served.serve();
+    served.adopt();
+    served.stop();
+    std::fs::write(dir.join("passphrase"), "correct horse battery").unwrap();
+    assert!(Command::new("chmod").arg("600").arg(dir.join("passphrase")).status().unwrap().success());
+    let (config, secret) = (served.config().display().to_string(), dir.join("passphrase").display().to_string());
+    let backup = |served: &Served, to: &str| {
+        let args = ["backup", "--to", to, "--config", &config, "--passphrase-file", &secret];
+        let made = served.operator(&args).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    // Both are about as large as the log: there is room for one of them.
+    let first = dir.join("first.backup");
+    backup(&served, &first.display().to_string());
+    let disk = Disk::mount(&dir.join("away"), std::fs::metadata(&first).unwrap().len() * 3 / 2);
+    served.before.clone_from(&disk.enter);
+    backup(&served, &dir.join("away/broker.backup").display().to_string());
+}
+
 #[test]
 fn a_read_only_ledger_is_a_clear_refusal_and_nothing_is_changed() {
     let (disk, mut served, _folder) = small(8 << 20);

@@ -116,6 +116,82 @@ fn a_current_backup_goes_on_without_a_serial_twice() {
 }
 
 #[test]
+fn a_restore_beside_the_broker_touches_nothing_of_it_however_its_configuration_is_written() {
+    let mut served = started();
+    served.stop();
+    let state = served.broker_dir().join("state").display().to_string();
+    let good = std::fs::read_to_string(served.config()).unwrap();
+    let url = format!("\"sqlite:{state}/ledger.db\"");
+    let commented = good
+        .replace("[server]", "[server]  # where people reach it")
+        .replace("state_dir  = \"state\"", &format!("'state_dir' = '{state}'  # of the old machine"))
+        .replace("[store]", "[store] # one file")
+        .replace("\"sqlite:state/ledger.db\"", &url)
+        .replace("[ca]", "[ ca ]  # the signer's keys")
+        .replace("\"state/ca\"", &format!("\"{state}/ca\""));
+    let without =
+        |line: &&str| !["[store]", "url =", "[ca]", "dir  ", "signer ="].iter().any(|word| line.starts_with(word));
+    let inline = good.lines().filter(without).collect::<Vec<_>>().join("\n").replace(
+        "schema = 1",
+        &format!(
+            "schema = 1\nstore.url = {url}\nca = {{ dir = \"{state}/ca\", signer = \"unix:{state}/signer.sock\" }}"
+        ),
+    );
+    let head = served.broker_dir().join("state/ca/head.json");
+    let before = std::fs::read(&head).unwrap();
+    for (n, text) in [commented, inline].into_iter().enumerate() {
+        std::fs::write(served.config(), &text).unwrap();
+        let file = served.dir.join(format!("{n}.backup")).display().to_string();
+        backup(&served, &file).ok();
+        let (dir, secret) = (served.dir.join(format!("restored-{n}")), passphrase(&served));
+        let to = dir.display().to_string();
+        operator(&served, &["restore", &file, "--dir", &to, "--passphrase-file", &secret]).ok();
+        assert!(std::fs::read(&head).unwrap() == before, "the head of the broker that was backed up is its own");
+        let restored = std::fs::read_to_string(dir.join("state/ca/head.json")).unwrap();
+        assert!(restored.contains("\"recovery\":{"), "{restored}");
+        let text = std::fs::read_to_string(dir.join("jit-broker.toml")).unwrap();
+        assert!(!text.contains(&state) && text.contains("# The addresses from which targets see"), "{text}");
+    }
+    std::fs::write(served.config(), good).unwrap();
+    served.serve();
+    served.client(&served.alice).unwrap().ask(600).unwrap();
+}
+
+#[test]
+fn a_backup_that_is_killed_is_in_nobodys_way_and_the_next_one_clears_up() {
+    let served = started();
+    let file = served.dir.join("away/broker.backup");
+    let away = file.parent().unwrap();
+    std::fs::create_dir(away).unwrap();
+    let names = |dir: &Path| -> Vec<String> {
+        let all = std::fs::read_dir(dir).unwrap().flatten().map(|entry| entry.file_name());
+        all.map(|name| name.to_string_lossy().into_owned()).collect()
+    };
+    let (to, config, secret) = (file.display().to_string(), served.config().display().to_string(), passphrase(&served));
+    let mut killed =
+        served.operator(&["backup", "--to", &to, "--config", &config, "--passphrase-file", &secret]).spawn().unwrap();
+    eventually("it has begun", || !names(away).is_empty());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    // Another one was killed while it copied the log; what only looks like that is nobody's.
+    let state = served.broker_dir().join("state");
+    let copy = state.join("backup.0123456789abcdef0123456789abcdef");
+    let others = ["backup.old", "backup.0123456789abcdef0123456789abcdeg"].map(|name| state.join(name));
+    for folder in others.iter().chain([&copy]) {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("ledger.db"), "SQLite format 3").unwrap();
+    }
+    std::fs::write(away.join("broker.backup.2026"), "kept").unwrap();
+    backup(&served, &to).ok();
+    let mut left = names(away);
+    left.sort();
+    assert_eq!(left, ["broker.backup", "broker.backup.2026"]);
+    assert!(!copy.exists() && others.iter().all(|folder| folder.exists()));
+    let kept = names(&state).into_iter().filter(|name| name.starts_with("backup."));
+    assert_eq!(kept.count(), others.len(), "nothing of the killed one either");
+}
+
+#[test]
 fn an_old_backup_is_noticed_by_who_saw_more_and_acknowledged() {
     let mut served = started();
     let file = served.dir.join("broker.backup").display().to_string();
@@ -291,11 +367,72 @@ fn a_configuration_is_taken_while_it_runs_or_the_old_one_stays() {
     .unwrap();
     let later = reload(&served);
     assert!(later.code == Some(0) && later.err.contains("state_dir") && later.err.contains("restart"), "{}", later.err);
+    // What is opened once is named, and never said to count.
+    let key = served.alice.key();
+    for (name, more) in [
+        ("[witness]", "[witness.disk]\nfile = \"outside.note\"".to_owned()),
+        ("[keeps]", format!("[keeps.other]\norigin = \"jit-broker/audit/x/e0\"\nkey = \"{key}\"")),
+        ("[metrics]", "[metrics]\nlisten = \"127.0.0.1:9\"".to_owned()),
+    ] {
+        std::fs::write(&config, format!("{good}\n{more}\n")).unwrap();
+        let later = reload(&served);
+        let needs = later.err.contains(name) && later.err.contains("restart");
+        assert!(later.code == Some(0) && needs, "{name}: {}", later.err);
+    }
     std::fs::write(&config, &good).unwrap();
+    assert!(!reload(&served).err.contains("restart"));
     served.stop();
     let nobody = reload(&served);
     assert_eq!(nobody.code, Some(69), "{}", nobody.err);
     assert!(Path::new(PROGRAM).exists());
+}
+
+#[test]
+fn what_killed_writes_left_goes_at_the_next_start_and_nothing_else_does() {
+    let mut served = Served::init();
+    let state = served.broker_dir().join("state");
+    let ending = "0123456789abcdef0123456789abcdef";
+    let note = "0f".repeat(32);
+    std::fs::create_dir(state.join("witnessed")).unwrap();
+    let named = |names: &[&str]| names.iter().map(|name| state.join(format!("{name}.{ending}"))).collect::<Vec<_>>();
+    let mut half = named(&["krl", "left.json", "ledger.db.reloaded", "ca/log", "ca/x509_client.2.crt", "ca/head.json"]);
+    half.extend(named(&[&format!("witnessed/{note}"), &format!("witnessed/{note}.e3")]));
+    half.extend(["snapshot.new", "ca/head.fold.new"].map(|name| state.join(name)));
+    let mut kept = named(&["ledger.db", "mine", "witnessed/mine", "ca/mine"]);
+    kept.extend([state.join("krl.old"), state.join("ledger.db.new"), state.join(format!("krl.{}x", &ending[1..]))]);
+    half.iter().chain(&kept).for_each(|path| std::fs::write(path, "half").unwrap());
+    // Who only looks clears nothing up: the daemon may be writing.
+    let config = served.config().display().to_string();
+    served.operator(&["check", "--config", &config]).output().unwrap();
+    assert!(half.iter().all(|path| path.exists()));
+    served.serve();
+    let left: Vec<_> = half.iter().filter(|path| path.exists()).collect();
+    assert!(left.is_empty(), "{left:#?}");
+    let gone: Vec<_> = kept.iter().filter(|path| !path.exists()).collect();
+    assert!(gone.is_empty(), "{gone:#?}");
+}
+
+#[test]
+fn a_bundle_in_folders_is_checked_as_one_in_files() {
+    let mut served = Served::init();
+    served.serve();
+    served.stop();
+    let (folder, config) = (served.broker_dir(), served.config().display().to_string());
+    let check = || operator(&served, &["check", "--config", &config]);
+    for kind in ["people", "targets", "policy"] {
+        std::fs::create_dir(folder.join(kind)).unwrap();
+        let (from, to) = (folder.join(format!("{kind}.toml")), folder.join(format!("{kind}/10-prod.toml")));
+        std::fs::rename(from, to).unwrap();
+    }
+    let good = check();
+    assert_eq!(good.code, Some(0), "{}", good.err);
+    let policy = folder.join("policy/10-prod.toml");
+    let text = std::fs::read_to_string(&policy).unwrap();
+    std::fs::write(&policy, format!("{text}\n[[rule]\nid = 1\n")).unwrap();
+    let bad = check();
+    assert!(bad.code == Some(78) && bad.err.contains("policy/10-prod.toml"), "{}", bad.err);
+    let found = operator(&served, &["doctor", "--config", &config]);
+    assert!(!found.out.contains("not kept here"), "{}", found.out);
 }
 
 #[test]

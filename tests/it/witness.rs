@@ -332,6 +332,41 @@ fn a_ledger_that_was_rolled_back_is_not_served_because_an_outside_copy_knows_mor
     taken(&first, size);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_was_restored_is_the_same_one_and_forgets_nothing() {
+    let (mut first, mut second) = pair();
+    taken(&first, 2);
+    let note = || std::fs::read_to_string(first.dir.join("outside.note")).unwrap();
+    let older = note();
+    let alice = first.client(&first.alice).unwrap();
+    alice.certificate(alice.ask(600).unwrap()).unwrap();
+    drop(alice);
+    let size = first.cli("bob", "jit-broker -o json audit verify").json()["size"].as_u64().unwrap();
+    taken(&first, size);
+    let newer = note();
+    let (file, secret) = (second.dir.join("second.backup"), second.dir.join("passphrase"));
+    std::fs::write(&secret, "correct horse battery").unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let (file, secret) = (file.display().to_string(), secret.display().to_string());
+    let (config, dir) = (second.config().display().to_string(), second.dir.join("restored"));
+    let made = second.operator(&["backup", "--to", &file, "--config", &config, "--passphrase-file", &secret]).output();
+    Done::from(made.unwrap()).ok();
+    let key = cosigner(&second);
+    first.stop();
+    second.stop();
+    let to = dir.display().to_string();
+    Done::from(second.operator(&["restore", &file, "--dir", &to, "--passphrase-file", &secret]).output().unwrap()).ok();
+    let settings = Settings::read(&dir.join("jit-broker.toml")).unwrap();
+    let keeper = Keeper::open(&settings.state_dir, &settings.outside.keeps, &settings.public_url).unwrap();
+    assert_eq!(keeper.public(), Some(key));
+    let size = |note: &str| note.lines().nth(1).unwrap().parse::<u64>().unwrap();
+    assert!(size(&older) < size(&newer));
+    let body = AddCheckpoint { old: 0, proof: Vec::new(), note: older }.write();
+    let (status, _, said) = keeper.add(&body, jit_broker::clock::wall_s()).await;
+    assert_eq!(status, 409, "it attests no roll back: {said}");
+    assert!(said.trim().parse::<u64>().unwrap() >= size(&newer), "{said}");
+}
+
 /// A checkpoint is flushed with the next batch, and handed out before that.
 #[test]
 fn a_checkpoint_that_was_lost_with_the_power_is_no_roll_back() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Findings;
-use crate::cli::files::bundle_files;
+use crate::cli::files::{bundle_files, has_bundle};
 use crate::domain::bundle::BundleText;
 use crate::domain::judge::{Ask, Verdict, matchable, preview};
 use crate::domain::names::{PersonName, RoleName, StepName, TargetName};
@@ -37,7 +37,7 @@ pub async fn examine(settings: &Settings, config: &Path, state: &State, found: &
 /// The files beside the configuration against what was signed.
 async fn files(settings: &Settings, config: &Path, state: &State, found: &mut Findings) {
     let folder = config.parent().unwrap_or(Path::new("."));
-    if !folder.join("policy.toml").exists() {
+    if !has_bundle(folder) {
         return found.ok("files", "the bundle is not kept here");
     }
     let next = format!("jit-broker apply {} --dry-run", folder.display());

@@ -78,6 +78,19 @@ fn end(served: &Served, seen: &Mutex<Seen>, over: &AtomicBool) {
     }
 }
 
+/// Killed writes leave files with names of their own; whoever starts next clears them away.
+fn nothing_half_written(served: &Served) {
+    let state = served.broker_dir().join("state");
+    let folders = [state.clone(), state.join("ca")];
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten());
+    let half = |path: &std::path::Path| {
+        let ending = path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
+        ending == "new" || (ending.len() == 32 && ending.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let left: Vec<_> = files.map(|entry| entry.path()).filter(|path| half(path)).collect();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_said_survives_a_kill() {
     let rounds = std::env::var("JIT_KILL_ROUNDS").map_or(20_u64, |text| text.parse().unwrap());
@@ -104,6 +117,7 @@ async fn what_was_said_survives_a_kill() {
         served.kill();
         served.serve();
     }
+    nothing_half_written(&served);
     let bob = served.client(&served.bob).unwrap();
     let list = bob.list();
     served.sign_in("bob");
