@@ -8,14 +8,14 @@ use clap::Subcommand;
 use super::ask::{me, words};
 use super::client::Client;
 use super::failure::Failure;
-use super::files::bundle_files;
+use super::files::{bundle_files, taken};
 use super::home::Home;
 use super::{Globals, keys, output, prompt};
 use crate::domain::act::Deed;
 use crate::domain::bundle::{Bundle, BundleText, plan};
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::Code;
-use crate::wire::{BundleDoc, LinkDoc, List, PersonDoc};
+use crate::wire::{BundleDoc, LinkDoc, List, LogDoc, PersonDoc};
 
 /// Reads and checks a bundle; every problem is listed.
 ///
@@ -44,15 +44,10 @@ fn administrators(dir: &Path) -> Vec<PersonName> {
 pub async fn apply(dir: &Path, dry_run: bool, yes: bool, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
     let by = me(&client)?;
-    let (text, new) = read_bundle(dir, std::slice::from_ref(&by))?;
+    let log: LogDoc = client.get("/v1/log").await?;
+    let (text, new) = read_bundle(dir, &log.admins)?;
     let adopted: BundleDoc = client.get("/v1/bundle").await?;
-    let old = if adopted.files.is_empty() {
-        Bundle::default()
-    } else {
-        let old = BundleText { files: adopted.files };
-        Bundle::parse(&old, std::slice::from_ref(&by)).unwrap_or_default()
-    };
-    let adopted_digest = adopted.digest;
+    let (old, adopted_digest) = (taken(adopted.files, &log.admins)?, adopted.digest);
     if text.digest() == adopted_digest {
         output::done(globals.output, "apply.unchanged", "Nothing changes.")?;
         return Ok(ExitCode::SUCCESS);
@@ -345,21 +340,19 @@ impl PolicyVerb {
 /// Shows what a proposed bundle would change, out of the texts themselves: that is what its approval signs.
 ///
 /// # Errors
-/// [`Code::STALE_TERMS`] when the text is not the one that was signed.
+/// [`Code::STALE_TERMS`] when the text is not the one that was signed; [`Code::BUNDLE_REFUSED`] when one of the two cannot be read.
 pub async fn show_proposal(client: &mut Client, request: &crate::wire::RequestDoc) -> Result<(), Failure> {
     let digest = request.terms.target_digest;
     let (new, old): (BundleDoc, BundleDoc) =
         (client.get(&format!("/v1/bundle?digest={digest}")).await?, client.get("/v1/bundle").await?);
-    let admins = std::slice::from_ref(&request.requester);
-    let text = BundleText { files: new.files };
-    let parsed = Bundle::parse(&text, admins).ok().filter(|_| text.digest() == digest);
-    let Some(parsed) = parsed else {
+    let log: LogDoc = client.get("/v1/log").await?;
+    if (BundleText { files: new.files.clone() }).digest() != digest {
         return Err(Failure::new(
             Code::STALE_TERMS,
             "The proposed bundle is not the one that was signed. Do not approve this.",
         ));
-    };
-    show_plan(&plan(&Bundle::parse(&BundleText { files: old.files }, admins).unwrap_or_default(), &parsed));
+    }
+    show_plan(&plan(&taken(old.files, &log.admins)?, &taken(new.files, &log.admins)?));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What makes the command line comfortable, in real shells, terminals and agents.
 
 mod agent;
+mod apply;
 mod doctor;
 mod extend;
 mod host;
