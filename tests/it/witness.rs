@@ -279,6 +279,36 @@ fn another_broker_and_a_file_keep_the_tail_and_audit_verify_says_who_attests_it(
 }
 
 #[test]
+fn what_a_client_saw_of_one_log_is_held_against_no_other() {
+    let (mut first, mut second) = pair();
+    second.sign_in("root-admin");
+    first.cli("bob", "jit-broker audit verify").ok();
+    let origin = about(&first, "bob")["origin"].as_str().unwrap().to_owned();
+    for (served, who) in [(&first, "bob"), (&second, "root-admin")] {
+        std::fs::write(served.dir.join("log.pub"), about(served, who)["log_key"].as_str().unwrap()).unwrap();
+    }
+    first.stop();
+    second.stop();
+    // Bob is signed in at the first.
+    let verify = |of: &Served, more: &str| {
+        let (folder, key) = (of.broker_dir(), of.dir.join("log.pub"));
+        let line = format!("jit-broker audit verify --offline {} --key {} {more}", folder.display(), key.display());
+        first.cli("bob", &line)
+    };
+    let other = verify(&second, "");
+    assert_eq!(other.code, Some(11), "{other:?}");
+    let own = verify(&first, "");
+    assert!(own.code == Some(11) && own.out.contains("by this client"), "{own:?}");
+    // A note that is said to be of this very log still fails it, and so does damage to what was seen of it.
+    let forged = Log { origin, ..Log::new(9) }.note(3);
+    std::fs::write(first.dir.join("forged.note"), &forged).unwrap();
+    assert_eq!(verify(&first, "--witness ../forged.note").code, Some(1));
+    std::fs::write(first.dir.join("bob/jit/state/checkpoint"), &forged).unwrap();
+    assert_eq!(verify(&first, "").code, Some(9));
+    assert_eq!(verify(&second, "").code, Some(11));
+}
+
+#[test]
 fn a_ledger_that_was_rolled_back_is_not_served_because_an_outside_copy_knows_more() {
     let (mut first, mut second) = pair();
     first.stop();
