@@ -102,6 +102,7 @@ pub async fn verify(args: &LogArgs, globals: &Globals) -> Result<ExitCode, Failu
         }
         None => {
             let mut client = Client::remembered(&home)?;
+            let named = known.key.map(keys::public).transpose()?;
             fetched = home.state.join(format!("verify-{}.jsonl", std::process::id()));
             super::home::private_folder(&home.state)?;
             // Before the log is fetched: it goes on, and must not look rolled back by what came meanwhile.
@@ -111,7 +112,7 @@ pub async fn verify(args: &LogArgs, globals: &Globals) -> Result<ExitCode, Failu
             }
             fetch(&mut client, &fetched).await?;
             let about = &client.context()?.about;
-            (fetched.clone(), about.origin.clone(), about.log_key.clone())
+            (fetched.clone(), about.origin.clone(), named.unwrap_or_else(|| about.log_key.clone()))
         }
     };
     if context.is_some_and(|context| concerns(&context, &origin, &log_key))

@@ -309,6 +309,31 @@ fn what_a_client_saw_of_one_log_is_held_against_no_other() {
 }
 
 #[test]
+fn the_key_that_is_named_counts_and_not_the_pinned_one() {
+    let mut served = Served::init();
+    served.serve();
+    served.adopt();
+    served.sign_in("bob");
+    std::fs::write(served.dir.join("log.pub"), about(&served, "bob")["log_key"].as_str().unwrap()).unwrap();
+    let alice = served.client(&served.alice).unwrap();
+    let grant = alice.ask(600).unwrap();
+    std::fs::write(served.dir.join("cert.pub"), alice.certificate(grant).unwrap()).unwrap();
+    let run = |line: &str| served.cli("bob", &format!("jit-broker {line}"));
+    for line in ["audit verify", "verify ../cert.pub"] {
+        run(line).ok();
+        run(&format!("{line} --key ../log.pub")).ok();
+        let other = run(&format!("{line} --key ../alice/id_ed25519.pub"));
+        assert_eq!(other.code, Some(1), "{line}: {other:?}");
+        assert_eq!(run(&format!("{line} --key ../none.pub")).code, Some(1), "{line}");
+    }
+    // What a receipt says is for nobody else, whatever lay in its place.
+    let line = format!(
+        "touch ../r.json; chmod 644 ../r.json; jit-broker receipt {grant} --out ../r.json >&2; stat -c %a ../r.json"
+    );
+    assert_eq!(served.cli("bob", &line).ok(), "600\n");
+}
+
+#[test]
 fn a_ledger_that_was_rolled_back_is_not_served_because_an_outside_copy_knows_more() {
     let (mut first, mut second) = pair();
     first.stop();
