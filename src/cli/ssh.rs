@@ -224,8 +224,11 @@ impl CertArgs {
     /// # Errors
     /// As asked.
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
-        let mut client = Client::remembered(&Home::find()?)?;
         let target = self.wish.one()?.clone();
+        if self.wish.dry_run {
+            return super::ask::request(&self.wish, super::ask::Leaves::Nothing, globals).await;
+        }
+        let mut client = Client::remembered(&Home::find()?)?;
         let own = self.key.as_deref().map(keys::public).transpose()?;
         let key = match &own {
             Some(key) => key.clone(),

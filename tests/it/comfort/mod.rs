@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod asking;
 mod doctor;
 mod extend;
 mod host;
