@@ -176,6 +176,20 @@ fn a_sign_in_follows_new_authorities_like_any_other_contact_and_takes_no_older_w
 }
 
 #[test]
+fn doctor_believes_what_the_log_says_of_new_authorities_and_all_are_listed() {
+    let world = World::start();
+    admin(&world, "ca rotate ssh-user").ok();
+    admin(&world, "ca rotate ssh-user --activate --force").ok();
+    let found = world.run("alice", "jit-broker doctor").out;
+    assert!(found.contains("ok    broker ") && !found.contains("other things"), "{found}");
+    // Bob has heard nothing yet, and hands on what he is told.
+    assert_eq!(world.run("bob", "jit-broker ca export --kind ssh-user").ok().lines().count(), 2);
+    let listed = world.run("alice", "jit-broker -o json ca list").json();
+    let kinds: Vec<&str> = listed["items"].as_array().unwrap().iter().map(|a| a["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["ssh-user", "ssh-user", "ssh-gateway", "ssh-host", "log", "x509-client", "x509-server"]);
+}
+
+#[test]
 fn rotations_of_what_the_gateway_needs_lose_no_login_through_it() {
     let world = World::start();
     let known = world.dir.join("alice/jit/config/known_hosts");

@@ -60,3 +60,15 @@ fn a_bundle_may_name_another_administrator_and_its_changes_are_shown_to_both() {
     let refused = served.cli("second", "jit-broker apply ../bundle --yes");
     assert!(refused.code == Some(78) && refused.err.contains("there is no person secnd"), "{refused:?}");
 }
+
+#[test]
+fn doctor_knows_the_keys_of_administrators_who_came_later() {
+    let served = two_administrators();
+    edit(&served, "policy.toml", |text| {
+        text.replace("auto = true\n", "  [[rule.step]]\n  name = \"other\"\n  need = 1\n  from = [\"person:second\"]\n")
+    });
+    served.cli("root-admin", "jit-broker apply ../bundle --yes").ok();
+    let found = served.cli("root-admin", &format!("jit-broker doctor --config {}", served.config().display())).out;
+    assert!(found.contains("approvers") && found.contains("every step can be met"), "{found}");
+    assert!(!found.contains("has no key"), "{found}");
+}
