@@ -32,11 +32,19 @@ pub fn read_bundle(dir: &Path, admins: &[PersonName]) -> Result<(BundleText, Bun
     Err(lines(failures.iter().map(ToString::to_string).collect()))
 }
 
-/// Names that rules may use though people.toml has none of them: those of [trust] in a jit-broker.toml beside, and one's own.
-fn administrators(dir: &Path) -> Vec<PersonName> {
+/// Names that rules may use though people.toml has none of them: those of [trust] in a jit-broker.toml beside, else the administrators that
+/// the broker tells of, where one is signed in; and one's own.
+async fn administrators(dir: &Path) -> Vec<PersonName> {
     let settings = crate::settings::Settings::read(&dir.join("jit-broker.toml"));
-    let mut names: Vec<PersonName> = settings.map(|s| s.admins.into_keys().collect()).unwrap_or_default();
-    names.extend(Home::find().and_then(|home| Client::remembered(&home)).and_then(|client| me(&client)).ok());
+    let beside = settings.map(|s| s.admins.into_keys().collect());
+    let Ok(mut client) = Home::find().and_then(|home| Client::remembered(&home)) else {
+        return beside.unwrap_or_default();
+    };
+    let mut names: Vec<PersonName> = match beside {
+        Ok(names) => names,
+        Err(_) => client.get("/v1/log").await.map(|log: LogDoc| log.admins).unwrap_or_default(),
+    };
+    names.extend(me(&client).ok());
     names
 }
 
@@ -307,7 +315,7 @@ impl PolicyVerb {
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self {
             Self::Check { dir } | Self::Test { dir } => {
-                let (text, bundle) = read_bundle(dir, &administrators(dir))?;
+                let (text, bundle) = read_bundle(dir, &administrators(dir).await)?;
                 let (rules, tests) = (bundle.policy.rules.len(), bundle.policy.tests.len());
                 // The broker's own target for changes of the bundle is nobody's to count.
                 let targets = bundle.targets.keys().filter(|name| name.as_str() != "broker/policy").count();

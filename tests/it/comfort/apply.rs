@@ -40,6 +40,9 @@ fn a_bundle_may_name_another_administrator_and_its_changes_are_shown_to_both() {
                 targets = { name = \"broker/policy\" }\nroles = [\"apply\"]\n  [[rule.step]]\n  name = \"other\"\n  need = 1\n  \
                 from = [\"person:second\", \"person:root-admin\"]\n"
     });
+    for who in ["root-admin", "second"] {
+        served.cli(who, "jit-broker policy check ../bundle").ok();
+    }
     served.cli("root-admin", "jit-broker apply ../bundle --yes").ok();
     // The plan of the next one is against what was adopted, which names root-admin, and not against nothing.
     edit(&served, "people.toml", |text| text.replace(", \"person:root-admin\"]", "]"));
