@@ -8,14 +8,14 @@ use clap::Subcommand;
 use super::ask::{me, words};
 use super::client::Client;
 use super::failure::Failure;
-use super::files::bundle_files;
+use super::files::{bundle_files, taken};
 use super::home::Home;
 use super::{Globals, keys, output, prompt};
 use crate::domain::act::Deed;
 use crate::domain::bundle::{Bundle, BundleText, plan};
 use crate::domain::names::{PersonName, TargetName};
 use crate::domain::refusal::Code;
-use crate::wire::{BundleDoc, LinkDoc, List, PersonDoc};
+use crate::wire::{BundleDoc, LinkDoc, List, LogDoc, PersonDoc};
 
 /// Reads and checks a bundle; every problem is listed.
 ///
@@ -32,11 +32,19 @@ pub fn read_bundle(dir: &Path, admins: &[PersonName]) -> Result<(BundleText, Bun
     Err(lines(failures.iter().map(ToString::to_string).collect()))
 }
 
-/// Names that rules may use though people.toml has none of them: those of [trust] in a jit-broker.toml beside, and one's own.
-fn administrators(dir: &Path) -> Vec<PersonName> {
+/// Names that rules may use though people.toml has none of them: those of [trust] in a jit-broker.toml beside, else the administrators that
+/// the broker tells of, where one is signed in; and one's own.
+async fn administrators(dir: &Path) -> Vec<PersonName> {
     let settings = crate::settings::Settings::read(&dir.join("jit-broker.toml"));
-    let mut names: Vec<PersonName> = settings.map(|s| s.admins.into_keys().collect()).unwrap_or_default();
-    names.extend(Home::find().and_then(|home| Client::remembered(&home)).and_then(|client| me(&client)).ok());
+    let beside = settings.map(|s| s.admins.into_keys().collect());
+    let Ok(mut client) = Home::find().and_then(|home| Client::remembered(&home)) else {
+        return beside.unwrap_or_default();
+    };
+    let mut names: Vec<PersonName> = match beside {
+        Ok(names) => names,
+        Err(_) => client.get("/v1/log").await.map(|log: LogDoc| log.admins).unwrap_or_default(),
+    };
+    names.extend(me(&client).ok());
     names
 }
 
@@ -44,15 +52,10 @@ fn administrators(dir: &Path) -> Vec<PersonName> {
 pub async fn apply(dir: &Path, dry_run: bool, yes: bool, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
     let by = me(&client)?;
-    let (text, new) = read_bundle(dir, std::slice::from_ref(&by))?;
+    let log: LogDoc = client.get("/v1/log").await?;
+    let (text, new) = read_bundle(dir, &log.admins)?;
     let adopted: BundleDoc = client.get("/v1/bundle").await?;
-    let old = if adopted.files.is_empty() {
-        Bundle::default()
-    } else {
-        let old = BundleText { files: adopted.files };
-        Bundle::parse(&old, std::slice::from_ref(&by)).unwrap_or_default()
-    };
-    let adopted_digest = adopted.digest;
+    let (old, adopted_digest) = (taken(adopted.files, &log.admins)?, adopted.digest);
     if text.digest() == adopted_digest {
         output::done(globals.output, "apply.unchanged", "Nothing changes.")?;
         return Ok(ExitCode::SUCCESS);
@@ -312,7 +315,7 @@ impl PolicyVerb {
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         match self {
             Self::Check { dir } | Self::Test { dir } => {
-                let (text, bundle) = read_bundle(dir, &administrators(dir))?;
+                let (text, bundle) = read_bundle(dir, &administrators(dir).await)?;
                 let (rules, tests) = (bundle.policy.rules.len(), bundle.policy.tests.len());
                 // The broker's own target for changes of the bundle is nobody's to count.
                 let targets = bundle.targets.keys().filter(|name| name.as_str() != "broker/policy").count();
@@ -345,21 +348,19 @@ impl PolicyVerb {
 /// Shows what a proposed bundle would change, out of the texts themselves: that is what its approval signs.
 ///
 /// # Errors
-/// [`Code::STALE_TERMS`] when the text is not the one that was signed.
+/// [`Code::STALE_TERMS`] when the text is not the one that was signed; [`Code::BUNDLE_REFUSED`] when one of the two cannot be read.
 pub async fn show_proposal(client: &mut Client, request: &crate::wire::RequestDoc) -> Result<(), Failure> {
     let digest = request.terms.target_digest;
     let (new, old): (BundleDoc, BundleDoc) =
         (client.get(&format!("/v1/bundle?digest={digest}")).await?, client.get("/v1/bundle").await?);
-    let admins = std::slice::from_ref(&request.requester);
-    let text = BundleText { files: new.files };
-    let parsed = Bundle::parse(&text, admins).ok().filter(|_| text.digest() == digest);
-    let Some(parsed) = parsed else {
+    let log: LogDoc = client.get("/v1/log").await?;
+    if (BundleText { files: new.files.clone() }).digest() != digest {
         return Err(Failure::new(
             Code::STALE_TERMS,
             "The proposed bundle is not the one that was signed. Do not approve this.",
         ));
-    };
-    show_plan(&plan(&Bundle::parse(&BundleText { files: old.files }, admins).unwrap_or_default(), &parsed));
+    }
+    show_plan(&plan(&taken(old.files, &log.admins)?, &taken(new.files, &log.admins)?));
     Ok(())
 }
 

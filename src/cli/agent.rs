@@ -71,16 +71,32 @@ impl Agent {
         Ok(answer)
     }
 
-    /// The keys that can sign acts; certificates and RSA keys are passed over.
-    pub fn keys(&mut self) -> Vec<Key> {
+    /// What it holds, as it travels.
+    fn blobs(&mut self) -> Vec<Vec<u8>> {
         let Ok(answer) = self.ask(&[REQUEST_IDENTITIES]) else { return Vec::new() };
         let Some((&IDENTITIES_ANSWER, rest)) = answer.split_first() else { return Vec::new() };
         let Some((_, mut rest)) = rest.split_first_chunk::<4>() else { return Vec::new() };
-        let mut keys = Vec::new();
+        let mut blobs = Vec::new();
         while let (Some(blob), Some(_comment)) = (take(&mut rest), take(&mut rest)) {
-            keys.extend(PublicKey::from_wire(blob).ok().filter(PublicKey::signs_acts).map(Key));
+            blobs.push(blob.to_vec());
         }
-        keys
+        blobs
+    }
+
+    /// The keys that can sign acts; certificates and RSA keys are passed over.
+    pub fn keys(&mut self) -> Vec<Key> {
+        let keys = self.blobs().into_iter().filter_map(|blob| PublicKey::from_wire(&blob).ok());
+        keys.filter(PublicKey::signs_acts).map(Key).collect()
+    }
+
+    /// The certificates of the kind that [`Agent::add`] adds, whoever signed them, each as a line of OpenSSH's.
+    pub fn certificates(&mut self) -> Vec<String> {
+        let line = |blob: &Vec<u8>| {
+            let kind = take(&mut blob.as_slice())?;
+            let base64 = data_encoding::BASE64.encode(blob);
+            (kind == CERT_TYPE).then(|| format!("{} {base64}", String::from_utf8_lossy(kind)))
+        };
+        self.blobs().iter().filter_map(line).collect()
     }
 
     /// Has the agent sign.

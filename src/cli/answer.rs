@@ -198,8 +198,8 @@ pub async fn release(id: Option<&str>, all: bool, globals: &Globals) -> Result<E
     }
     for grant in &ids {
         client.act(Deed::Release { by: me(&client)?, grant: grant.id }, None, None).await?;
-        ssh::forget(&home, grant.target.as_str());
-        super::database::forget(&home, &grant.target);
+        ssh::forget(&home, &grant.target, grant.id);
+        super::database::forget(&home, &grant.target, grant.id);
     }
     watch(&mut client, ids.iter().map(|g| g.id).collect(), globals).await
 }

@@ -62,6 +62,15 @@ impl Wish {
         }
     }
 
+    /// How long people are waited for by who cannot go on without their answer.
+    fn patience(&self) -> Result<Duration, Failure> {
+        match &self.wait {
+            Some(d) => Ok(Duration::from_secs(parse_span(d)?)),
+            None if self.no_wait => Ok(Duration::ZERO),
+            None => Ok(LONG),
+        }
+    }
+
     fn for_s(&self) -> Result<Option<u64>, Failure> {
         self.for_.as_deref().map(parse_span).transpose().map_err(Failure)
     }
@@ -169,8 +178,9 @@ pub async fn granted(
         let again = format!("jit-broker login {name} --role {} --reason \"…\"", role.name);
         return Err(hook::hinted(prompt::nobody("--reason TEXT"), again));
     }
+    let patience = wish.patience()?;
     let request = submit(client, &wish, name, &role.name, key).await?;
-    let answered = wait_for(client, request, LONG).await?;
+    let answered = wait_for(client, request, patience).await?;
     outcome(client, &answered).await
 }
 
@@ -418,12 +428,11 @@ pub async fn request(wish: &Wish, leaves: Leaves, globals: &Globals) -> Result<E
         {
             (wish.reason, wish.ticket) = complete(&mut client, name, &role_name, (wish.reason, wish.ticket)).await?;
         }
-        let asked = submit(&mut client, &wish, name, &role_name, &key).await?;
         let patience = match &wish.wait {
-            Some(d) => Duration::from_secs(parse_span(d)?),
-            None if wish.no_wait || !prompt::possible() => Duration::ZERO,
-            None => LONG,
+            None if !prompt::possible() => Duration::ZERO,
+            _ => wish.patience()?,
         };
+        let asked = submit(&mut client, &wish, name, &role_name, &key).await?;
         let answered = wait_for(&mut client, asked, patience).await?;
         print_request(&answered, globals)?;
         if let Err(failure) = outcome(&mut client, &answered).await {

@@ -151,24 +151,34 @@ async fn login(
         context.unreset(&about)?;
     }
     about.server_ca_pem = trust.pinned(&about.server_ca_pem)?;
+    // While nobody signs, nothing is said of the authorities: what was signed before counts.
+    let about = match &known {
+        Some(known) if about.trust.is_none() && known.about.trust.is_some() => {
+            About { public_url: about.public_url, ..known.about.clone() }
+        }
+        _ => about,
+    };
     let signing = Signing::choose(key.as_deref().or(known.as_ref().and_then(|c| c.key.as_deref())))?;
     let remembered = match (&key, &signing) {
         (Some(path), Signing::File(..)) => path.clone(),
         (None, Signing::File(..)) => known.as_ref().and_then(|c| c.key.clone()).unwrap_or_else(usual_key),
         (_, Signing::Agent(key)) => key.0.fingerprint(),
     };
-    let mut context = Context { server, about, person: None, key: Some(remembered) };
     if known.is_none() && home.state.join("checkpoint").exists() {
         aside(home)?;
     }
-    client.adopt(context.clone());
+    client.adopt(Context { server, about, person: None, key: Some(remembered) });
     let session = client.open_session(&signing).await?;
     // Nothing of a sign-in as somebody else is kept.
     if name.is_some_and(|name| *name != session.person) {
         return Err(Failure::new(Code::UNKNOWN_KEY, format!("That key is {}'s.", session.person)));
     }
-    context.person = Some(session.person);
-    context.save(home)?;
+    // With what the sign-in itself may have learnt. A log that lost entries was told of before this.
+    let context = Context { person: Some(session.person), ..client.context()?.clone() };
+    if let Some(known) = &known {
+        context.no_older(known)?;
+    }
+    context.replace(home, known.as_ref())?;
     client.keep_session(&session.token)
 }
 

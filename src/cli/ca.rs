@@ -14,9 +14,10 @@ use super::{Globals, output};
 use crate::domain::authority::Purpose;
 use crate::domain::key::Key;
 use crate::domain::refusal::Code;
+use crate::domain::text::shown;
 use crate::settings::{Settings, bad_config};
 use crate::signer::keys::Keys;
-use crate::wire::KrlDoc;
+use crate::wire::{About, KrlDoc};
 
 /// `jit-broker ca …`
 #[derive(Debug, Args)]
@@ -74,11 +75,11 @@ impl Authority {
         let state = super::onsite::folded(settings).await?;
         let mut of = BTreeMap::from([("log".to_owned(), vec![keys.log_public().to_string()])]);
         for (purpose, ring) in &state.authorities.rings {
-            let shown = |public: &str| match purpose.is_ssh() {
+            let text = |public: &str| match purpose.is_ssh() {
                 true => Some(public.to_owned()),
                 false => keys.x509(*purpose, public).map(|(_, cert)| cert.pem().trim_end().to_owned()),
             };
-            of.insert(purpose.to_string(), ring.trusted().filter_map(shown).collect());
+            of.insert(purpose.to_string(), ring.trusted().filter_map(text).collect());
         }
         Ok(Self { of })
     }
@@ -113,7 +114,17 @@ impl CaArgs {
         }
         let authority = match &settings {
             Some(settings) => Authority::local(settings).await?,
-            None => Authority::remembered(Client::remembered(&Home::find()?)?.context()?),
+            None => {
+                let mut client = Client::remembered(&Home::find()?)?;
+                // A replacement may have begun since the last contact; whoever installs what stands here must not miss it.
+                match client.get::<About>("/v1/about").await {
+                    Err(failure) if failure.0.code == Code::UNREACHABLE => {
+                        eprintln!("note: {} This is what was known last.", shown(&failure.0.message));
+                    }
+                    other => drop(other?),
+                }
+                Authority::remembered(client.context()?)
+            }
         };
         match &self.verb {
             CaVerb::Export { kind } => {
@@ -122,7 +133,7 @@ impl CaArgs {
                 output::answer(globals.output, "ca", serde_json::json!({ "kind": kind, "key": text }), kind, &lines)?;
             }
             _ => {
-                let kinds = ["ssh-user", "ssh-host", "log", "x509-client", "x509-server"].into_iter();
+                let kinds = ["ssh-user", "ssh-gateway", "ssh-host", "log", "x509-client", "x509-server"].into_iter();
                 let keys = kinds.flat_map(|kind| {
                     let keys = authority.of.get(kind).cloned().unwrap_or_default();
                     keys.into_iter().map(move |key| serde_json::json!({ "kind": kind, "key": key }))

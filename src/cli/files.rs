@@ -1,9 +1,12 @@
 //! The files of a bundle, as an administrator has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use super::failure::Failure;
+use crate::domain::bundle::{Bundle, BundleText};
+use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
 
 /// The kinds of a bundle's files.
@@ -56,4 +59,23 @@ pub fn bundle_files(dir: &Path) -> Result<BTreeMap<String, String>, Refusal> {
         }
     }
     Ok(files)
+}
+
+/// Reads a bundle that the broker took. Its files may name people who are in [trust] and not in people.toml, or were when it was taken; so
+/// besides `admins` every `person:NAME` in it is taken to be one.
+///
+/// # Errors
+/// [`Code::BUNDLE_REFUSED`] with every problem: a bundle that cannot be read is not an empty one.
+pub fn taken(files: BTreeMap<String, String>, admins: &[PersonName]) -> Result<Bundle, Failure> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let named = files.values().flat_map(|text| text.split("person:").skip(1));
+    let named = named.filter_map(|rest| PersonName::new(rest.split(|c| !plain(c)).next().unwrap_or_default()).ok());
+    let names: BTreeSet<PersonName> = named.chain(admins.iter().cloned()).collect();
+    if files.is_empty() {
+        return Ok(Bundle::default());
+    }
+    Bundle::parse(&BundleText { files }, &names.into_iter().collect::<Vec<_>>()).map_err(|all| {
+        let lines: Vec<String> = all.iter().map(ToString::to_string).collect();
+        Failure::new(Code::BUNDLE_REFUSED, lines.join("\n"))
+    })
 }

@@ -136,7 +136,7 @@ pub fn looked_at(home: &Home, target: &TargetName, login: &LoginName) -> Result<
 async fn over(home: &Home, target: &TargetName, login: &LoginName) -> Option<GrantDoc> {
     let text = fs::read_to_string(ssh::certificate(home, target.as_str(), login.as_str())).ok()?;
     let facts = jit_ca::ssh::read(text.trim_end()).ok()?;
-    let id: crate::domain::ids::GrantId = facts.key_id.split(':').nth(1)?.parse().ok()?;
+    let id = ssh::grant_of(&facts)?;
     let mut client = Client::remembered(home).ok()?;
     // A touch of a security key is not asked for only to look.
     let touched =

@@ -1,7 +1,6 @@
 //! `receipt` makes a proof for outsiders; `verify` judges one, or a certificate: is it in the log, and why was it issued?
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -64,12 +63,6 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Writes a file that nobody else may read: reasons of people stand in it.
-fn keep(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
-}
-
 fn parse(text: &str) -> Result<ReceiptDoc, Failure> {
     if text.starts_with("{\"format\":\"jit-broker-ledger\"") {
         let mut failure = Failure::new(Code::USAGE, "This is a whole log, and neither a certificate nor a receipt.");
@@ -93,7 +86,8 @@ impl ReceiptArgs {
         let text = serde_json::to_string(&doc).map_err(|e| Failure::local("the receipt", e))? + "\n";
         match &self.out {
             Some(path) => {
-                keep(path, &text).map_err(|e| Failure::local(path.display(), e))?;
+                // Nobody else may read it, whoever could read what was there: reasons of people stand in it.
+                crate::signer::keys::replace(path, text.as_bytes(), 0o600)?;
                 let judged =
                     Judged { evidence: &evidence, checkpoint: Some(&checkpoint), about: &doc.about, cert: None };
                 judged.print(globals)?;
@@ -144,7 +138,7 @@ impl VerifyArgs {
         let cert = Shown::read(&text)?;
         let (evidence, checkpoint) = match &self.offline {
             Some(path) => self.offline(path, &cert).await?,
-            None => online(&cert).await?,
+            None => online(&cert, self.key.as_deref()).await?,
         };
         let judged =
             Judged { evidence: &evidence, checkpoint: checkpoint.as_ref(), about: "certificate", cert: Some(&cert) };
@@ -197,9 +191,9 @@ impl VerifyArgs {
 }
 
 /// Asks the broker for the receipt of a certificate, and believes only what is proven in it.
-async fn online(cert: &Shown) -> Result<(Evidence, Option<Checkpoint>), Failure> {
+async fn online(cert: &Shown, key: Option<&Path>) -> Result<(Evidence, Option<Checkpoint>), Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
-    let log_key = client.context()?.about.log_key.clone();
+    let log_key = key.map_or_else(|| Ok(client.context()?.about.log_key.clone()), keys::public)?;
     // Of authorities that were, the log alone knows.
     let mut ours = cert.signed_by(&Authorities::believed(client.context()?));
     let mut paths: Vec<About> = cert.host().map(|(target, serial)| About::Host(target, serial)).into_iter().collect();

@@ -21,6 +21,7 @@ use super::home::{Home, private_folder, read_private, write_private};
 use super::{Globals, hook, keys, output, ssh_config};
 use crate::domain::act::Deed;
 use crate::domain::authority::Purpose;
+use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, RoleName, TargetName};
 use crate::domain::refusal::Code;
@@ -179,15 +180,26 @@ pub fn hand_over(home: &Home, target: &TargetName, doc: &CredentialDoc) -> Resul
     agent.add(&pem, &doc.certificate, &format!("jit-broker {target}"), life_s)
 }
 
-/// Removes the certificates of a target, from the agent too: they are worthless, and should not be offered.
-pub fn forget(home: &Home, target: &str) {
-    let mut agent = Agent::connect();
-    for entry in fs::read_dir(folder(home, target)).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if let (Some(agent), true) = (&mut agent, name.to_string_lossy().ends_with("-cert.pub")) {
-            agent.remove(&fs::read_to_string(entry.path()).unwrap_or_default());
+/// The grant that a certificate is of, as its key id says.
+pub(super) fn grant_of(facts: &CertificateFacts) -> Option<GrantId> {
+    facts.key_id.split(':').nth(1)?.parse().ok()
+}
+
+/// Removes the certificates of a grant, from the agent too: they are worthless, and should not be offered. Those of others stay.
+pub fn forget(home: &Home, target: &TargetName, grant: GrantId) {
+    let of = |line: &str| jit_ca::ssh::read(line.trim_end()).is_ok_and(|facts| grant_of(&facts) == Some(grant));
+    if let Some(mut agent) = Agent::connect() {
+        for line in agent.certificates().iter().filter(|line| of(line)) {
+            agent.remove(line);
         }
-        if [".checked", "-cert.pub"].iter().any(|end| name.to_string_lossy().ends_with(end)) {
+    }
+    let folder = folder(home, target.as_str());
+    let _writing = lock(&folder.join("write.lock"));
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(login) = name.to_str().and_then(|name| name.strip_suffix("-cert.pub")) else { continue };
+        if of(&fs::read_to_string(entry.path()).unwrap_or_default()) {
+            let _ = fs::remove_file(folder.join(format!("{login}.checked")));
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -212,8 +224,11 @@ impl CertArgs {
     /// # Errors
     /// As asked.
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
-        let mut client = Client::remembered(&Home::find()?)?;
         let target = self.wish.one()?.clone();
+        if self.wish.dry_run {
+            return super::ask::request(&self.wish, super::ask::Leaves::Nothing, globals).await;
+        }
+        let mut client = Client::remembered(&Home::find()?)?;
         let own = self.key.as_deref().map(keys::public).transpose()?;
         let key = match &own {
             Some(key) => key.clone(),

@@ -99,20 +99,44 @@ impl Context {
             return Err(untrusted("it is another installation"));
         }
         let Some(word) = said(&about, &self.about.log_key)? else { return Ok(()) };
-        if word.version <= self.trust_version() {
+        // Somebody who is not signed in only for this moment stays remembered.
+        let before = Self::load(home).unwrap_or_else(|_| self.clone());
+        if word.version <= self.trust_version().max(before.trust_version()) {
             return Ok(());
         }
         if acknowledged == Acknowledged::No {
             self.unreset(&about)?;
         }
-        // Somebody who is not signed in only for this moment stays remembered.
-        let mut remembered = Self::load(home).unwrap_or_else(|_| self.clone());
-        let before = remembered.trusted(Purpose::SshHost);
-        let next = About { public_url: self.about.public_url.clone(), ..about };
-        (remembered.about, self.about) = (next.clone(), next);
-        remembered.save(home)?;
-        forget_worthless(home, &word);
-        renew_known_hosts(home, &before, &word.ssh_host)
+        self.about = About { public_url: self.about.public_url.clone(), ..about };
+        Self { about: self.about.clone(), ..before.clone() }.replace(home, Some(&before))
+    }
+
+    /// Refuses an older word than was known before: it would bring back authorities that were retired (T72).
+    ///
+    /// # Errors
+    /// [`Code::ROLLED_BACK`].
+    pub fn no_older(&self, before: &Self) -> Result<(), Failure> {
+        let (now, known) = (self.trust_version(), before.trust_version());
+        if now >= known {
+            return Ok(());
+        }
+        let message =
+            format!("The broker tells version {now} of its authorities; version {known} was known here before.");
+        Err(Failure::new(Code::ROLLED_BACK, message))
+    }
+
+    /// Remembers this in place of what was known before, once plain ssh believes the same authorities.
+    ///
+    /// # Errors
+    /// When a file cannot be written; it is all done again at the next contact then.
+    pub fn replace(&self, home: &Home, before: Option<&Self>) -> Result<(), Failure> {
+        if let Some(word) = self.word() {
+            forget_worthless(home, &word);
+        }
+        if let Some(before) = before {
+            renew_known_hosts(home, &before.trusted(Purpose::SshHost), &self.trusted(Purpose::SshHost))?;
+        }
+        self.save(home)
     }
 }
 

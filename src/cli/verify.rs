@@ -11,6 +11,7 @@ use super::home::Home;
 use super::{Globals, keys, output};
 use crate::daemon::verify::{audit, audit_tree, first_origin};
 use crate::domain::ids::origin_of;
+use crate::domain::key::Key;
 use crate::domain::refusal::Code;
 use crate::domain::text::shown;
 use crate::ledger::cosign::CosignerKey;
@@ -48,14 +49,9 @@ impl<'a> Known<'a> {
         })
     }
 
-    /// The checkpoints that this client saw, and those that were handed over.
-    fn notes(&self, context: Option<&Context>, home: &Home) -> Result<Vec<OutsideNote>, Failure> {
+    /// The checkpoints that were handed over.
+    fn notes(&self) -> Result<Vec<OutsideNote>, Failure> {
         let mut outside = Vec::new();
-        if let Some(context) = context
-            && let Some(Seen { text, .. }) = context.seen(home)?
-        {
-            outside.push(OutsideNote { from: "this client".to_owned(), text });
-        }
         for path in self.witness {
             let text = std::fs::read_to_string(path).map_err(|e| Failure::local(path.display(), e))?;
             outside.push(OutsideNote { from: path.display().to_string(), text });
@@ -80,20 +76,25 @@ impl<'a> Known<'a> {
 pub async fn verify(args: &LogArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     let (offline, known) = (args.offline.as_deref(), &Known::of(args)?);
     let home = Home::find()?;
-    let context = Context::load(&home);
-    let mut outside = known.notes(context.as_ref().ok(), &home)?;
+    let context = match Context::load(&home) {
+        Err(failure) if failure.0.code == Code::NOT_SIGNED_IN => None,
+        other => Some(other?),
+    };
+    let mut outside = known.notes()?;
+    // Before anything is fetched, which this client remembers as well.
+    let seen = context.as_ref().map(|context| context.seen(&home));
     let fetched;
     let (path, origin, log_key) = match offline {
         Some(path) => {
             let path = ledger_in(path);
             outside.extend(cosigned_beside(&path, known));
             let (origin, log_key) = match (&context, known.key) {
-                (Ok(context), None) => (context.about.origin.clone(), context.about.log_key.clone()),
+                (Some(context), None) => (context.about.origin.clone(), context.about.log_key.clone()),
                 // A log without a beginning is judged like any other: it is empty.
                 (_, Some(key)) => {
                     (first_origin(&path).await?.unwrap_or_else(|| origin_of("nothing")), keys::public(key)?)
                 }
-                (Err(_), None) => {
+                (None, None) => {
                     return Err(Failure::new(Code::USAGE, "Which key signs this log? Say it with --key PUB."));
                 }
             };
@@ -101,6 +102,7 @@ pub async fn verify(args: &LogArgs, globals: &Globals) -> Result<ExitCode, Failu
         }
         None => {
             let mut client = Client::remembered(&home)?;
+            let named = known.key.map(keys::public).transpose()?;
             fetched = home.state.join(format!("verify-{}.jsonl", std::process::id()));
             super::home::private_folder(&home.state)?;
             // Before the log is fetched: it goes on, and must not look rolled back by what came meanwhile.
@@ -110,23 +112,36 @@ pub async fn verify(args: &LogArgs, globals: &Globals) -> Result<ExitCode, Failu
             }
             fetch(&mut client, &fetched).await?;
             let about = &client.context()?.about;
-            (fetched.clone(), about.origin.clone(), about.log_key.clone())
+            (fetched.clone(), about.origin.clone(), named.unwrap_or_else(|| about.log_key.clone()))
         }
     };
+    if context.is_some_and(|context| concerns(&context, &origin, &log_key))
+        && let Some(Seen { text, .. }) = seen.transpose()?.flatten()
+    {
+        outside.push(OutsideNote { from: "this client".to_owned(), text });
+    }
     let beside = path.with_file_name("recordings");
     let folder = known.recordings.or((offline.is_some() && beside.is_dir()).then_some(beside.as_path()));
     let store = folder.map(Store::to_read).transpose().map_err(|e| Failure::local("the recordings", e))?;
     let report = if known.quick {
-        audit_tree(&path, origin, &log_key, &outside).await?
+        audit_tree(&path, origin, &log_key, &outside).await
     } else {
-        audit(&path, origin, &log_key, &outside, store.as_ref()).await?
+        audit(&path, origin, &log_key, &outside, store.as_ref()).await
     };
     if offline.is_none() {
         let _ = std::fs::remove_file(&path);
     }
+    let report = report?;
     // While it is fetched the log goes on; a copy that lies still must be attested to its very end.
     let least = if offline.is_some() { report.size } else { 0 };
     print(&report, least, known.quick, globals)
+}
+
+/// True when a log is that of the broker where one is signed in, of whatever epoch: what was seen there is held against no other. The key
+/// alone is enough, because a log that was emptied has no name any more.
+fn concerns(context: &Context, origin: &str, log_key: &Key) -> bool {
+    let name = |origin: &str| origin.rsplit_once("/e").map(|(name, _)| name.to_owned());
+    context.about.log_key == *log_key || name(&context.about.origin) == name(origin)
 }
 
 /// The notes beside a ledger that known witnesses signed.

@@ -8,10 +8,10 @@ use clap::Args;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::files::bundle_files;
+use super::files::{bundle_files, taken};
 use super::home::Home;
 use super::{Globals, output};
-use crate::domain::bundle::{Bundle, BundleText};
+use crate::domain::bundle::Bundle;
 use crate::domain::judge::{Ask, Verdict, preview};
 use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
@@ -40,7 +40,7 @@ impl WhoCanArgs {
     /// As the broker says; [`Code::MISSING`], [`Code::NO_ROLE`].
     pub async fn run(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         let (bundle, disabled) = match &self.dir {
-            Some(dir) => (parsed(bundle_files(dir)?)?, BTreeSet::new()),
+            Some(dir) => (taken(bundle_files(dir)?, &[])?, BTreeSet::new()),
             None => adopted().await?,
         };
         let target = bundle.targets.get(&self.target).ok_or_else(|| {
@@ -96,18 +96,5 @@ async fn adopted() -> Result<(Bundle, BTreeSet<PersonName>), Failure> {
     let doc: BundleDoc = client.get("/v1/bundle").await?;
     let people: List<PersonDoc> = client.get("/v1/people").await?;
     let disabled = people.items.into_iter().filter(|person| person.disabled).map(|person| person.name).collect();
-    Ok((parsed(doc.files)?, disabled))
-}
-
-/// Reads a bundle. Administrators of [trust] may be named in rules without being in people.toml, and are not known here; so every
-/// person that a file names is taken to be one: nothing but that check depends on it.
-fn parsed(files: std::collections::BTreeMap<String, String>) -> Result<Bundle, Failure> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let named = files.values().flat_map(|text| text.split("person:").skip(1));
-    let names = named.filter_map(|rest| PersonName::new(rest.split(|c| !plain(c)).next().unwrap_or_default()).ok());
-    let names: Vec<PersonName> = names.collect::<BTreeSet<_>>().into_iter().collect();
-    Bundle::parse(&BundleText { files }, &names).map_err(|all| {
-        let lines: Vec<String> = all.iter().map(ToString::to_string).collect();
-        Failure::new(Code::BUNDLE_REFUSED, lines.join("\n"))
-    })
+    Ok((taken(doc.files, &[])?, disabled))
 }

@@ -1,5 +1,6 @@
 //! The story of `make demo`: what people type and what they see, on both sides, with this very program and real ssh.
 
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -9,15 +10,20 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::domain::session::GATEWAY_ALIAS;
 
 fn failed(what: impl std::fmt::Display) -> Refusal {
-    Refusal::new(Code::LOCAL_IO, format!("The story stopped: {what}."))
+    let message = format!("The story stopped: {}.", what.to_string().trim_end());
+    Refusal::new(Code::LOCAL_IO, message)
+        .hint("jit-broker dev --story --dir DIR keeps what it made, and host/sshd.log in it")
+}
+
+/// The folder that has this program under the name that people type, whatever its file is called.
+fn programs(world: &World) -> PathBuf {
+    world.dir.join("bin")
 }
 
 /// Runs a command line of one of the people, as they would in a shell of their own.
 async fn typed(world: &World, who: &str, line: &str) -> Result<Output, Refusal> {
-    let program = std::env::current_exe().map_err(failed)?;
-    let folder = program.parent().map(|p| p.display().to_string()).unwrap_or_default();
     let home = world.dir.join(who);
-    let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+    let path = format!("{}:{}", programs(world).display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("sh");
     command.arg("-c").arg(line).env("HOME", &home).env("JIT_BROKER_HOME", home.join("jit")).env("PATH", path);
     command.env_remove("SSH_AUTH_SOCK").env("JIT_BROKER_NO_INPUT", "1").stdin(std::process::Stdio::null());
@@ -45,6 +51,9 @@ async fn must(world: &World, who: &str, line: &str) -> Result<String, Refusal> {
 /// # Errors
 /// What did not work.
 pub async fn introduce(world: &World) -> Result<(), Refusal> {
+    let program = std::env::current_exe().map_err(failed)?;
+    std::fs::create_dir_all(programs(world)).map_err(failed)?;
+    std::os::unix::fs::symlink(program, programs(world).join("jit-broker")).map_err(failed)?;
     for who in ["root-admin", "alice", "bob"] {
         let url = world.daemon.broker.public_url();
         let login = format!("jit-broker auth login --server {url} --ca-file ../server-ca.pem --ssh-key id_ed25519");
@@ -180,6 +189,7 @@ pub fn by_hand(world: &World) {
     println!("A broker at {url}, {TARGET} with a real sshd, and {DATABASE} on a real PostgreSQL. In two terminals:");
     for who in ["alice", "bob"] {
         println!("\n  # {who}\n  export JIT_BROKER_HOME={}", home(who));
+        println!("  export PATH={}:$PATH", programs(world).display());
         match who {
             "alice" => println!(
                 "  jit-broker request {TARGET} --for 10m --reason 'trying it out'\n  {} {TARGET}\n  jit-broker psql {DATABASE} --role ro",

@@ -281,13 +281,15 @@ impl State {
         }
     }
 
-    /// SECURITY (T15, T65): no serial and no version of a list is one of the lost entries, and what those had certified is revoked.
+    /// SECURITY (T15, T65, T72): no serial and no version of a list or of the authorities is one of the lost entries, and what those had
+    /// certified is revoked. Who heard of a lost authority would take no later word, and a host that did could confirm nothing.
     fn begin_epoch(&mut self, by: &[PersonName], new: &epoch::NewEpoch, at: i64) {
         let floor = epoch::floor(new.epoch);
         let lost = self.last_serial + 1..=self.last_serial.saturating_add(new.lost_serials());
         self.revoked.extend(lost.map(|serial| (serial, at.saturating_add(epoch::LONGEST_S))));
         let serials = [&mut self.last_serial, &mut self.last_host_serial, &mut self.last_client_serial];
-        for last in serials.into_iter().chain([&mut self.last_gateway_serial, &mut self.krl.version]) {
+        let versions = [&mut self.krl.version, &mut self.authorities.version];
+        for last in serials.into_iter().chain([&mut self.last_gateway_serial]).chain(versions) {
             *last = floor.max(*last);
         }
         self.epoch = new.epoch;

@@ -8,7 +8,7 @@
 //! `recovery::a_signer_in_recovery_signs_nothing_and_no_epoch_that_is_made_up` · T19 keys in backups: the first of these, `daemon::sealed::what_was_sealed_comes_back_and_nothing_else_does` ·
 //! T72 rotation: `rotate::a_rotation_of_the_user_authority_loses_no_login_to_a_host`, `rotate::rotations_of_what_the_gateway_needs_lose_no_login_through_it`,
 //! `rotate::databases_and_the_brokers_own_address_go_over_without_a_gap`, `rotate::a_host_takes_new_authorities_by_itself_and_from_whom_it_trusts_alone`,
-//! `ca::while_a_ca_is_replaced_both_are_listed_and_a_retired_one_is_revoked_whole`; a key that an administrator alone wants: `rotate::a_key_that_is_not_the_signers_is_told_to_nobody` ·
+//! `ca::while_a_ca_is_replaced_both_are_listed_and_a_retired_one_is_revoked_whole`; a key that an administrator alone wants: `rotate::a_key_that_is_not_the_signers_is_told_to_nobody`; an older word: `rotate::a_sign_in_follows_new_authorities_like_any_other_contact_and_takes_no_older_word` ·
 //! T191, T192 rolled back: `recovery::an_old_store_under_a_newer_signer_and_a_lost_head_are_mended_in_place`, `a_new_epoch_is_followed_where_nothing_is_lost_and_told_where_something_is` ·
 //! F15, F18 disk: `full`, and each single write: `faults::nth::a_disk_that_fills_up_at_any_write_takes_nothing_back`,
 //! `faults::nth::one_write_that_fails_takes_nothing_back`, `faults::nth::a_disk_that_dies_at_any_write_takes_nothing_back` ·

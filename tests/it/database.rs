@@ -98,6 +98,27 @@ fn what_login_leaves_is_what_clients_use() {
 }
 
 #[test]
+fn a_release_leaves_the_credential_of_the_other_role() {
+    let world = World::start();
+    world.run("alice", "jit-broker login db-prod --role ro").ok();
+    let grant = world.writing("30m");
+    world.run("alice", "jit-broker login db-prod --role rw").ok();
+    let who = |role: &str| {
+        let service = format!("PGSERVICEFILE=jit/run/db/pg_service.conf psql service=db-prod.{role}");
+        world.run("alice", &format!("{service} -Atc 'select current_user'"))
+    };
+    let (reader, writer) = (who("ro").ok(), who("rw").ok());
+    assert_ne!(reader, writer);
+    world.run("alice", &format!("jit-broker release {grant}")).ok();
+    assert_eq!(who("ro").ok(), reader, "its grant is active");
+    assert_eq!(who("rw").code, Some(2));
+    let left = world.run("alice", "find jit/run/db/db-prod -name client.crt").ok();
+    assert_eq!(left, "jit/run/db/db-prod/roles/ro/client.crt\n", "of the released one nothing is left");
+    world.run("alice", "jit-broker release --all").ok();
+    assert_eq!(world.run("alice", "find jit/run/db/db-prod -name client.crt").ok(), "");
+}
+
+#[test]
 fn sessions_are_cut_by_a_revocation_whatever_they_do() {
     let world = World::start();
     world.run("alice", "jit-broker login db-prod --role ro").ok();

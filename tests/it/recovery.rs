@@ -232,6 +232,45 @@ fn an_old_backup_is_noticed_by_who_saw_more_and_acknowledged() {
 }
 
 #[test]
+fn who_heard_of_an_authority_that_was_lost_hears_of_the_next_one() {
+    let mut served = started();
+    let file = served.dir.join("broker.backup").display().to_string();
+    backup(&served, &file).ok();
+    let rotate = |served: &Served| served.cli("root-admin", "jit-broker ca rotate ssh-host").ok();
+    let export = |served: &Served| served.cli("root-admin", "jit-broker ca export --kind ssh-host").ok();
+    let believed = |served: &Served| -> String {
+        let text = std::fs::read_to_string(served.dir.join("bob/jit/config/context.json")).unwrap();
+        let context: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let word = context["about"]["trust"]["word"].as_str().unwrap();
+        let word: serde_json::Value = serde_json::from_str(word).unwrap();
+        word["ssh_host"].as_array().unwrap().iter().map(|key| format!("{}\n", key.as_str().unwrap())).collect()
+    };
+    rotate(&served);
+    served.cli("bob", "jit-broker status").ok();
+    let lost = export(&served);
+    assert_eq!((believed(&served), lost.lines().count()), (lost.clone(), 2));
+    served.stop();
+    restore(&served, &file, "old");
+    served.serve();
+    // Nobody signs whom to trust in recovery; who signs in all the same keeps what they know.
+    let known = std::fs::read_to_string(served.dir.join("alice/jit/config/context.json")).unwrap();
+    served.sign_in("alice");
+    assert_eq!(std::fs::read_to_string(served.dir.join("alice/jit/config/context.json")).unwrap(), known);
+    served.cli("root-admin", "jit-broker audit begin-epoch --yes").ok();
+    // The loss comes first, at a sign-in as well; once it is acknowledged nothing of what was lost is believed.
+    let told = served.try_sign_in("bob");
+    assert!(told.code == Some(9) && told.err.contains("JB7008"), "{}", told.err);
+    served.cli("bob", "jit-broker auth acknowledge --yes").ok();
+    served.sign_in("bob");
+    assert_eq!((believed(&served), export(&served).lines().count()), (export(&served), 1));
+    rotate(&served);
+    served.cli("bob", "jit-broker status").ok();
+    let now = export(&served);
+    assert_eq!((believed(&served), now.lines().count()), (now.clone(), 2));
+    assert_ne!(now, lost);
+}
+
+#[test]
 fn an_old_store_under_a_newer_signer_and_a_lost_head_are_mended_in_place() {
     let mut served = started();
     served.stop();

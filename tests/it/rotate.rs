@@ -145,6 +145,51 @@ fn a_forced_retirement_is_mended_by_the_clients_own_look() {
 }
 
 #[test]
+fn a_sign_in_follows_new_authorities_like_any_other_contact_and_takes_no_older_word() {
+    let world = World::direct();
+    let known = world.dir.join("alice/jit/config/known_hosts");
+    let believed = || std::fs::read_to_string(&known).unwrap().matches("@cert-authority").count();
+    world.granted("30m");
+    world.run("alice", "$SSH web-07 true").ok();
+    let login = world.run("alice", "id -un").ok();
+    let certificate = world.dir.join(format!("alice/jit/run/ssh/web-07/{}-cert.pub", login.trim()));
+    assert!(certificate.exists());
+    // Of all this alice hears at her sign-in first.
+    let before = believed();
+    for step in ["ssh-host", "ssh-user", "ssh-user --activate --force", "ssh-user --retire --force"] {
+        admin(&world, &format!("ca rotate {step}")).ok();
+    }
+    assert_eq!(believed(), before);
+    world.run("alice", "jit-broker auth login").ok();
+    assert_eq!(believed(), before + 1, "plain ssh believes the next host authority before it signs");
+    assert!(!certificate.exists(), "what nobody takes any more is not offered");
+    // A client that knows a later word takes no older one, and keeps what it has.
+    let context = world.dir.join("alice/jit/config/context.json");
+    let mut later: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&context).unwrap()).unwrap();
+    let word = later["about"]["trust"]["word"].as_str().unwrap().replace("\"version\":4", "\"version\":5");
+    assert!(word.contains("\"version\":5"), "{word}");
+    later["about"]["trust"]["word"] = word.into();
+    std::fs::write(&context, later.to_string()).unwrap();
+    let refused = world.run("alice", "jit-broker auth login");
+    assert!(refused.code == Some(9) && refused.err.contains("JB7002"), "{refused:?}");
+    assert_eq!(std::fs::read_to_string(&context).unwrap(), later.to_string());
+}
+
+#[test]
+fn doctor_believes_what_the_log_says_of_new_authorities_and_all_are_listed() {
+    let world = World::start();
+    admin(&world, "ca rotate ssh-user").ok();
+    admin(&world, "ca rotate ssh-user --activate --force").ok();
+    let found = world.run("alice", "jit-broker doctor").out;
+    assert!(found.contains("ok    broker ") && !found.contains("other things"), "{found}");
+    // Bob has heard nothing yet, and hands on what he is told.
+    assert_eq!(world.run("bob", "jit-broker ca export --kind ssh-user").ok().lines().count(), 2);
+    let listed = world.run("alice", "jit-broker -o json ca list").json();
+    let kinds: Vec<&str> = listed["items"].as_array().unwrap().iter().map(|a| a["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["ssh-user", "ssh-user", "ssh-gateway", "ssh-host", "log", "x509-client", "x509-server"]);
+}
+
+#[test]
 fn rotations_of_what_the_gateway_needs_lose_no_login_through_it() {
     let world = World::start();
     let known = world.dir.join("alice/jit/config/known_hosts");

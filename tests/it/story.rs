@@ -1,6 +1,7 @@
 //! The main path through the built binary, with a real sshd: `dev --story` fails unless every step goes as it must.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 #[test]
 fn ask_approve_ssh_revoke_prove_verify() {
@@ -26,4 +27,26 @@ fn ask_approve_ssh_revoke_prove_verify() {
     ] {
         assert!(text.contains(seen), "{seen} is missing in\n{text}");
     }
+}
+
+#[test]
+fn dev_works_whatever_the_programs_file_is_called_and_says_what_to_type() {
+    let home = std::env::var("HOME").unwrap();
+    let dir = tempfile::Builder::new().prefix(".jit-story").tempdir_in(home).unwrap();
+    let bin = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = bin.path().join("broker-1.0-linux");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_jit-broker"), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["dev", "--dir"]).arg(dir.path().join("world")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut exports = Vec::new();
+    let ready = lines.inspect(|line| exports.extend(line.starts_with("  export ").then(|| line.clone())));
+    let ready = ready.into_iter().any(|line| line.starts_with("Ctrl-C"));
+    let typed = exports.iter().take(2).map(String::as_str).chain(["exec jit-broker auth status"]).collect::<Vec<_>>();
+    let status = Command::new("sh").args(["-c", &typed.join("\n")]).output().unwrap();
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ready, "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(String::from_utf8_lossy(&status.stdout).contains("alice"), "{status:?}");
 }

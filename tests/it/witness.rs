@@ -279,6 +279,61 @@ fn another_broker_and_a_file_keep_the_tail_and_audit_verify_says_who_attests_it(
 }
 
 #[test]
+fn what_a_client_saw_of_one_log_is_held_against_no_other() {
+    let (mut first, mut second) = pair();
+    second.sign_in("root-admin");
+    first.cli("bob", "jit-broker audit verify").ok();
+    let origin = about(&first, "bob")["origin"].as_str().unwrap().to_owned();
+    for (served, who) in [(&first, "bob"), (&second, "root-admin")] {
+        std::fs::write(served.dir.join("log.pub"), about(served, who)["log_key"].as_str().unwrap()).unwrap();
+    }
+    first.stop();
+    second.stop();
+    // Bob is signed in at the first.
+    let verify = |of: &Served, more: &str| {
+        let (folder, key) = (of.broker_dir(), of.dir.join("log.pub"));
+        let line = format!("jit-broker audit verify --offline {} --key {} {more}", folder.display(), key.display());
+        first.cli("bob", &line)
+    };
+    let other = verify(&second, "");
+    assert_eq!(other.code, Some(11), "{other:?}");
+    let own = verify(&first, "");
+    assert!(own.code == Some(11) && own.out.contains("by this client"), "{own:?}");
+    // A note that is said to be of this very log still fails it, and so does damage to what was seen of it.
+    let forged = Log { origin, ..Log::new(9) }.note(3);
+    std::fs::write(first.dir.join("forged.note"), &forged).unwrap();
+    assert_eq!(verify(&first, "--witness ../forged.note").code, Some(1));
+    std::fs::write(first.dir.join("bob/jit/state/checkpoint"), &forged).unwrap();
+    assert_eq!(verify(&first, "").code, Some(9));
+    assert_eq!(verify(&second, "").code, Some(11));
+}
+
+#[test]
+fn the_key_that_is_named_counts_and_not_the_pinned_one() {
+    let mut served = Served::init();
+    served.serve();
+    served.adopt();
+    served.sign_in("bob");
+    std::fs::write(served.dir.join("log.pub"), about(&served, "bob")["log_key"].as_str().unwrap()).unwrap();
+    let alice = served.client(&served.alice).unwrap();
+    let grant = alice.ask(600).unwrap();
+    std::fs::write(served.dir.join("cert.pub"), alice.certificate(grant).unwrap()).unwrap();
+    let run = |line: &str| served.cli("bob", &format!("jit-broker {line}"));
+    for line in ["audit verify", "verify ../cert.pub"] {
+        run(line).ok();
+        run(&format!("{line} --key ../log.pub")).ok();
+        let other = run(&format!("{line} --key ../alice/id_ed25519.pub"));
+        assert_eq!(other.code, Some(1), "{line}: {other:?}");
+        assert_eq!(run(&format!("{line} --key ../none.pub")).code, Some(1), "{line}");
+    }
+    // What a receipt says is for nobody else, whatever lay in its place.
+    let line = format!(
+        "touch ../r.json; chmod 644 ../r.json; jit-broker receipt {grant} --out ../r.json >&2; stat -c %a ../r.json"
+    );
+    assert_eq!(served.cli("bob", &line).ok(), "600\n");
+}
+
+#[test]
 fn a_ledger_that_was_rolled_back_is_not_served_because_an_outside_copy_knows_more() {
     let (mut first, mut second) = pair();
     first.stop();

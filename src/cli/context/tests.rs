@@ -3,7 +3,9 @@
 
 use jit_ca::key::PrivateKey;
 
+use super::super::trust::Acknowledged;
 use super::*;
+use crate::domain::authority::{SignedTrust, TRUST_NAMESPACE, TrustWord};
 use crate::domain::ids::InstallId;
 use crate::domain::key::Key;
 use crate::ledger::note::Checkpoint;
@@ -240,5 +242,40 @@ fn a_new_epoch_is_followed_where_nothing_is_lost_and_told_where_something_is() {
     for origin in ["/e01", "/e-1", "/e", "/e1/e1"] {
         let text = of_epoch(1, &["a", "b", "x", "y"]).replace("/e1", origin);
         assert_eq!(see(&home, Some(&text), &[]).unwrap_err().0.code, Code::ROLLED_BACK, "{origin}");
+    }
+}
+
+/// What the broker says of itself with a signed word of a version.
+fn saying(version: u64) -> About {
+    let word = TrustWord {
+        install: about().install,
+        version,
+        ssh_user: vec![public(2)],
+        ssh_gateway: Vec::new(),
+        ssh_host: vec![public(3)],
+        x509_client: Vec::new(),
+        x509_server: Vec::new(),
+        resets: None,
+    };
+    let word = serde_json::to_string(&word).unwrap();
+    let signature = jit_ca::sshsig::sign(&key(1), TRUST_NAMESPACE, word.as_bytes()).unwrap();
+    About { trust: Some(SignedTrust { word, signatures: vec![signature] }), ..about() }
+}
+
+#[test]
+fn an_older_word_on_the_authorities_is_neither_learnt_nor_signed_in_with() {
+    let (_dir, home) = home();
+    let at = |version| Context { about: saying(version), ..context() };
+    at(5).save(&home).unwrap();
+    // Not by a run that began before another one learnt of it, either.
+    for (mut mine, says, known) in [(at(5), 4, 5), (at(2), 3, 5), (at(5), 6, 6)] {
+        mine.learn(&home, saying(says), Acknowledged::No).unwrap();
+        assert_eq!(Context::load(&home).unwrap().trust_version(), known, "{says}");
+    }
+    at(6).no_older(&at(6)).unwrap();
+    at(6).no_older(&context()).unwrap();
+    context().no_older(&context()).unwrap();
+    for older in [at(5), at(0), context()] {
+        assert_eq!(older.no_older(&at(6)).unwrap_err().0.code, Code::ROLLED_BACK);
     }
 }

@@ -86,23 +86,22 @@ pub struct Folder {
     target: TargetName,
 }
 
-/// Forgets the credential of a target; the key stays.
-pub fn forget(home: &Home, target: &TargetName) {
+/// Forgets the credential of a grant, wherever it lies; the key stays, and what belongs to other grants on the target.
+pub fn forget(home: &Home, target: &TargetName, grant: GrantId) {
     let path = home.run.join("db").join(target.as_str());
-    let _ = fs::remove_dir_all(path.join("roles"));
-    for name in ["access.json", "client.crt", "pgpass"] {
-        let _ = fs::remove_file(path.join(name));
-    }
-}
-
-/// Forgets the credential of one role.
-pub fn forget_role(home: &Home, access: &Access) {
-    let path = home.run.join("db").join(access.target.as_str());
-    let _ = fs::remove_dir_all(path.join("roles").join(access.role.as_str()));
-    let last = read_private(&path.join("access.json")).ok().flatten();
-    if last.and_then(|text| serde_json::from_str::<Access>(&text).ok()).is_some_and(|last| last.grant == access.grant) {
-        for name in ["access.json", "client.crt", "pgpass"] {
-            let _ = fs::remove_file(path.join(name));
+    let _writing = lock(&path.join("write.lock"));
+    let read = |file: PathBuf| read_private(&file).ok().flatten();
+    let of = |text: &String| serde_json::from_str::<Access>(text).is_ok_and(|access| access.grant == grant);
+    let roles = fs::read_dir(path.join("roles")).into_iter().flatten().flatten().map(|entry| entry.path());
+    for folder in roles.chain([path.clone()]) {
+        if read(folder.join("access.json")).as_ref().is_some_and(of) {
+            for name in ["access.json", "client.crt", "pgpass"] {
+                let _ = fs::remove_file(folder.join(name));
+            }
+        }
+        // It may be there before the rest.
+        if read(folder.join("password")).is_some_and(|text| text.split(' ').next() == Some(&grant.to_string())) {
+            let _ = fs::remove_file(folder.join("password"));
         }
     }
 }

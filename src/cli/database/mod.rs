@@ -107,7 +107,7 @@ pub async fn ready(wish: &Wish, globals: &Globals) -> Result<(Home, Access), Fai
             return Ok((home, access));
         }
         eprintln!("jit-broker: {} on {name} is over.", access.role);
-        files::forget_role(&home, &access);
+        files::forget(&home, &access.target, access.grant);
     }
     let doc = super::ask::target(&mut client, &name).await?;
     let database = doc.database.ok_or_else(|| {

@@ -158,6 +158,6 @@ fn approvers(state: &State, found: &mut Findings) {
 fn has_key(state: &State, name: &PersonName) -> bool {
     let listed = state.bundle.people.get(name).into_iter().flat_map(|person| &person.keys);
     let enrolled = state.enrolled.iter().filter(|(_, owner)| *owner == name).map(|(key, _)| key);
-    let pinned = state.genesis.iter().filter_map(|genesis| genesis.admins.get(name));
+    let pinned = state.admins.get(name);
     listed.chain(enrolled).chain(pinned).any(|key| !state.revoked_keys.contains(key) && key.0.signs_acts())
 }

@@ -23,6 +23,7 @@ use crate::wire::{KrlDoc, TargetDoc};
 const USER_CA: u8 = 1;
 const HOST_CA: u8 = 2;
 const HOST: u8 = 3;
+const GRANT: GrantId = GrantId::new([1; 16]);
 
 fn ca(seed: u8) -> CaKey {
     CaKey::new(PrivateKey::from_seed([seed; 32])).unwrap()
@@ -48,7 +49,7 @@ fn user_certificate(signer: u8, key: &Key, principals: &[&str], window: CertWind
     let spec = UserSpec {
         serial: Serial::new(7).unwrap(),
         key: key.0.clone(),
-        key_id: KeyId::new("jit:gr_1:alice").unwrap(),
+        key_id: KeyId::new(format!("jit:{GRANT}:alice")).unwrap(),
         principals: names(principals),
         window,
         critical: vec![],
@@ -361,7 +362,9 @@ fn a_certificate_is_used_again_while_it_holds() {
     put(&public(9));
     assert!(!hook::holds(&home, &name, &login, 1500), "for another key");
     put(&key);
-    forget(&home, "web-07");
+    forget(&home, &name, GrantId::new([2; 16]));
+    assert!(hook::holds(&home, &name, &login, 1500), "another grant's");
+    forget(&home, &name, GRANT);
     assert!(!hook::holds(&home, &name, &login, 1500));
     assert_eq!(client_key(&home, &name).unwrap(), key);
     for file in ["key", "key.pub"] {

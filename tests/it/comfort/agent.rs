@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use crate::served::Served;
 use crate::world::World;
 
 struct Agent {
@@ -71,4 +72,28 @@ fn without_an_agent_the_command_that_starts_one_is_named() {
     let login = world.run("alice", "env -u SSH_AUTH_SOCK jit-broker login web-07 --agent");
     assert_eq!(login.code, Some(4), "{}", login.err);
     assert!(login.err.contains("ssh-agent"), "{}", login.err);
+}
+
+#[test]
+fn a_release_takes_its_own_certificates_alone_from_the_disk_and_the_agent() {
+    let mut served = Served::init();
+    served.serve();
+    served.adopt();
+    // A second role, which opens the login of the first as well.
+    let edit = |name: &str, change: &dyn Fn(String) -> String| {
+        let path = served.dir.join("bundle").join(name);
+        std::fs::write(&path, change(std::fs::read_to_string(&path).unwrap())).unwrap();
+    };
+    edit("targets.toml", &|text| text + "[target.roles.adm]\nlogins = [\"adm\", \"ops\"]\n");
+    edit("policy.toml", &|text| text.replace("roles = [\"ops\"]", "roles = [\"ops\", \"adm\"]"));
+    served.cli("root-admin", "jit-broker apply ../bundle --yes").ok();
+    served.sign_in("alice");
+    let script = "jit-broker login web-07 --role ops --agent >&2 && ops=$(jit-broker -o name status) \
+         && jit-broker login web-07 --role adm --agent >&2 && ssh-add -L | wc -l; ls jit/run/ssh/web-07/*-cert.pub | wc -l; \
+         jit-broker release $ops >&2; ssh-add -L | wc -l; ls jit/run/ssh/web-07/*-cert.pub | wc -l; \
+         cut -d\" \" -f2 jit/run/ssh/web-07/adm-cert.pub | grep -cFf - $(ssh-add -L > held; echo held); \
+         jit-broker release --all >&2; ssh-add -l; ls jit/run/ssh/web-07 | grep -c cert";
+    let done = served.cli("alice", &format!("ssh-agent sh -c '{script}'"));
+    let said: Vec<&str> = done.out.lines().collect();
+    assert_eq!(said, ["2", "2", "1", "2", "1", "The agent has no identities.", "0"], "{}", done.err);
 }

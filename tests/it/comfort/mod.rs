@@ -1,6 +1,8 @@
 //! What makes the command line comfortable, in real shells, terminals and agents.
 
 mod agent;
+mod apply;
+mod asking;
 mod doctor;
 mod extend;
 mod host;
