@@ -16,8 +16,6 @@ use crate::ledger::Filter;
 use crate::ledger::tlog_proof::TlogProof;
 use crate::wire::{ProvenDoc, ReceiptDoc};
 
-/// More entries than one request or grant can have.
-const MOST: u32 = 1000;
 /// How many entries one command can make at most, and how far back its cause is looked for.
 const LONGEST_COMMAND: u64 = 1000;
 
@@ -134,10 +132,11 @@ impl Broker {
         })
     }
 
+    /// Adds what a filter finds: so many as it says, or all.
     async fn gather(&self, found: &mut Gathered, filter: Filter, fits: impl Fn(&Event) -> bool) -> Result<(), Refusal> {
-        let limit = if filter.limit == 0 { MOST } else { filter.limit };
-        let leaves = self.reader().search(&Filter { limit, ..filter }).await.map_err(|e| ledger_refusal(&e))?;
-        for leaf in leaves {
+        let reader = self.reader();
+        let leaves = if filter.limit == 0 { reader.search_all(&filter).await } else { reader.search(&filter).await };
+        for leaf in leaves.map_err(|e| ledger_refusal(&e))? {
             let entry: Entry = read_canonical(&leaf.bytes).map_err(|e| corrupt(&e.to_string()))?;
             // The columns are only derived from the entries, so the entries themselves must say it too.
             if fits(&entry.event) {

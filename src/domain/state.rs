@@ -164,6 +164,17 @@ pub struct State {
 impl State {
     /// Folds one entry. Never fails: what may be in the log was decided before.
     pub fn apply(&mut self, entry: &Entry, beside: &dyn Beside) {
+        let were_open = self.take(entry, beside);
+        self.retire(were_open, entry.at);
+    }
+
+    /// As [`State::apply`], and what is over stays: for the entries of one thing, read back long after.
+    pub fn recall(&mut self, entry: &Entry, beside: &dyn Beside) {
+        self.take(entry, beside);
+    }
+
+    /// Gives what was open and the entry is about.
+    fn take(&mut self, entry: &Entry, beside: &dyn Beside) -> Vec<Over> {
         self.size = entry.seq + 1;
         self.last_at = entry.at;
         self.last_boot = Some(entry.boot.clone());
@@ -179,7 +190,7 @@ impl State {
         self.unindex(&about);
         self.apply_event(&entry.event, entry.at, beside);
         self.reindex(&about, &entry.event);
-        self.retire(were_open, entry.at);
+        were_open
     }
 
     /// An act is stale long before it is forgotten here.
