@@ -189,6 +189,7 @@ impl State {
         let were_open = self.open_among(&about);
         self.unindex(&about);
         self.apply_event(&entry.event, entry.at, beside);
+        self.remember_binder(entry);
         self.reindex(&about, &entry.event);
         were_open
     }
@@ -202,6 +203,15 @@ impl State {
         while let Some((_, id)) = self.acts_at.pop_front_if(|(at, _)| *at < oldest) {
             self.acts.remove(&id);
             self.refused_acts.remove(&id);
+        }
+    }
+
+    /// Whose signature bound a key: that stands in the act alone.
+    fn remember_binder(&mut self, entry: &Entry) {
+        let Event::KeyBound { grant, .. } = &entry.event else { return };
+        let act = entry.cause.as_ref().and_then(super::event::Command::act).and_then(|(signed, _)| signed.read().ok());
+        if let (Some(act), Some(grant)) = (act, self.grants.get_mut(grant)) {
+            grant.bound_by.insert(act.key_fp);
         }
     }
 
@@ -417,6 +427,7 @@ impl State {
                         request: *request,
                         person: person.clone(),
                         keys: vec![key],
+                        bound_by: BTreeSet::new(),
                         terms,
                         starts_at: *starts_at,
                         ends_at: *ends_at,

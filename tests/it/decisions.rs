@@ -12,11 +12,12 @@ use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle};
 use jit_broker::domain::act::{ACT_NAMESPACE, ACT_SCHEMA, Act, Deed, Selector, SignedAct};
 use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::grant::GrantState;
-use jit_broker::domain::ids::RequestId;
+use jit_broker::domain::ids::{GrantId, RequestId};
 use jit_broker::domain::key::Key;
 use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::state::{Beside, State};
+use jit_broker::domain::text::Words;
 use jit_broker::ledger::Filter;
 use jit_broker::wire::{ActPost, ErrorDoc};
 use tower::ServiceExt;
@@ -280,6 +281,10 @@ async fn a_system_that_is_synchronised_again_opens_broker_and_signer() {
 
 /// Signs with a key that somebody has besides their first.
 fn sign_with(world: &World, seed: u8, deed: Deed) -> SignedAct {
+    sign_as(world, seed, None, deed)
+}
+
+fn sign_as(world: &World, seed: u8, text: Option<&Words>, deed: Deed) -> SignedAct {
     let key = jit_ca::key::PrivateKey::from_seed([seed; 32]);
     let act = Act {
         schema: ACT_SCHEMA.to_owned(),
@@ -287,7 +292,7 @@ fn sign_with(world: &World, seed: u8, deed: Deed) -> SignedAct {
         key_fp: key.public().fingerprint(),
         at: world.broker().now(),
         nonce: format!("{seed:032x}"),
-        words: None,
+        words: text.map(Words::commitment),
         deed,
     };
     let bytes = act.bytes().unwrap();
@@ -357,6 +362,63 @@ async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
     assert_eq!(memory.state.krl.serials, [1, 2].into());
     assert_eq!(memory.state.requests.get(&waiting).unwrap().state.word(), "invalidated");
     drop(memory);
+    world.stop().await;
+}
+
+/// Alice asks, with a key of hers, for another key; bob agrees. Gives the grant, with a certificate for that key.
+async fn opened_by(world: &World, signer: u8, key: u8) -> GrantId {
+    let alice = world.alice.name();
+    let deed = Deed::Request {
+        by: alice.clone(),
+        target: TargetName::new(TARGET).unwrap(),
+        role: RoleName::new("deploy").unwrap(),
+        for_s: Some(600),
+        key: spare(key),
+    };
+    let text = words("hotfix for OPS-1");
+    let signed = sign_as(world, signer, Some(&text), deed);
+    let id = RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, Some(&text), None).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    let grant = world.grant(id).await;
+    world.broker().issue(&alice, grant, &spare(key), None).await.unwrap();
+    grant
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_key_asked_for_ends_whatever_key_it_is_for() {
+    let world = World::start().await;
+    enroll(&world, &world.alice, 21).await;
+    let grant = opened_by(&world, 21, 22).await;
+    revoke(&world, spare(21)).await.unwrap();
+    assert!(over(&world.state(grant).await), "{:?}", world.state(grant).await);
+    assert_eq!(world.broker().memory().await.state.krl.serials, [1].into(), "that of the fresh key");
+    assert!(world.broker().issue(&world.alice.name(), grant, &spare(22), None).await.is_err());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_to_which_a_revoked_key_bound_another_ends_and_the_others_go_on() {
+    let mut world = World::start().await;
+    enroll(&world, &world.alice, 23).await;
+    let alice = world.alice.name();
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    let bind = Deed::BindKey { by: alice.clone(), grant, key: spare(24) };
+    world.broker().act(sign_with(&world, 23, bind), None, None).await.unwrap();
+    world.broker().issue(&alice, grant, &spare(24), None).await.unwrap();
+    // Who bound it is still known after a start from a snapshot.
+    world.broker().snapshot().await.unwrap();
+    world.daemon.take().unwrap().stop().await;
+    world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    revoke(&world, spare(23)).await.unwrap();
+    assert!(over(&world.state(grant).await), "{:?}", world.state(grant).await);
+    assert_eq!(world.broker().memory().await.state.krl.serials, [1, 2].into());
+    assert!(world.broker().issue(&alice, grant, &spare(24), None).await.is_err());
+    crate::snapshot::as_folded(world.broker()).await;
+    // What her other key asks for is not touched by it.
+    let next = world.open(600).await;
+    world.issue(next).await.unwrap();
     world.stop().await;
 }
 

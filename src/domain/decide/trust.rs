@@ -225,7 +225,8 @@ fn enroll(state: &State, by: &PersonName, act: ActId, person: &PersonName, key: 
     }
 }
 
-/// Takes a key away, with all that it asked for or holds: a grant that has other keys goes on for those.
+/// Takes a key away, with all that it asked for or holds. A grant that holds it beside other keys goes on for those; one that it asked for,
+/// or bound a key to, does not: whoever had stolen it would name a key of their own.
 pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let owner = state.owner_of(key).ok_or_else(|| missing("key"))?;
     if owner != by.person && !state.is_operator(&by.person) {
@@ -240,7 +241,9 @@ pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'
         // An account on a database is one for all keys.
         let left = grant.account.is_none()
             && grant.keys.iter().any(|other| other != key && !state.revoked_keys.contains(other));
-        if grant.live_at(now.at).is_ok() && grant.keys.contains(key) && !left {
+        let asked = state.requests.get(&grant.request).is_some_and(|request| request.key_fp.as_ref() == Some(&fp));
+        let taken = asked || grant.bound_by.contains(&fp) || grant.keys.contains(key) && !left;
+        if grant.live_at(now.at).is_ok() && taken {
             events.extend(ending(grant, Cause::Revoked, Some(&by.person), by.act.words, now.at));
         }
     }
