@@ -572,16 +572,9 @@ impl State {
         }
     }
 
-    /// What judging a request looks at, under another bundle: people and rules, no requests and grants.
+    /// The same state under another bundle: all that a request is judged by, revoked keys and the grant that is to go on too.
     pub fn under(&self, bundle: Arc<Bundle>) -> Self {
-        Self {
-            genesis: self.genesis.clone(),
-            admins: self.admins.clone(),
-            bundle,
-            disabled: self.disabled.clone(),
-            signed_in: self.signed_in.clone(),
-            ..Self::default()
-        }
+        Self { bundle, ..self.clone() }
     }
 
     /// The serials that a revocation list made at `now` must have.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use jit_broker::api::{Api, router};
+use jit_broker::broker::evidence;
 use jit_broker::broker::reaper::round;
+use jit_broker::broker::receipt::About;
 use jit_broker::clock::Clock;
 use jit_broker::daemon::Daemon;
 use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle};
@@ -19,6 +21,7 @@ use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::state::{Beside, State};
 use jit_broker::domain::text::Words;
 use jit_broker::ledger::Filter;
+use jit_broker::signer::keys::Keys;
 use jit_broker::wire::{ActPost, ErrorDoc};
 use tower::ServiceExt;
 
@@ -420,6 +423,91 @@ async fn a_grant_to_which_a_revoked_key_bound_another_ends_and_the_others_go_on(
     let next = world.open(600).await;
     world.issue(next).await.unwrap();
     world.stop().await;
+}
+
+/// Alice, and three who lead: so many of them must agree, or by `auto` nobody.
+fn needing(world: &World, steps: &str) -> BundleText {
+    let mut text = guarded(world);
+    let people = text.files.get_mut("people.toml").unwrap();
+    people.insert_str(0, "[[person]]\nname = \"carol\"\ngroups = [\"leads\"]\n\n");
+    people.insert_str(0, "[[person]]\nname = \"dave\"\ngroups = [\"leads\"]\n\n");
+    let policy = text.files.get_mut("policy.toml").unwrap();
+    *policy = policy.replacen("  [[rule.step]]\n  name = \"peer\"\n  need = 1\n  from = [\"group:leads\"]\n", steps, 1);
+    let (own, after) = (policy.find("[[test]]").unwrap(), policy.find("\n[[rule]]\nid = \"four-eyes\"").unwrap());
+    policy.replace_range(own..after, "");
+    text
+}
+
+const TWO: &str = "  [[rule.step]]\n  name = \"peer\"\n  need = 2\n  from = [\"group:leads\"]\n";
+const ONE: &str = "  [[rule.step]]\n  name = \"peer\"\n  need = 1\n  from = [\"group:leads\"]\n";
+
+/// Adopts a bundle that waits for bob, who agrees.
+async fn adopt_agreed(world: &World, text: &BundleText) {
+    let base = world.broker().memory().await.state.bundle.digest;
+    let signed = apply(world, text, base);
+    let id = RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, None, Some(text.bytes())).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    assert_eq!(world.broker().memory().await.state.bundle.digest, text.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_another_bundle_lets_nobody_wait_for_is_granted_by_it() {
+    let world = World::start().await;
+    let word = async |id: RequestId| {
+        let memory = world.broker().memory().await;
+        memory.state.requests.get(&id).unwrap().state.word()
+    };
+    adopt(world.broker(), &world.admin, world.install, &needing(&world, TWO)).await.unwrap();
+    // One has agreed, of two; nobody has agreed; and what bob agreed to with a key that is revoked by now.
+    let (one, none) = (world.ask(600).await.unwrap(), world.ask(1200).await.unwrap());
+    world.approve(&world.bob, one, |terms| terms.for_s = 300).await.unwrap();
+    enroll_agreed(&world, &world.bob, 31).await;
+    let lost = world.ask(1800).await.unwrap();
+    let (request_digest, terms) = world.terms(lost).await;
+    let deed = Deed::Approve { by: world.bob.name(), request: lost, request_digest, terms };
+    world.broker().act(sign_with(&world, 31, deed), None, None).await.unwrap();
+    revoke(&world, spare(31)).await.unwrap();
+    world.clock.advance(60);
+    adopt_agreed(&world, &needing(&world, ONE)).await;
+    assert_eq!([word(one).await, word(none).await, word(lost).await], ["approved", "pending", "pending"]);
+    let grant = world.grant(one).await;
+    let (window, now) = {
+        let memory = world.broker().memory().await;
+        let found = memory.state.grants.get(&grant).unwrap();
+        (found.ends_at - found.starts_at, found.starts_at == world.broker().now())
+    };
+    assert_eq!((window, now), (300, true), "the narrowest of what was agreed, from now on");
+    world.issue(grant).await.unwrap();
+    // The proof of it runs the rules again, under the bundle that let it through.
+    let key = Keys::load(&world.settings.ca_dir).unwrap().log_public();
+    let doc = world.broker().receipt(&world.bob.name(), &About::Grant(grant)).await.unwrap();
+    let (evidence, _) = evidence::open(&doc, &key).unwrap();
+    assert!(evidence.judged && evidence.grant.is_some(), "{:#?}", evidence.gaps);
+    // Rules that ask nobody grant what waits; what waits for a change of the broker itself is to be done again.
+    let enroll = Deed::Enroll { by: world.admin.name(), person: world.alice.name(), key: spare(32) };
+    let signed = world.sign(&world.admin, None, enroll);
+    let deed = RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, None, None).await.unwrap();
+    let mut text = needing(&world, "auto = true\n");
+    let policy = text.files.get_mut("policy.toml").unwrap();
+    *policy = policy
+        .replace("  [[rule.step]]\n  name = \"second\"\n  need = 1\n  from = [\"group:leads\"]\n", "auto = true\n");
+    adopt_agreed(&world, &text).await;
+    assert_eq!([word(none).await, word(lost).await, word(deed).await], ["approved", "approved", "invalidated"]);
+    world.issue(world.grant(none).await).await.unwrap();
+    assert!(world.broker().memory().await.state.owner_of(&spare(32)).is_none());
+    crate::snapshot::as_folded(world.broker()).await;
+    world.stop().await;
+}
+
+/// As [`enroll`], where bob must agree.
+async fn enroll_agreed(world: &World, person: &Somebody, seed: u8) {
+    let deed = Deed::Enroll { by: world.admin.name(), person: person.name(), key: spare(seed) };
+    let signed = world.sign(&world.admin, None, deed);
+    let id = RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, None, None).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ use super::state::{Beside, State};
 use ask::Wish;
 
 pub use account::{client_ca, client_spec};
-pub use answer::{StepView, progress};
+pub use answer::{StepView, judged_again, progress};
 pub use clock::DRIFT_S;
 pub use end::MOST_DUE;
 pub use issue::user_spec;

@@ -1,6 +1,6 @@
 //! What everything rests on: bundles, keys, people and hosts.
 
-use super::answer::progress;
+use super::answer::judged_again;
 use super::ask::{approvable, bundle_terms, judge_words, subject, submitted};
 use super::end::ending;
 use super::{Now, Verified, bundle_of, missing};
@@ -147,7 +147,7 @@ pub(super) fn carry_out(
     }
 }
 
-/// What a new bundle does to the requests that wait: some can no longer be granted, some need nobody any more.
+/// What a new bundle does to the requests that wait: some can no longer be granted, some need nobody any more and are granted.
 pub(super) fn rejudged(state: &State, bundle: &Digest, skip: Option<RequestId>, now: Now<'_>) -> Vec<Event> {
     let Some(parsed) = now.beside.bundle(bundle) else { return Vec::new() };
     let next = state.under(parsed);
@@ -157,11 +157,9 @@ pub(super) fn rejudged(state: &State, bundle: &Digest, skip: Option<RequestId>, 
         let verdict = if request.key.is_none() && request.deed.is_none() {
             Err(Refusal::new(Code::STALE_BUNDLE, "Another bundle was adopted meanwhile."))
         } else {
-            progress(&next, request, now)
+            judged_again(&next, request, now)
         };
-        if let Err(refusal) = verdict {
-            events.push(Event::RequestInvalidated { request: *id, refusal });
-        }
+        events.extend(verdict.unwrap_or_else(|refusal| vec![Event::RequestInvalidated { request: *id, refusal }]));
     }
     events
 }
