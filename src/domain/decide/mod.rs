@@ -255,3 +255,7 @@ fn bundle_of(now: Now<'_>, digest: &Digest) -> Result<Arc<super::bundle::Bundle>
         .bundle(digest)
         .ok_or_else(|| Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act."))
 }
+
+#[cfg(test)]
+#[path = "tests_clock.rs"]
+mod tests;
