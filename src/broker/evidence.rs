@@ -268,6 +268,12 @@ impl Evidence {
             self.lost = true;
             return self.gaps.push(format!("entry {}: its text is gone, so the rules were not run again", entry.seq));
         }
+        let asked = request.and_then(|id| self.state.requests.get(&id)).and_then(|request| request.extends);
+        let goes_on = if let Deed::Extend { grant, .. } = act.deed { Some(grant) } else { asked.map(|e| e.grant) };
+        if goes_on.is_some_and(|grant| self.state.grants.get(&grant).is_none()) {
+            self.lost = true;
+            return self.gaps.push(format!("entry {}: the grant that was to go on is not in the receipt", entry.seq));
+        }
         match decide(&self.state, cause, Now { at: entry.at, beside: &self.shelf }) {
             Ok(events) => self.expected = events.into(),
             Err(refusal) => {

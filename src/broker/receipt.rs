@@ -76,6 +76,19 @@ pub fn names_trusted(event: &Event) -> bool {
     matches!(event, Event::Begun(_) | Event::CaStaged { .. } | Event::TrustReset { .. })
 }
 
+/// True for what tells how a grant stands: an extension of it is judged by that.
+pub fn stands(event: &Event, id: GrantId) -> bool {
+    let (Event::GrantOpened { grant, .. }
+    | Event::GrantLapsed { grant }
+    | Event::GrantCancelled { grant, .. }
+    | Event::GrantEnding { grant, .. }
+    | Event::GrantEnded { grant, .. }) = event
+    else {
+        return false;
+    };
+    *grant == id
+}
+
 impl Broker {
     /// Makes a receipt, for one of those whom it concerns.
     ///
@@ -178,7 +191,7 @@ impl Broker {
         if found.len() == before { Err(not_in_log(true, "host certificate")) } else { Ok(()) }
     }
 
-    /// Everything about a request and its grant but the sessions; tells whether the viewer was asked for an answer and so reads the bundle.
+    /// Everything about a request and its grant but the sessions, and how the grant stood that it goes on from; tells whether the viewer was asked for an answer and so reads the bundle.
     async fn story(
         &self,
         found: &mut Gathered,
@@ -195,6 +208,14 @@ impl Broker {
             let about = Filter { grant_id: Some(grant.to_string()), ..Filter::default() };
             let ours = |event: &Event| event.concerns().grant == Some(grant) && event.concerns().session.is_none();
             self.gather(found, about, ours).await?;
+        }
+        if let Some(before) = doc.extends
+            && self.grant_doc(viewer, before).await.is_ok()
+        {
+            let ours = found.iter().filter(|(_, (entry, _))| entry.event.concerns().request == Some(request));
+            let before_seq = ours.map(|(seq, _)| *seq).max();
+            let about = Filter { grant_id: Some(before.to_string()), before_seq, ..Filter::default() };
+            self.gather(found, about, |event| stands(event, before)).await?;
         }
         Ok(doc.steps.iter().any(|step| step.eligible.contains(viewer) || step.approved_by.contains(viewer)))
     }

@@ -37,6 +37,12 @@ fn alice_extends_and_bob_agrees_to_the_end_that_she_signed() {
     let ls = world.run("alice", "jit-broker ls web-07").ok();
     assert!(ls.contains("active (29m5") || ls.contains("active (30m left)"), "the longer one counts: {ls}");
     world.run("alice", "$SSH web-07 true").ok();
+    // Whoever agreed can show why it was granted: the rules are run again, on the grant that went on too.
+    let file = world.dir.join("receipt.json");
+    world.run("bob", &format!("jit-broker receipt {second} --out {}", file.display())).ok();
+    let proof = world.run("bob", &format!("jit-broker -o json verify {}", file.display())).json();
+    assert_eq!(proof["judged_again"].as_bool(), Some(true), "{proof}");
+    assert!(proof["gaps"].as_array().is_none_or(Vec::is_empty), "{proof}");
 }
 
 #[test]
