@@ -13,7 +13,7 @@ use jit_ca::x509::CaCert;
 use super::receipt::{About, allows};
 use crate::domain::act::{Act, Deed, SignedAct};
 use crate::domain::authority::{Authorities, Purpose};
-use crate::domain::decide::{Now, client_spec, decide, leg_spec, user_spec};
+use crate::domain::decide::{Now, client_spec, decide, judged_again, leg_spec, user_spec};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Command, Entry, Event, Genesis};
 use crate::domain::grant::{Credential, CredentialKind, Grant};
@@ -80,6 +80,7 @@ pub struct Evidence {
     expected: VecDeque<Event>,
     next: u64,
     adopted: Option<Digest>,
+    adopted_at: Option<i64>,
     /// A text is gone that the rules need.
     lost: bool,
 }
@@ -210,7 +211,7 @@ impl Evidence {
             Event::SessionOpened { session } => self.session(entry, session),
             Event::SessionMoved { session, leg, .. } => self.legs.push((*session, (**leg).clone())),
             Event::RequestSubmitted { .. } => self.bundle = self.adopted,
-            Event::BundleAdopted { bundle, .. } => self.adopted = Some(*bundle),
+            Event::BundleAdopted { bundle, .. } => (self.adopted, self.adopted_at) = (Some(*bundle), Some(entry.at)),
             _ => {}
         }
         self.state.apply(entry, &self.shelf);
@@ -267,6 +268,12 @@ impl Evidence {
             self.lost = true;
             return self.gaps.push(format!("entry {}: its text is gone, so the rules were not run again", entry.seq));
         }
+        let asked = request.and_then(|id| self.state.requests.get(&id)).and_then(|request| request.extends);
+        let goes_on = if let Deed::Extend { grant, .. } = act.deed { Some(grant) } else { asked.map(|e| e.grant) };
+        if goes_on.is_some_and(|grant| self.state.grants.get(&grant).is_none()) {
+            self.lost = true;
+            return self.gaps.push(format!("entry {}: the grant that was to go on is not in the receipt", entry.seq));
+        }
         match decide(&self.state, cause, Now { at: entry.at, beside: &self.shelf }) {
             Ok(events) => self.expected = events.into(),
             Err(refusal) => {
@@ -282,11 +289,22 @@ impl Evidence {
         match expected {
             Some(event) if same(event.clone(), &entry.event) => self.judged |= gives,
             Some(_) => self.problems.push(format!("entry {}: it is not what the rules make of its cause", entry.seq)),
+            None if gives && self.let_through(entry) => (self.bundle, self.judged) = (self.adopted, true),
             None if gives && self.bundle_is_here() && !self.lost => {
                 self.problems.push(format!("entry {}: nothing in the receipt justifies it", entry.seq));
             }
             None => {}
         }
+    }
+
+    /// True for a grant that came with a bundle: under its rules nobody was left to be asked, and they give the same here.
+    fn let_through(&self, entry: &Entry) -> bool {
+        let Event::GrantOpened { request, .. } = &entry.event else { return false };
+        let Some(request) = self.state.requests.get(request) else { return false };
+        let now = Now { at: entry.at, beside: &self.shelf };
+        let came_along =
+            entry.cause.is_none() && self.adopted_at == Some(entry.at) && self.bundle_is_here() && !self.lost;
+        came_along && judged_again(&self.state, request, now).is_ok_and(|events| events.contains(&entry.event))
     }
 
     /// Computes again the bytes that an authority may sign.

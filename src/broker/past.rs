@@ -12,17 +12,14 @@ use crate::domain::shelf::Shelf;
 use crate::domain::state::State;
 use crate::ledger::Filter;
 
-/// More entries than one request or grant can have.
-const ENTRIES: u32 = 1000;
-
 impl Broker {
     /// The state that the entries which a filter finds make by themselves.
     async fn folded(&self, filter: Filter, about: impl Fn(&Entry) -> bool) -> State {
-        let leaves = self.reader().search(&Filter { limit: ENTRIES, ..filter }).await.unwrap_or_default();
+        let leaves = self.reader().search_all(&filter).await.unwrap_or_default();
         let entries = leaves.iter().rev().filter_map(|leaf| serde_json::from_slice::<Entry>(&leaf.bytes).ok());
         let (mut state, nothing) = (State::default(), Shelf::default());
         // The columns are only derived from the entries, so the entries themselves must say it too.
-        entries.filter(about).for_each(|entry| state.apply(&entry, &nothing));
+        entries.filter(about).for_each(|entry| state.recall(&entry, &nothing));
         state
     }
 

@@ -16,8 +16,6 @@ use crate::ledger::Filter;
 use crate::ledger::tlog_proof::TlogProof;
 use crate::wire::{ProvenDoc, ReceiptDoc};
 
-/// More entries than one request or grant can have.
-const MOST: u32 = 1000;
 /// How many entries one command can make at most, and how far back its cause is looked for.
 const LONGEST_COMMAND: u64 = 1000;
 
@@ -78,6 +76,19 @@ pub fn names_trusted(event: &Event) -> bool {
     matches!(event, Event::Begun(_) | Event::CaStaged { .. } | Event::TrustReset { .. })
 }
 
+/// True for what tells how a grant stands: an extension of it is judged by that.
+pub fn stands(event: &Event, id: GrantId) -> bool {
+    let (Event::GrantOpened { grant, .. }
+    | Event::GrantLapsed { grant }
+    | Event::GrantCancelled { grant, .. }
+    | Event::GrantEnding { grant, .. }
+    | Event::GrantEnded { grant, .. }) = event
+    else {
+        return false;
+    };
+    *grant == id
+}
+
 impl Broker {
     /// Makes a receipt, for one of those whom it concerns.
     ///
@@ -134,10 +145,11 @@ impl Broker {
         })
     }
 
+    /// Adds what a filter finds: so many as it says, or all.
     async fn gather(&self, found: &mut Gathered, filter: Filter, fits: impl Fn(&Event) -> bool) -> Result<(), Refusal> {
-        let limit = if filter.limit == 0 { MOST } else { filter.limit };
-        let leaves = self.reader().search(&Filter { limit, ..filter }).await.map_err(|e| ledger_refusal(&e))?;
-        for leaf in leaves {
+        let reader = self.reader();
+        let leaves = if filter.limit == 0 { reader.search_all(&filter).await } else { reader.search(&filter).await };
+        for leaf in leaves.map_err(|e| ledger_refusal(&e))? {
             let entry: Entry = read_canonical(&leaf.bytes).map_err(|e| corrupt(&e.to_string()))?;
             // The columns are only derived from the entries, so the entries themselves must say it too.
             if fits(&entry.event) {
@@ -179,7 +191,7 @@ impl Broker {
         if found.len() == before { Err(not_in_log(true, "host certificate")) } else { Ok(()) }
     }
 
-    /// Everything about a request and its grant but the sessions; tells whether the viewer was asked for an answer and so reads the bundle.
+    /// Everything about a request and its grant but the sessions, and how the grant stood that it goes on from; tells whether the viewer was asked for an answer and so reads the bundle.
     async fn story(
         &self,
         found: &mut Gathered,
@@ -196,6 +208,14 @@ impl Broker {
             let about = Filter { grant_id: Some(grant.to_string()), ..Filter::default() };
             let ours = |event: &Event| event.concerns().grant == Some(grant) && event.concerns().session.is_none();
             self.gather(found, about, ours).await?;
+        }
+        if let Some(before) = doc.extends
+            && self.grant_doc(viewer, before).await.is_ok()
+        {
+            let ours = found.iter().filter(|(_, (entry, _))| entry.event.concerns().request == Some(request));
+            let before_seq = ours.map(|(seq, _)| *seq).max();
+            let about = Filter { grant_id: Some(before.to_string()), before_seq, ..Filter::default() };
+            self.gather(found, about, |event| stands(event, before)).await?;
         }
         Ok(doc.steps.iter().any(|step| step.eligible.contains(viewer) || step.approved_by.contains(viewer)))
     }

@@ -363,6 +363,7 @@ fn shape_target(state: &State, gateway: Option<&Gateway>, person: &Person, targe
             let grant = state
                 .open_grants_of(&person.name)
                 .filter(|g| g.terms.target == target.name && g.terms.role == *name && g.live_at(now).is_ok())
+                .filter(|g| !state.is_attested(g))
                 .max_by_key(|g| (g.ends_at, g.id));
             RoleDoc {
                 name: name.clone(),

@@ -1,11 +1,11 @@
 //! Finding in a whole log, offline, what a receipt would have: the entries about one certificate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::verify::begins_like_sqlite;
 use crate::broker::clerk::{beside, ledger_refusal};
-use crate::broker::receipt::{allows, names_trusted};
+use crate::broker::receipt::{allows, names_trusted, stands};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Entry, Event};
 use crate::domain::ids::{GrantId, RequestId};
@@ -64,11 +64,15 @@ pub async fn dig(path: &Path, sought: &Sought) -> Result<Dug, Refusal> {
         }
     })
     .await?;
+    let mut extensions = BTreeMap::new();
     let whose = |entry: &Entry| grant.is_some() && entry.event.concerns().grant == grant;
     if grant.is_some() {
         walk(path, &mut |part| {
             let Part::Leaf { seq, bytes } = part else { return };
             let Ok(entry) = read_canonical::<Entry>(&bytes) else { return };
+            if let Event::RequestSubmitted { request, extends: Some(extension), .. } = &entry.event {
+                extensions.insert(*request, extension.grant);
+            }
             if let (true, Event::GrantOpened { request: id, person, .. }) = (whose(&entry), &entry.event) {
                 holder = Some(person.clone());
                 request = Some(*id);
@@ -77,6 +81,7 @@ pub async fn dig(path: &Path, sought: &Sought) -> Result<Dug, Refusal> {
         })
         .await?;
     }
+    let before = request.and_then(|id| extensions.get(&id).copied());
     let mut dug = Dug::default();
     let mut wanted = BTreeSet::new();
     walk(path, &mut |part| match part {
@@ -86,6 +91,7 @@ pub async fn dig(path: &Path, sought: &Sought) -> Result<Dug, Refusal> {
             let ours = whose(&entry) && about.session.is_none() || request.is_some() && about.request == request;
             let judged_by = match &entry.event {
                 Event::BundleAdopted { .. } | Event::KeyEnrolled { .. } => true,
+                event if before.is_some_and(|grant| stands(event, grant)) => true,
                 Event::SignedIn { person, .. } => Some(person) == holder.as_ref(),
                 _ => false,
             };

@@ -33,6 +33,9 @@ pub struct Grant {
     pub person: PersonName,
     /// The keys that certificates may be for; the first is the one that the request named.
     pub keys: Vec<Key>,
+    /// Fingerprints of the keys that signed for those which were bound later.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub bound_by: BTreeSet<String>,
     /// What was agreed.
     pub terms: Arc<Terms>,
     /// The window's beginning, in Unix seconds.

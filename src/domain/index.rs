@@ -270,6 +270,11 @@ impl State {
         self.index.grants_by.contains_key(key)
     }
 
+    /// True for a grant that a gateway asked for: it is used inside it alone (decisions.md 29).
+    pub fn is_attested(&self, grant: &Grant) -> bool {
+        self.requests.get(&grant.request).is_some_and(|request| request.attested)
+    }
+
     /// The grants that are over and whose accounts may still be on their servers.
     pub fn removing(&self) -> impl Iterator<Item = &Grant> {
         self.index.removing.iter().filter_map(|id| self.grants.get(id))

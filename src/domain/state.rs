@@ -164,6 +164,17 @@ pub struct State {
 impl State {
     /// Folds one entry. Never fails: what may be in the log was decided before.
     pub fn apply(&mut self, entry: &Entry, beside: &dyn Beside) {
+        let were_open = self.take(entry, beside);
+        self.retire(were_open, entry.at);
+    }
+
+    /// As [`State::apply`], and what is over stays: for the entries of one thing, read back long after.
+    pub fn recall(&mut self, entry: &Entry, beside: &dyn Beside) {
+        self.take(entry, beside);
+    }
+
+    /// Gives what was open and the entry is about.
+    fn take(&mut self, entry: &Entry, beside: &dyn Beside) -> Vec<Over> {
         self.size = entry.seq + 1;
         self.last_at = entry.at;
         self.last_boot = Some(entry.boot.clone());
@@ -178,8 +189,9 @@ impl State {
         let were_open = self.open_among(&about);
         self.unindex(&about);
         self.apply_event(&entry.event, entry.at, beside);
+        self.remember_binder(entry);
         self.reindex(&about, &entry.event);
-        self.retire(were_open, entry.at);
+        were_open
     }
 
     /// An act is stale long before it is forgotten here.
@@ -191,6 +203,15 @@ impl State {
         while let Some((_, id)) = self.acts_at.pop_front_if(|(at, _)| *at < oldest) {
             self.acts.remove(&id);
             self.refused_acts.remove(&id);
+        }
+    }
+
+    /// Whose signature bound a key: that stands in the act alone.
+    fn remember_binder(&mut self, entry: &Entry) {
+        let Event::KeyBound { grant, .. } = &entry.event else { return };
+        let act = entry.cause.as_ref().and_then(super::event::Command::act).and_then(|(signed, _)| signed.read().ok());
+        if let (Some(act), Some(grant)) = (act, self.grants.get_mut(grant)) {
+            grant.bound_by.insert(act.key_fp);
         }
     }
 
@@ -408,6 +429,7 @@ impl State {
                         request: *request,
                         person: person.clone(),
                         keys: vec![key],
+                        bound_by: BTreeSet::new(),
                         terms,
                         starts_at: *starts_at,
                         ends_at: *ends_at,
@@ -552,16 +574,9 @@ impl State {
         }
     }
 
-    /// What judging a request looks at, under another bundle: people and rules, no requests and grants.
+    /// The same state under another bundle: all that a request is judged by, revoked keys and the grant that is to go on too.
     pub fn under(&self, bundle: Arc<Bundle>) -> Self {
-        Self {
-            genesis: self.genesis.clone(),
-            admins: self.admins.clone(),
-            bundle,
-            disabled: self.disabled.clone(),
-            signed_in: self.signed_in.clone(),
-            ..Self::default()
-        }
+        Self { bundle, ..self.clone() }
     }
 
     /// The serials that a revocation list made at `now` must have.

@@ -127,6 +127,24 @@ impl Reader {
         sqlite::search(&self.pool, filter).await
     }
 
+    /// Finds all leaves by their columns, newest first, page by page; the filter's own limit does not count.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub async fn search_all(&self, filter: &Filter) -> Result<Vec<StoredLeaf>, LedgerError> {
+        let mut filter = Filter { limit: sqlite::MAX_ROWS, ..filter.clone() };
+        let mut found = Vec::new();
+        loop {
+            let page = self.search(&filter).await?;
+            let full = page.len() == sqlite::MAX_ROWS as usize;
+            filter.before_seq = page.last().map(|leaf| leaf.seq);
+            found.extend(page);
+            if !full {
+                return Ok(found);
+            }
+        }
+    }
+
     /// Reads the text of the checkpoint with the largest size; not checked.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use std::time::Duration;
 const APPLICATION_ID: i64 = 0x4a49_544c;
 const VERSION: i64 = 1;
 const BUSY: Duration = Duration::from_secs(5);
-const MAX_ROWS: u32 = 1000;
+pub(super) const MAX_ROWS: u32 = 1000;
 /// How many leaves one statement inserts: each costs a word with the thread that has the connection, and each count is a statement of its own.
 const ROWS: usize = 32;
 

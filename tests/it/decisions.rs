@@ -5,19 +5,23 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use jit_broker::api::{Api, router};
+use jit_broker::broker::evidence;
 use jit_broker::broker::reaper::round;
+use jit_broker::broker::receipt::About;
 use jit_broker::clock::Clock;
 use jit_broker::daemon::Daemon;
 use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle};
 use jit_broker::domain::act::{ACT_NAMESPACE, ACT_SCHEMA, Act, Deed, Selector, SignedAct};
 use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::grant::GrantState;
-use jit_broker::domain::ids::RequestId;
+use jit_broker::domain::ids::{GrantId, RequestId};
 use jit_broker::domain::key::Key;
 use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::state::{Beside, State};
+use jit_broker::domain::text::Words;
 use jit_broker::ledger::Filter;
+use jit_broker::signer::keys::Keys;
 use jit_broker::wire::{ActPost, ErrorDoc};
 use tower::ServiceExt;
 
@@ -300,6 +304,10 @@ async fn a_system_that_is_synchronised_again_opens_broker_and_signer() {
 
 /// Signs with a key that somebody has besides their first.
 fn sign_with(world: &World, seed: u8, deed: Deed) -> SignedAct {
+    sign_as(world, seed, None, deed)
+}
+
+fn sign_as(world: &World, seed: u8, text: Option<&Words>, deed: Deed) -> SignedAct {
     let key = jit_ca::key::PrivateKey::from_seed([seed; 32]);
     let act = Act {
         schema: ACT_SCHEMA.to_owned(),
@@ -307,7 +315,7 @@ fn sign_with(world: &World, seed: u8, deed: Deed) -> SignedAct {
         key_fp: key.public().fingerprint(),
         at: world.broker().now(),
         nonce: format!("{seed:032x}"),
-        words: None,
+        words: text.map(Words::commitment),
         deed,
     };
     let bytes = act.bytes().unwrap();
@@ -378,6 +386,148 @@ async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
     assert_eq!(memory.state.requests.get(&waiting).unwrap().state.word(), "invalidated");
     drop(memory);
     world.stop().await;
+}
+
+/// Alice asks, with a key of hers, for another key; bob agrees. Gives the grant, with a certificate for that key.
+async fn opened_by(world: &World, signer: u8, key: u8) -> GrantId {
+    let alice = world.alice.name();
+    let deed = Deed::Request {
+        by: alice.clone(),
+        target: TargetName::new(TARGET).unwrap(),
+        role: RoleName::new("deploy").unwrap(),
+        for_s: Some(600),
+        key: spare(key),
+    };
+    let text = words("hotfix for OPS-1");
+    let signed = sign_as(world, signer, Some(&text), deed);
+    let id = RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, Some(&text), None).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    let grant = world.grant(id).await;
+    world.broker().issue(&alice, grant, &spare(key), None).await.unwrap();
+    grant
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_key_asked_for_ends_whatever_key_it_is_for() {
+    let world = World::start().await;
+    enroll(&world, &world.alice, 21).await;
+    let grant = opened_by(&world, 21, 22).await;
+    revoke(&world, spare(21)).await.unwrap();
+    assert!(over(&world.state(grant).await), "{:?}", world.state(grant).await);
+    assert_eq!(world.broker().memory().await.state.krl.serials, [1].into(), "that of the fresh key");
+    assert!(world.broker().issue(&world.alice.name(), grant, &spare(22), None).await.is_err());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_to_which_a_revoked_key_bound_another_ends_and_the_others_go_on() {
+    let mut world = World::start().await;
+    enroll(&world, &world.alice, 23).await;
+    let alice = world.alice.name();
+    let grant = world.open(600).await;
+    world.issue(grant).await.unwrap();
+    let bind = Deed::BindKey { by: alice.clone(), grant, key: spare(24) };
+    world.broker().act(sign_with(&world, 23, bind), None, None).await.unwrap();
+    world.broker().issue(&alice, grant, &spare(24), None).await.unwrap();
+    // Who bound it is still known after a start from a snapshot.
+    world.broker().snapshot().await.unwrap();
+    world.daemon.take().unwrap().stop().await;
+    world.daemon = Some(Daemon::start(&world.settings, world.clock.clone()).await.unwrap());
+    revoke(&world, spare(23)).await.unwrap();
+    assert!(over(&world.state(grant).await), "{:?}", world.state(grant).await);
+    assert_eq!(world.broker().memory().await.state.krl.serials, [1, 2].into());
+    assert!(world.broker().issue(&alice, grant, &spare(24), None).await.is_err());
+    crate::snapshot::as_folded(world.broker()).await;
+    // What her other key asks for is not touched by it.
+    let next = world.open(600).await;
+    world.issue(next).await.unwrap();
+    world.stop().await;
+}
+
+/// Alice, and three who lead: so many of them must agree, or by `auto` nobody.
+fn needing(world: &World, steps: &str) -> BundleText {
+    let mut text = guarded(world);
+    let people = text.files.get_mut("people.toml").unwrap();
+    people.insert_str(0, "[[person]]\nname = \"carol\"\ngroups = [\"leads\"]\n\n");
+    people.insert_str(0, "[[person]]\nname = \"dave\"\ngroups = [\"leads\"]\n\n");
+    let policy = text.files.get_mut("policy.toml").unwrap();
+    *policy = policy.replacen("  [[rule.step]]\n  name = \"peer\"\n  need = 1\n  from = [\"group:leads\"]\n", steps, 1);
+    let (own, after) = (policy.find("[[test]]").unwrap(), policy.find("\n[[rule]]\nid = \"four-eyes\"").unwrap());
+    policy.replace_range(own..after, "");
+    text
+}
+
+const TWO: &str = "  [[rule.step]]\n  name = \"peer\"\n  need = 2\n  from = [\"group:leads\"]\n";
+const ONE: &str = "  [[rule.step]]\n  name = \"peer\"\n  need = 1\n  from = [\"group:leads\"]\n";
+
+/// Adopts a bundle that waits for bob, who agrees.
+async fn adopt_agreed(world: &World, text: &BundleText) {
+    let base = world.broker().memory().await.state.bundle.digest;
+    let signed = apply(world, text, base);
+    let id = RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, None, Some(text.bytes())).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    assert_eq!(world.broker().memory().await.state.bundle.digest, text.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_another_bundle_lets_nobody_wait_for_is_granted_by_it() {
+    let world = World::start().await;
+    let word = async |id: RequestId| {
+        let memory = world.broker().memory().await;
+        memory.state.requests.get(&id).unwrap().state.word()
+    };
+    adopt(world.broker(), &world.admin, world.install, &needing(&world, TWO)).await.unwrap();
+    // One has agreed, of two; nobody has agreed; and what bob agreed to with a key that is revoked by now.
+    let (one, none) = (world.ask(600).await.unwrap(), world.ask(1200).await.unwrap());
+    world.approve(&world.bob, one, |terms| terms.for_s = 300).await.unwrap();
+    enroll_agreed(&world, &world.bob, 31).await;
+    let lost = world.ask(1800).await.unwrap();
+    let (request_digest, terms) = world.terms(lost).await;
+    let deed = Deed::Approve { by: world.bob.name(), request: lost, request_digest, terms };
+    world.broker().act(sign_with(&world, 31, deed), None, None).await.unwrap();
+    revoke(&world, spare(31)).await.unwrap();
+    world.clock.advance(60);
+    adopt_agreed(&world, &needing(&world, ONE)).await;
+    assert_eq!([word(one).await, word(none).await, word(lost).await], ["approved", "pending", "pending"]);
+    let grant = world.grant(one).await;
+    let (window, now) = {
+        let memory = world.broker().memory().await;
+        let found = memory.state.grants.get(&grant).unwrap();
+        (found.ends_at - found.starts_at, found.starts_at == world.broker().now())
+    };
+    assert_eq!((window, now), (300, true), "the narrowest of what was agreed, from now on");
+    world.issue(grant).await.unwrap();
+    // The proof of it runs the rules again, under the bundle that let it through.
+    let key = Keys::load(&world.settings.ca_dir).unwrap().log_public();
+    let doc = world.broker().receipt(&world.bob.name(), &About::Grant(grant)).await.unwrap();
+    let (evidence, _) = evidence::open(&doc, &key).unwrap();
+    assert!(evidence.judged && evidence.grant.is_some(), "{:#?}", evidence.gaps);
+    // Rules that ask nobody grant what waits; what waits for a change of the broker itself is to be done again.
+    let enroll = Deed::Enroll { by: world.admin.name(), person: world.alice.name(), key: spare(32) };
+    let signed = world.sign(&world.admin, None, enroll);
+    let deed = RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, None, None).await.unwrap();
+    let mut text = needing(&world, "auto = true\n");
+    let policy = text.files.get_mut("policy.toml").unwrap();
+    *policy = policy
+        .replace("  [[rule.step]]\n  name = \"second\"\n  need = 1\n  from = [\"group:leads\"]\n", "auto = true\n");
+    adopt_agreed(&world, &text).await;
+    assert_eq!([word(none).await, word(lost).await, word(deed).await], ["approved", "approved", "invalidated"]);
+    world.issue(world.grant(none).await).await.unwrap();
+    assert!(world.broker().memory().await.state.owner_of(&spare(32)).is_none());
+    crate::snapshot::as_folded(world.broker()).await;
+    world.stop().await;
+}
+
+/// As [`enroll`], where bob must agree.
+async fn enroll_agreed(world: &World, person: &Somebody, seed: u8) {
+    let deed = Deed::Enroll { by: world.admin.name(), person: person.name(), key: spare(seed) };
+    let signed = world.sign(&world.admin, None, deed);
+    let id = RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, None, None).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -323,6 +323,54 @@ async fn a_certificate_is_in_the_log_or_it_is_told_aloud() {
     world.stop().await;
 }
 
+/// Alice's grant goes on as another one, and bob agrees; gives that.
+async fn gone_on(world: &World, grant: GrantId) -> GrantId {
+    let until = world.broker().memory().await.state.grants.get(&grant).unwrap().ends_at + 600;
+    let deed = Deed::Extend {
+        by: world.alice.name(),
+        grant,
+        target: "web-07".parse().unwrap(),
+        role: "deploy".parse().unwrap(),
+        until,
+        key: world.alice.key(),
+    };
+    let text = words("the migration takes longer");
+    let signed = world.sign(&world.alice, Some(&text), deed);
+    let id = jit_broker::domain::ids::RequestId::of_digest(&signed.digest());
+    world.broker().act(signed, Some(&text), None).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    world.grant(id).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_is_judged_beside_the_grant_that_went_on_or_its_lack_is_told() {
+    let world = World::start().await;
+    let first = world.open(600).await;
+    world.issue(first).await.unwrap();
+    let second = gone_on(&world, first).await;
+    let certificate = world.issue(second).await.unwrap();
+    let key = log_key(&world);
+    let doc = receipt(&world, &world.bob.name(), About::Grant(second)).await;
+    let (evidence, _) = evidence::open(&doc, &key).unwrap();
+    assert!(evidence.judged && evidence.gaps.is_empty(), "{:#?}", evidence.gaps);
+    assert!(evidence.grant.is_some_and(|grant| grant.id == second && grant.credentials.len() == 1));
+    // The same out of the whole log, for the certificate alone.
+    let (public, cert) = (put(&world, "log.pub", &key.to_string()), put(&world, "cert.pub", &certificate));
+    let ledger = text(&world.settings.ledger);
+    let json = run(&world, &["-o", "json", "verify", text(&cert), "--key", text(&public), "--offline", ledger]).json();
+    assert_eq!(json["judged_again"].as_bool(), Some(true), "{json}");
+    // Without the grant that went on nothing is said to be judged, and nothing to be forged.
+    let mut without = doc.clone();
+    without
+        .entries
+        .retain(|e| !(e.entry.contains("\"kind\":\"grant.opened\"") && e.entry.contains(&first.to_string())));
+    assert_eq!(without.entries.len() + 1, doc.entries.len());
+    let (evidence, _) = evidence::open(&without, &key).unwrap();
+    let told = evidence.gaps.iter().any(|gap| gap.contains("the grant that was to go on is not in the receipt"));
+    assert!(!evidence.judged && told, "{:#?}", evidence.gaps);
+    world.stop().await;
+}
+
 async fn rotate(world: &World, ca: Purpose, step: Rotation) {
     let deed = Deed::RotateCa { by: world.admin.name(), ca, step };
     world.broker().act(world.sign(&world.admin, None, deed), None, None).await.unwrap();

@@ -4,17 +4,23 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use jit_broker::broker::clerk::fold;
+use jit_broker::broker::evidence;
 use jit_broker::broker::reaper::round;
+use jit_broker::broker::receipt::About;
 use jit_broker::broker::snapshot::load;
 use jit_broker::daemon::{Daemon, open_gate};
 use jit_broker::domain::act::Deed;
 use jit_broker::domain::digest::Digest;
 use jit_broker::domain::event::Command;
+use jit_broker::domain::ids::{GrantId, SessionId};
+use jit_broker::domain::key::Key;
 use jit_broker::domain::refusal::Code;
+use jit_broker::domain::session::{SessionCause, SessionEnd};
 use jit_broker::domain::snapshot::{FOLD, SnapshotError, Still};
 use jit_broker::domain::state::State;
 use jit_broker::ledger::Reader;
 use jit_broker::signer::cache::Cache;
+use jit_broker::signer::keys::Keys;
 use jit_broker::signer::{Answer, Order, Signer};
 
 use crate::trust::{World, fresh_gate, leaves, words};
@@ -253,6 +259,65 @@ async fn what_is_over_leaves_memory_and_is_found_in_the_log() {
     let reader = Reader::open(&world.settings.ledger).await.unwrap();
     assert!(reader.checkpoint_at(size).await.unwrap().is_some());
     as_folded(world.broker()).await;
+    world.stop().await;
+}
+
+/// A grant through the gateway whose one session was recorded, over for more than an hour; gives the session too.
+async fn watched(looks: usize) -> (World, GrantId, SessionId) {
+    let world = World::with_gateway().await;
+    let grant = world.open(600).await;
+    let leg = Key(jit_ca::key::PrivateKey::from_seed([77; 32]).public().clone());
+    let opened =
+        world.broker().open_session(grant, &"deploy".parse().unwrap(), &world.alice.key(), &leg).await.unwrap();
+    let session = opened.session;
+    for _ in 0..looks {
+        world.broker().command(look(&world, session, grant), Vec::new()).await.unwrap();
+    }
+    world.broker().close_session(session, SessionEnd::nothing(SessionCause::Closed)).await.unwrap();
+    world.clock.advance(700);
+    round(world.broker()).await.unwrap();
+    assert!(world.broker().memory().await.state.grants.get(&grant).unwrap().over());
+    world.clock.advance(3700);
+    (world, grant, session)
+}
+
+fn look(world: &World, session: SessionId, grant: GrantId) -> Command {
+    Command::ReadRecording { session, grant, by: world.bob.name() }
+}
+
+/// The grant and its request are found, and both receipts tell how it was opened and how it ended.
+async fn found_whole(world: &World, grant: GrantId) {
+    let (alice, bob) = (world.alice.name(), world.bob.name());
+    assert!(world.broker().memory().await.state.grants.is_empty(), "it has left memory");
+    let doc = world.broker().grant_doc(&bob, grant).await.unwrap();
+    assert_eq!((doc.state.as_str(), doc.sessions), ("ended", 1));
+    let request = world.broker().request_doc(&alice, doc.request_id).await.unwrap();
+    assert_eq!((request.state.as_str(), request.grant_id), ("approved", Some(grant)));
+    let key = Keys::load(&world.settings.ca_dir).unwrap().log_public();
+    for about in [About::Grant(grant), About::Request(request.id)] {
+        let receipt = world.broker().receipt(&bob, &about).await.unwrap();
+        for kind in ["request.submitted", "request.step_approved", "grant.opened", "grant.ending", "grant.ended"] {
+            let has = receipt.entries.iter().any(|e| e.entry.contains(&format!("\"kind\":\"{kind}\"")));
+            assert!(has, "the receipt of {about} has no {kind}");
+        }
+        assert!(evidence::open(&receipt, &key).unwrap().0.judged);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_that_is_looked_at_long_after_does_not_hide_its_grant() {
+    let (world, grant, session) = watched(0).await;
+    world.broker().command(look(&world, session, grant), Vec::new()).await.unwrap();
+    found_whole(&world, grant).await;
+    as_folded(world.broker()).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_with_more_entries_than_one_search_gives_is_found_whole() {
+    let (world, grant, _) = watched(1010).await;
+    world.broker().command(Command::Beat, Vec::new()).await.unwrap();
+    found_whole(&world, grant).await;
     world.stop().await;
 }
 

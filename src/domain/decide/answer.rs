@@ -223,6 +223,23 @@ fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'
     Ok(events)
 }
 
+/// What other rules or people make of a request that waits: nothing while somebody is still to be asked, else what was asked for.
+///
+/// # Errors
+/// The refusal, when it can no longer be granted. What is neither a grant nor a bundle is to be done again where nobody is asked for it:
+/// all of a command is decided on one state, so two such deeds could contradict each other.
+pub fn judged_again(state: &State, request: &Request, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    let (allowed, views) = progress(state, request, now)?;
+    if views.iter().any(|view| view.need_left() > 0) {
+        return Ok(Vec::new());
+    }
+    let Some(key) = &request.key else {
+        return Err(Refusal::new(Code::REJUDGED, "Nobody is asked for this any more.").hint("Do it once more."));
+    };
+    let (terms, extends) = (Some(request.standing_terms()), request.extends);
+    Ok(open_window(&request.person, request.id, key, terms, &allowed, extends, now.at))
+}
+
 /// The events that open a window of whole seconds from now (decisions.md 21).
 pub(super) fn open_window(
     person: &PersonName,

@@ -83,7 +83,7 @@ pub(super) fn request(state: &State, by: &Verified<'_>, wish: Wish<'_>, now: Now
         return refused(Refusal::new(Code::BAD_KEY, "That key was revoked, for ever."));
     }
     if extends.is_none()
-        && let Some(grant) = covering(state, &by.person, target, role, for_s, now.at)
+        && let Some(grant) = covering(state, by, target, role, for_s, now.at)
     {
         let (person, target) = (by.person.clone(), target.clone());
         return Ok(vec![Event::RequestCovered { request: id, person, target, grant: grant.id }]);
@@ -254,17 +254,19 @@ pub(super) fn bundle_terms(bundle: Digest) -> Result<Terms, Refusal> {
     })
 }
 
+/// The live grant that does what is asked for. One that is used inside ssh alone does so for nobody else.
 fn covering<'a>(
     state: &'a State,
-    person: &PersonName,
+    by: &Verified<'_>,
     target: &TargetName,
     role: &RoleName,
     for_s: Option<u64>,
     at: i64,
 ) -> Option<&'a Grant> {
     let wanted = for_s.map_or(COVER_S, |s| i64::try_from(s).unwrap_or(i64::MAX));
-    state.open_grants_of(person).find(|grant| {
+    state.open_grants_of(&by.person).find(|grant| {
         grant.terms.target == *target
+            && (by.attested || !state.is_attested(grant))
             && grant.terms.role == *role
             && grant.live_at(at).is_ok()
             && grant.ends_at.saturating_sub(at) >= wanted

@@ -98,7 +98,7 @@ pub(super) fn due(state: &State, now: Now<'_>, by: i64) -> Vec<Event> {
             GrantState::Ready if grant.claim_by <= by => events.push(Event::GrantLapsed { grant: grant.id }),
             GrantState::Ready | GrantState::Active if grant.ends_at <= by && !grant.sessions.is_empty() => {
                 let serials = events.iter().filter(|e| matches!(e, Event::SessionMoved { .. })).count() as u64;
-                events.extend(super::session::window_end(state, grant, now, serials));
+                events.extend(super::session::window_end(state, grant, now, by, serials));
             }
             GrantState::Ready | GrantState::Active if grant.ends_at <= by => {
                 events.extend(ending(grant, Cause::WindowEnd, None, None, now.at));

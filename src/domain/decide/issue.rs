@@ -73,7 +73,7 @@ pub(super) fn issue(
 
 /// SECURITY: what a gateway asked for is used inside it; no certificate of it ever leaves (decisions.md 29).
 fn not_attested(state: &State, grant: &Grant) -> Result<(), Refusal> {
-    if state.requests.get(&grant.request).is_some_and(|request| request.attested) {
+    if state.is_attested(grant) {
         let message = format!("Grant {} was asked for inside ssh and is used there alone.", grant.id);
         return Err(Refusal::new(Code::OTHER_KEY, message).hint(format!("jit-broker request {}", grant.terms.target)));
     }

@@ -25,7 +25,7 @@ use super::state::{Beside, State};
 use ask::Wish;
 
 pub use account::{client_ca, client_spec};
-pub use answer::{StepView, progress};
+pub use answer::{StepView, judged_again, progress};
 pub use clock::DRIFT_S;
 pub use end::MOST_DUE;
 pub use issue::user_spec;
@@ -269,3 +269,7 @@ fn bundle_of(now: Now<'_>, digest: &Digest) -> Result<Arc<super::bundle::Bundle>
         .bundle(digest)
         .ok_or_else(|| Refusal::new(Code::BUNDLE_REFUSED, "The bundle does not parse, or did not come with the act."))
 }
+
+#[cfg(test)]
+#[path = "tests_clock.rs"]
+mod tests;

@@ -85,7 +85,7 @@ fn leg_digest(state: &State, grant: &Grant, session: &Session) -> Result<Digest,
 }
 
 /// The grant under which a session goes on when its own ends: of the same person on the same target, for the same account, with at least
-/// as much allowed. The one that lasts longest.
+/// as much allowed. The one that lasts longest. `at` is the moment by which ends are measured, so that none is chosen that ends with it.
 pub fn successor<'s>(state: &'s State, session: &Session, at: i64) -> Option<&'s Grant> {
     let own = state.grants.get(&session.grant)?;
     state
@@ -100,11 +100,12 @@ pub fn successor<'s>(state: &'s State, session: &Session, at: i64) -> Option<&'s
 }
 
 /// The end of a window with sessions open: those that another grant covers go on under it, the others are cut.
-pub(super) fn window_end(state: &State, grant: &Grant, now: Now<'_>, moved: u64) -> Vec<Event> {
+/// The end has come by the moment `by`, which is later than now where a wall clock is ahead.
+pub(super) fn window_end(state: &State, grant: &Grant, now: Now<'_>, by: i64, moved: u64) -> Vec<Event> {
     let mut events = Vec::new();
     for session in grant.sessions.iter().filter_map(|id| state.sessions.get(id)) {
         let serial = state.last_serial + 1 + moved + events.len() as u64;
-        events.extend(to_successor(state, session, serial, now));
+        events.extend(to_successor(state, session, serial, now, by));
     }
     let stays =
         |id: &SessionId| !events.iter().any(|e| matches!(e, Event::SessionMoved { session, .. } if session == id));
@@ -114,8 +115,8 @@ pub(super) fn window_end(state: &State, grant: &Grant, now: Now<'_>, moved: u64)
     events
 }
 
-fn to_successor(state: &State, session: &Session, serial: u64, now: Now<'_>) -> Option<Event> {
-    let to = successor(state, session, now.at)?;
+fn to_successor(state: &State, session: &Session, serial: u64, now: Now<'_>, by: i64) -> Option<Event> {
+    let to = successor(state, session, by)?;
     let live = to.live_at(now.at).ok()?;
     if session.end_asked_by.is_some() || !matches!(first_use(state, &live, now), Ok(None)) {
         return None;

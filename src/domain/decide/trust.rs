@@ -1,6 +1,6 @@
 //! What everything rests on: bundles, keys, people and hosts.
 
-use super::answer::progress;
+use super::answer::judged_again;
 use super::ask::{approvable, bundle_terms, judge_words, subject, submitted};
 use super::end::ending;
 use super::{Now, Verified, bundle_of, missing};
@@ -147,7 +147,7 @@ pub(super) fn carry_out(
     }
 }
 
-/// What a new bundle does to the requests that wait: some can no longer be granted, some need nobody any more.
+/// What a new bundle does to the requests that wait: some can no longer be granted, some need nobody any more and are granted.
 pub(super) fn rejudged(state: &State, bundle: &Digest, skip: Option<RequestId>, now: Now<'_>) -> Vec<Event> {
     let Some(parsed) = now.beside.bundle(bundle) else { return Vec::new() };
     let next = state.under(parsed);
@@ -157,11 +157,9 @@ pub(super) fn rejudged(state: &State, bundle: &Digest, skip: Option<RequestId>, 
         let verdict = if request.key.is_none() && request.deed.is_none() {
             Err(Refusal::new(Code::STALE_BUNDLE, "Another bundle was adopted meanwhile."))
         } else {
-            progress(&next, request, now)
+            judged_again(&next, request, now)
         };
-        if let Err(refusal) = verdict {
-            events.push(Event::RequestInvalidated { request: *id, refusal });
-        }
+        events.extend(verdict.unwrap_or_else(|refusal| vec![Event::RequestInvalidated { request: *id, refusal }]));
     }
     events
 }
@@ -225,7 +223,8 @@ fn enroll(state: &State, by: &PersonName, act: ActId, person: &PersonName, key: 
     }
 }
 
-/// Takes a key away, with all that it asked for or holds: a grant that has other keys goes on for those.
+/// Takes a key away, with all that it asked for or holds. A grant that holds it beside other keys goes on for those; one that it asked for,
+/// or bound a key to, does not: whoever had stolen it would name a key of their own.
 pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let owner = state.owner_of(key).ok_or_else(|| missing("key"))?;
     if owner != by.person && !state.is_operator(&by.person) {
@@ -240,7 +239,9 @@ pub(super) fn revoke_key(state: &State, by: &Verified<'_>, key: &Key, now: Now<'
         // An account on a database is one for all keys.
         let left = grant.account.is_none()
             && grant.keys.iter().any(|other| other != key && !state.revoked_keys.contains(other));
-        if grant.live_at(now.at).is_ok() && grant.keys.contains(key) && !left {
+        let asked = state.requests.get(&grant.request).is_some_and(|request| request.key_fp.as_ref() == Some(&fp));
+        let taken = asked || grant.bound_by.contains(&fp) || grant.keys.contains(key) && !left;
+        if grant.live_at(now.at).is_ok() && taken {
             events.extend(ending(grant, Cause::Revoked, Some(&by.person), by.act.words, now.at));
         }
     }

@@ -37,6 +37,12 @@ fn alice_extends_and_bob_agrees_to_the_end_that_she_signed() {
     let ls = world.run("alice", "jit-broker ls web-07").ok();
     assert!(ls.contains("active (29m5") || ls.contains("active (30m left)"), "the longer one counts: {ls}");
     world.run("alice", "$SSH web-07 true").ok();
+    // Whoever agreed can show why it was granted: the rules are run again, on the grant that went on too.
+    let file = world.dir.join("receipt.json");
+    world.run("bob", &format!("jit-broker receipt {second} --out {}", file.display())).ok();
+    let proof = world.run("bob", &format!("jit-broker -o json verify {}", file.display())).json();
+    assert_eq!(proof["judged_again"].as_bool(), Some(true), "{proof}");
+    assert!(proof["gaps"].as_array().is_none_or(Vec::is_empty), "{proof}");
 }
 
 #[test]
@@ -166,4 +172,33 @@ fn an_extension_undoes_no_revocation_and_gets_around_no_longest_time() {
     let state = &memory.state.requests.get(&waiting).unwrap().state;
     assert!(matches!(state, RequestState::Invalidated { .. }), "{state:?}");
     assert!(memory.state.open_grants_of(&world.alice.name()).next().is_none());
+}
+
+/// How a request stands.
+fn word(world: &Gw, request: jit_broker::domain::ids::RequestId) -> (&'static str, String) {
+    let memory = world.run(world.broker().memory());
+    let state = &memory.state.requests.get(&request).unwrap().state;
+    (state.word(), format!("{state:?}"))
+}
+
+#[test]
+fn another_bundle_lets_an_extension_wait_that_it_still_allows() {
+    let world = Gw::start();
+    let pass = world.pass("work", 3600);
+    let (key, end) = (key_of(&world, &pass), end_of(&world, pass.grant));
+    let waiting = extend(&world, pass.grant, end + 600, &key).unwrap();
+    let host = "host_ca = \"@broker\"";
+    world.adopt_with(host, "# Nothing but this comment is new.\n");
+    let (state, how) = word(&world, waiting);
+    assert_eq!(state, "pending", "{how}");
+    world.agree(waiting);
+    assert_eq!(end_of(&world, world.grant_of(waiting)), end + 600);
+    // Where the grant was ended, or the rules do not allow it any more, it does not wait on.
+    let second = extend(&world, world.grant_of(waiting), end + 900, &key).unwrap();
+    world.adopt_with(host, "# And now only this one.\nanswer_within = \"2h\"\n");
+    assert_eq!(word(&world, second).0, "pending");
+    world.revoke(world.grant_of(waiting));
+    world.adopt_with(host, "");
+    let (state, how) = word(&world, second);
+    assert!(state == "invalidated" && how.contains("is revoked"), "{how}");
 }

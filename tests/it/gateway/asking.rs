@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jit_broker::domain::act::Deed;
-use jit_broker::domain::ids::RequestId;
+use jit_broker::domain::ids::{GrantId, RequestId};
+use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::Code;
 use jit_broker::domain::session::SessionCause;
 
@@ -83,10 +84,37 @@ fn who_has_no_client_asks_waits_and_goes_on_into_the_session() {
     let other = jit_broker::domain::key::Key(jit_ca::key::PrivateKey::from_seed([3; 32]).public().clone());
     let bind = Deed::BindKey { by: world.alice.name(), grant, key: other };
     assert_eq!(world.act(&world.alice, None, bind).unwrap_err().code, Code::OTHER_KEY);
+    signed_for_beside_it(&world, grant);
     typist.types("exit 5\r");
     let (code, seen) = typist.leaves();
     assert_eq!(code, Some(5), "{seen}");
     assert_eq!(world.end(grant).1.cause, SessionCause::Closed);
+}
+
+/// A grant that is used inside ssh alone does not stand for one that a client needs a certificate of.
+fn signed_for_beside_it(world: &Gw, inside: GrantId) {
+    let (alice, target) = (world.alice.name(), TargetName::new(TARGET).unwrap());
+    let offered = |role: &RoleName| {
+        let docs = world.run(world.broker().target_docs(&alice));
+        let doc = docs.iter().find(|doc| doc.name == target).unwrap();
+        let role = doc.roles.iter().find(|doc| doc.name == *role).unwrap();
+        (role.verdict.clone(), role.grant_id)
+    };
+    let role = world.run(world.broker().memory()).state.grants.get(&inside).unwrap().terms.role.clone();
+    assert_eq!(offered(&role), ("ask".to_owned(), None), "a client would take it and be refused");
+    let deed = Deed::Request {
+        by: alice.clone(),
+        target: target.clone(),
+        role: role.clone(),
+        for_s: Some(120),
+        key: world.alice.key(),
+    };
+    let id = world.act(&world.alice, Some(&crate::trust::words("hotfix for OPS-1")), deed).unwrap();
+    assert_eq!(waiting(world), id, "people are asked");
+    world.agree(id);
+    let outside = world.grant_of(id);
+    assert_eq!(offered(&role), ("active".to_owned(), Some(outside)), "though the other one lasts longer");
+    world.run(world.broker().issue(&alice, outside, &world.alice.key(), None)).unwrap();
 }
 
 #[test]

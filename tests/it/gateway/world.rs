@@ -177,7 +177,8 @@ impl Gw {
         self.adopt_with("host_ca = \"@broker\"", "attested = true\n");
     }
 
-    fn adopt_with(&self, host: &str, more: &str) {
+    /// The same people and targets, with more in the rule.
+    pub fn adopt_with(&self, host: &str, more: &str) {
         let (alice, bob) = (self.alice.key(), self.bob.key());
         let people = format!(
             "[[person]]\nname = \"alice\"\ngroups = [\"backend\"]\nkeys = [\"{alice}\"]\n\n\
