@@ -78,6 +78,8 @@ pub(super) struct Place {
 enum Fault {
     /// Something of the account itself.
     Account,
+    /// Somebody who holds something of the account, which may still be in use: its server is as good for others as ever.
+    Held,
     /// The server is away, busy or read-only.
     Away,
     /// The server does not let the admin in, or there is no secret.
@@ -88,6 +90,7 @@ impl Fault {
     fn of(error: &AccountError) -> Self {
         match error {
             AccountError::RefusedLogin { .. } | AccountError::Secret(_) => Self::Refused,
+            AccountError::Blocked => Self::Held,
             other if other.passing() => Self::Away,
             _ => Self::Account,
         }
@@ -389,7 +392,8 @@ impl Broker {
         match ended {
             Ok(ending) => {
                 let (proofs, left) = told(&name, &ending, self.now());
-                (self.report(id, proofs, ending.kept, left).await, Fault::Account)
+                let fault = if ending.usable { Fault::Held } else { Fault::Account };
+                (self.report(id, proofs, ending.kept, left).await, fault)
             }
             Err(error) => {
                 let left = vec![format!("{name} on {}: {error}", route.address)];
@@ -452,19 +456,20 @@ impl Accounts {
     }
 
     fn end_try(&self, grant: GrantId, route: &Route, gone: bool, fault: Fault) {
-        let (now, passing) = (Instant::now(), fault != Fault::Account);
+        let (now, away) = (Instant::now(), matches!(fault, Fault::Away | Fault::Refused));
         if let Some(place) = hold(&self.places).get(route) {
             let mut health = hold(&place.health);
-            if health.down && !passing {
+            if health.down && !away {
                 health.up_since = now;
             }
-            (health.down, health.refused) = (passing, fault == Fault::Refused);
+            (health.down, health.refused) = (away, fault == Fault::Refused);
         }
         if gone {
             self.forget(grant);
         } else if let Some(tried) = hold(&self.tries).get_mut(&grant) {
             tried.failures = tried.failures.saturating_add(1);
-            let pause = Duration::from_millis(250 << tried.failures.min(11)).min(if passing { SOON } else { LATE });
+            let longest = if fault == Fault::Account { LATE } else { SOON };
+            let pause = Duration::from_millis(250 << tried.failures.min(11)).min(longest);
             (tried.running, tried.next_at) = (false, now + pause);
         }
         self.finished.notify_one();
