@@ -41,15 +41,17 @@ impl Postgres {
             }
             Standing::Ours(facts) => facts,
         };
-        if !facts.prepared.is_empty() {
-            self.roll_back_prepared(name, &facts.prepared, &mut ending).await?;
-        }
+        let prepared_left =
+            !facts.prepared.is_empty() && !self.roll_back_prepared(name, &facts.prepared, &mut ending).await?;
         if facts.entangled {
             self.clear_away(name, &facts, &mut ending).await?;
         } else if facts.kept {
             self.read_kept(name, grant, &mut ending).await?;
         }
-        self.drop_role(name, &facts, &mut ending).await?;
+        // Nothing would find a prepared transaction again once its role is gone.
+        if !prepared_left {
+            self.drop_role(name, &facts, &mut ending).await?;
+        }
         if !ending.gone {
             ending.residue.extend(locked.stay);
         }

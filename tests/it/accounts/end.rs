@@ -262,6 +262,28 @@ async fn a_membership_that_cannot_be_taken_keeps_nobody_in() {
     gone(&ended_soon(&db, &one, Duration::from_secs(3)).await);
 }
 
+/// A prepared transaction where the admin may not connect: it is residue for as long as it is there, and so is the account.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_that_cannot_be_reached_is_residue_until_it_is_gone() {
+    let db = Db::cert();
+    db.sql("CREATE DATABASE other");
+    db.sql("REVOKE CONNECT ON DATABASE other FROM PUBLIC; GRANT CONNECT ON DATABASE other TO rw");
+    db.sql_in("other", "CREATE TABLE t (i int); GRANT ALL ON t TO rw");
+    let one = account(&["rw"]);
+    db.accounts.make(&one).await.unwrap();
+    db.certify(one.name.as_str());
+    db.script(one.name.as_str(), "other", "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'x';");
+    for _ in 0..3 {
+        let ending = db.accounts.end(&one.name, one.grant).await.unwrap();
+        assert_eq!(db.sql("SELECT count(*) FROM pg_prepared_xacts"), "1");
+        assert!(!ending.gone, "{ending:#?}");
+        assert!(ending.residue.iter().any(|r| r.contains("prepared transaction x in other")), "{ending:#?}");
+    }
+    db.sql("GRANT CONNECT ON DATABASE other TO jit_admin");
+    gone(&db.accounts.end(&one.name, one.grant).await.unwrap());
+    assert_eq!(db.sql("SELECT count(*) FROM pg_prepared_xacts"), "0");
+}
+
 /// T87: a prepared transaction in another database; open DDL of somebody else is residue with a name, and then gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_holds_the_removal_up_is_named_and_the_next_try_ends_it() {
