@@ -20,6 +20,7 @@ use crate::accounts::scram::{self, Verifier};
 use crate::accounts::{Account, AccountError, Ending, MarkerKey, Probe, ProbeLogin, Proof as AccountProof};
 use crate::domain::authority::Purpose;
 use crate::domain::database::{Auth, DatabaseRole, Route};
+use crate::domain::decide::{bounded, bounded_proofs};
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Proof};
 use crate::domain::grant::CredentialKind;
@@ -404,6 +405,8 @@ impl Broker {
 
     async fn report(&self, grant: GrantId, proofs: Vec<Proof>, kept: Vec<String>, left: Vec<String>) -> bool {
         let gone = left.is_empty();
+        // The entry holds the command too, and an account leaves as much as it likes.
+        let (proofs, kept, left) = (bounded_proofs(&proofs), bounded(&kept), bounded(&left));
         match self.command(Command::AccountRemoved { grant, proofs, kept, left }, Vec::new()).await {
             Ok(_) => gone,
             Err(refusal) => {
