@@ -332,7 +332,9 @@ impl Broker {
         };
         let place = self.place(&route).await?;
         let probe = probe(auth, &gives, roles, ca_pem, self.now())?;
-        let links = place.postgres.check(&probe).await;
+        // A client that hangs up does not stop it half way: its account is removed.
+        let links = tokio::spawn(async move { place.postgres.check(&probe).await }).await;
+        let links = links.map_err(|_| Refusal::new(Code::BUG, "Testing the target failed."))?;
         Ok(links.into_iter().map(|l| LinkDoc { what: l.what, ok: l.ok, detail: l.detail, todo: l.todo }).collect())
     }
 
