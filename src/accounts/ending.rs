@@ -28,6 +28,8 @@ pub struct Ending {
     pub gone: bool,
     /// How many sessions were cut.
     pub cut: usize,
+    /// Whether it can still be used: it could not be locked, or sessions do not end.
+    pub usable: bool,
 }
 
 impl Ending {

@@ -66,6 +66,11 @@ impl AccountError {
         matches!(self, Self::Unreachable(_) | Self::Busy(_) | Self::Blocked | Self::Timeout { .. } | Self::ReadOnly)
     }
 
+    /// Whether the server refused a statement, and takes others.
+    pub(super) fn refused(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::Blocked)
+    }
+
     /// Maps what the driver reports.
     pub(super) fn of(error: &tokio_postgres::Error) -> Self {
         if let Some(db) = error.as_db_error() {

@@ -20,6 +20,7 @@ use crate::accounts::scram::{self, Verifier};
 use crate::accounts::{Account, AccountError, Ending, MarkerKey, Probe, ProbeLogin, Proof as AccountProof};
 use crate::domain::authority::Purpose;
 use crate::domain::database::{Auth, DatabaseRole, Route};
+use crate::domain::decide::{bounded, bounded_proofs};
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Proof};
 use crate::domain::grant::CredentialKind;
@@ -78,6 +79,8 @@ pub(super) struct Place {
 enum Fault {
     /// Something of the account itself.
     Account,
+    /// Somebody who holds something of the account, which may still be in use: its server is as good for others as ever.
+    Held,
     /// The server is away, busy or read-only.
     Away,
     /// The server does not let the admin in, or there is no secret.
@@ -88,6 +91,7 @@ impl Fault {
     fn of(error: &AccountError) -> Self {
         match error {
             AccountError::RefusedLogin { .. } | AccountError::Secret(_) => Self::Refused,
+            AccountError::Blocked => Self::Held,
             other if other.passing() => Self::Away,
             _ => Self::Account,
         }
@@ -328,7 +332,9 @@ impl Broker {
         };
         let place = self.place(&route).await?;
         let probe = probe(auth, &gives, roles, ca_pem, self.now())?;
-        let links = place.postgres.check(&probe).await;
+        // A client that hangs up does not stop it half way: its account is removed.
+        let links = tokio::spawn(async move { place.postgres.check(&probe).await }).await;
+        let links = links.map_err(|_| Refusal::new(Code::BUG, "Testing the target failed."))?;
         Ok(links.into_iter().map(|l| LinkDoc { what: l.what, ok: l.ok, detail: l.detail, todo: l.todo }).collect())
     }
 
@@ -389,7 +395,8 @@ impl Broker {
         match ended {
             Ok(ending) => {
                 let (proofs, left) = told(&name, &ending, self.now());
-                (self.report(id, proofs, ending.kept, left).await, Fault::Account)
+                let fault = if ending.usable { Fault::Held } else { Fault::Account };
+                (self.report(id, proofs, ending.kept, left).await, fault)
             }
             Err(error) => {
                 let left = vec![format!("{name} on {}: {error}", route.address)];
@@ -400,6 +407,8 @@ impl Broker {
 
     async fn report(&self, grant: GrantId, proofs: Vec<Proof>, kept: Vec<String>, left: Vec<String>) -> bool {
         let gone = left.is_empty();
+        // The entry holds the command too, and an account leaves as much as it likes.
+        let (proofs, kept, left) = (bounded_proofs(&proofs), bounded(&kept), bounded(&left));
         match self.command(Command::AccountRemoved { grant, proofs, kept, left }, Vec::new()).await {
             Ok(_) => gone,
             Err(refusal) => {
@@ -452,19 +461,20 @@ impl Accounts {
     }
 
     fn end_try(&self, grant: GrantId, route: &Route, gone: bool, fault: Fault) {
-        let (now, passing) = (Instant::now(), fault != Fault::Account);
+        let (now, away) = (Instant::now(), matches!(fault, Fault::Away | Fault::Refused));
         if let Some(place) = hold(&self.places).get(route) {
             let mut health = hold(&place.health);
-            if health.down && !passing {
+            if health.down && !away {
                 health.up_since = now;
             }
-            (health.down, health.refused) = (passing, fault == Fault::Refused);
+            (health.down, health.refused) = (away, fault == Fault::Refused);
         }
         if gone {
             self.forget(grant);
         } else if let Some(tried) = hold(&self.tries).get_mut(&grant) {
             tried.failures = tried.failures.saturating_add(1);
-            let pause = Duration::from_millis(250 << tried.failures.min(11)).min(if passing { SOON } else { LATE });
+            let longest = if fault == Fault::Account { LATE } else { SOON };
+            let pause = Duration::from_millis(250 << tried.failures.min(11)).min(longest);
             (tried.running, tried.next_at) = (false, now + pause);
         }
         self.finished.notify_one();

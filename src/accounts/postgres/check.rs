@@ -1,6 +1,7 @@
 //! `target test`: the chain that a target needs, link by link, each with what is missing.
 
 use super::link::{Link as Session, Login, asks_for, reach};
+use super::lock::Locked;
 use super::server::Secret;
 use super::sql::{Row, ident, literal};
 use super::tls::subject;
@@ -339,6 +340,7 @@ impl Postgres {
             Ok(_) if session.run("SELECT 1").await.is_ok() => {
                 chain.push("cut", Some(false), "the session goes on after it was cut", "");
             }
+            Ok(Locked { open: Some(why), .. }) => chain.push("cut", Some(false), why, ""),
             Ok(locked) if locked.left == 0 => chain.holds("cut", "the session ended"),
             Ok(locked) => chain.push("cut", Some(false), format!("{} sessions do not end", locked.left), ""),
             Err(error) => chain.push("cut", Some(false), error.to_string(), ""),

@@ -2,74 +2,14 @@
 //!
 //! Each step finds by itself what is left to do, so that an end that was broken off anywhere is simply begun again.
 
-use std::time::Duration;
-
-use super::make::strip;
-use super::sql::{Row, literal};
-use super::{Facts, Postgres, Standing, facts_of, read_back};
+use super::sql::{Row, ident, literal};
+use super::{Facts, Postgres, Prepared, Standing, read_back};
 use crate::accounts::ending::Ending;
 use crate::accounts::error::{AccountError, one_line};
 use crate::domain::ids::GrantId;
 use crate::domain::names::AccountName;
 
-/// How long sessions are looked for again after they were cut, in milliseconds.
-const LOOK_MS: u64 = 3_000;
-const LOOK_EVERY_MS: u64 = 15;
-
-/// How an account was locked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Locked {
-    /// How many sessions were cut.
-    pub cut: usize,
-    /// How many were still there when the look ended; normally none.
-    pub left: usize,
-}
-
 impl Postgres {
-    /// Locks an account and cuts its sessions: no login, no password, no membership. For many that end at once this comes
-    /// first, for all of them. An account that is not there is locked already.
-    ///
-    /// # Errors
-    /// [`AccountError::Foreign`]; what hinders the server.
-    pub async fn lock(&self, name: &AccountName, grant: GrantId) -> Result<Locked, AccountError> {
-        match self.standing(name, grant).await? {
-            Standing::Missing { .. } => Ok(Locked { cut: 0, left: 0 }),
-            Standing::Ours(facts) => self.lock_known(name, &facts).await.map(|(locked, _)| locked),
-        }
-    }
-
-    /// Locks and cuts; gives what was read in the same round trip when no session could have changed it since.
-    async fn lock_known(&self, name: &AccountName, facts: &Facts) -> Result<(Locked, Option<Row>), AccountError> {
-        let text = format!(
-            "ALTER ROLE {name} NOLOGIN CONNECTION LIMIT 0 PASSWORD NULL VALID UNTIL '-infinity'; {}",
-            strip(name.as_str(), facts, &[])
-        );
-        let after = format!("{}; {}", terminate(facts.oid), facts_of(name));
-        let mut rows = self.transact(&text, &after).await.map_err(|(error, _)| error)?;
-        let last = rows.pop();
-        if rows.is_empty() {
-            return Ok((Locked { cut: 0, left: 0 }, last));
-        }
-        let seen: Vec<u64> = rows.iter().map(|row| row.number(0)).collect();
-        let left = seen.len();
-        Ok((self.look_again(facts.oid, seen, left).await?, None))
-    }
-
-    /// Cuts until nothing is there: a login that was under way when the lock was set may appear a moment later.
-    async fn look_again(&self, oid: u64, mut seen: Vec<u64>, mut left: usize) -> Result<Locked, AccountError> {
-        let mut waited_ms = 0;
-        while left > 0 && waited_ms < LOOK_MS {
-            tokio::time::sleep(Duration::from_millis(LOOK_EVERY_MS)).await;
-            waited_ms += LOOK_EVERY_MS;
-            let again = self.ask(&terminate(oid)).await?;
-            left = again.len();
-            seen.extend(again.iter().map(|row| row.number(0)));
-            seen.sort_unstable();
-            seen.dedup();
-        }
-        Ok(Locked { cut: seen.len(), left })
-    }
-
     /// Ends an account. What could not be done is in [`Ending::residue`], and the caller tries again until [`Ending::gone`].
     ///
     /// # Errors
@@ -85,12 +25,8 @@ impl Postgres {
             Standing::Missing { kept } => return self.already_gone(name, grant, kept, None, ending).await,
             Standing::Ours(facts) => facts,
         };
-        let (locked, read) = self.lock_known(name, &facts).await?;
-        ending.cut = locked.cut;
-        ending.step("lock", Some(true), "no login, no password, no membership");
-        ending.step("terminate", Some(locked.left == 0), format!("{} cut, {} left", locked.cut, locked.left));
-        if locked.left > 0 {
-            ending.residue.push(format!("{} sessions do not end", locked.left));
+        let (locked, read) = self.lock_known(name, &facts, &mut ending).await?;
+        if !locked.tell(&mut ending) {
             return Ok(ending);
         }
         // Read again: what a session did until it was cut is in no reading from before.
@@ -105,15 +41,20 @@ impl Postgres {
             }
             Standing::Ours(facts) => facts,
         };
-        if !facts.prepared.is_empty() {
-            self.roll_back_prepared(name, &facts, &mut ending).await?;
-        }
+        let prepared_left =
+            !facts.prepared.is_empty() && !self.roll_back_prepared(name, &facts.prepared, &mut ending).await?;
         if facts.entangled {
             self.clear_away(name, &facts, &mut ending).await?;
         } else if facts.kept {
             self.read_kept(name, grant, &mut ending).await?;
         }
-        self.drop_role(name, &facts, &mut ending).await?;
+        // Nothing would find a prepared transaction again once its role is gone.
+        if !prepared_left {
+            self.drop_role(name, &facts, &mut ending).await?;
+        }
+        if !ending.gone {
+            ending.residue.extend(locked.stay);
+        }
         Ok(ending)
     }
 
@@ -133,20 +74,26 @@ impl Postgres {
         Ok(ending)
     }
 
+    /// Rolls prepared transactions back; tells whether none is left. Their owners are the account, or what it is a member of.
+    ///
     /// PROTOCOL: only the user who prepared a transaction, or a superuser, may roll it back, and only in its database.
-    async fn roll_back_prepared(
+    pub(super) async fn roll_back_prepared(
         &self,
         name: &AccountName,
-        facts: &Facts,
+        prepared: &[Prepared],
         ending: &mut Ending,
-    ) -> Result<(), AccountError> {
+    ) -> Result<bool, AccountError> {
         self.ask(&format!("GRANT {name} TO CURRENT_USER")).await?;
-        for (database, gid) in &facts.prepared {
+        let mut left = 0;
+        for (database, gid, owner) in prepared {
             let shown = one_line(gid);
+            let told = format!("prepared transaction {shown} in {}: ", one_line(database));
+            let known = ending.residue.iter().any(|line| line.starts_with(&told));
+            ending.residue.retain(|line| !line.starts_with(&told));
             let done = async {
                 let mut lease = self.pool.lease_to(database).await?;
                 let link = lease.link()?;
-                link.run(&format!("SET ROLE {name}")).await?;
+                link.run(&format!("SET ROLE {}", ident(owner))).await?;
                 link.run(&format!("ROLLBACK PREPARED {}", literal(gid))).await
             };
             match done.await {
@@ -154,12 +101,15 @@ impl Postgres {
                 // Gone meanwhile.
                 Err(error) if error.sqlstate() == Some("42704") => ending.step("rollback prepared", None, shown),
                 Err(error) => {
-                    ending.step("rollback prepared", Some(false), format!("{shown}: {error}"));
-                    ending.residue.push(format!("prepared transaction {shown} in {}: {error}", one_line(database)));
+                    left += 1;
+                    ending.residue.push(format!("{told}{error}"));
+                    if !known {
+                        ending.step("rollback prepared", Some(false), format!("{shown}: {error}"));
+                    }
                 }
             }
         }
-        Ok(())
+        Ok(left == 0)
     }
 
     async fn drop_role(&self, name: &AccountName, facts: &Facts, ending: &mut Ending) -> Result<(), AccountError> {
@@ -214,9 +164,4 @@ impl Postgres {
         ending.gone = gone && ending.residue.is_empty();
         Ok(())
     }
-}
-
-/// Signals every session of a role, and names them.
-fn terminate(oid: u64) -> String {
-    format!("SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {oid}")
 }

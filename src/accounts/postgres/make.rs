@@ -41,7 +41,7 @@ impl Postgres {
         let wanted = memberships(account);
         let (alone, attributes) = (self.alone(&account.name), self.attributes(account)?);
         let mut text = format!("{alone}; ALTER ROLE {name} {attributes}; ALTER ROLE {name} RESET ALL; ");
-        text.push_str(&strip(name, &facts, &wanted));
+        text.push_str(&strip(name, &facts, &wanted).concat());
         for role in wanted.iter().filter(|role| !facts.of.contains(role)) {
             text.push_str(&format!("GRANT {} TO {name}; ", ident(role)));
         }
@@ -90,16 +90,11 @@ fn memberships(account: &Account) -> Vec<String> {
     list
 }
 
-/// Takes away memberships both ways, but those that are wanted.
-pub(super) fn strip(name: &str, facts: &Facts, wanted: &[String]) -> String {
-    let mut text = String::new();
-    for role in facts.of.iter().filter(|role| !wanted.contains(role)) {
-        text.push_str(&format!("REVOKE {} FROM {name}; ", ident(role)));
-    }
-    for role in &facts.members {
-        text.push_str(&format!("REVOKE {name} FROM {}; ", ident(role)));
-    }
-    text
+/// Statements that take away memberships both ways, but those that are wanted.
+pub(super) fn strip(name: &str, facts: &Facts, wanted: &[String]) -> Vec<String> {
+    let of = facts.of.iter().filter(|role| !wanted.contains(role));
+    let of = of.map(|role| format!("REVOKE {} FROM {name}; ", ident(role)));
+    of.chain(facts.members.iter().map(|role| format!("REVOKE {name} FROM {}; ", ident(role)))).collect()
 }
 
 /// SECURITY: attributes are not inherited but are had by `SET ROLE`: an account that can become a role with CREATEROLE makes

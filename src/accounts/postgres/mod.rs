@@ -8,6 +8,7 @@
 mod check;
 mod end;
 mod link;
+mod lock;
 mod make;
 mod server;
 mod sql;
@@ -55,9 +56,12 @@ struct Facts {
     kept: bool,
     /// Whether anything in any database depends on it.
     entangled: bool,
-    /// Prepared transactions: database and name.
-    prepared: Vec<(String, String)>,
+    /// Its prepared transactions.
+    prepared: Vec<Prepared>,
 }
+
+/// A prepared transaction: database, name, owner.
+type Prepared = (String, String, String);
 
 /// What is there under an account's name.
 enum Standing {
@@ -161,7 +165,7 @@ const PREPARED: &str = "\
     (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), \
     (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.member WHERE m.roleid = r.oid), \
     EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid), \
-    (SELECT json_agg(json_build_array(p.database, p.gid)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname) \
+    (SELECT json_agg(json_build_array(p.database, p.gid, p.owner)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname) \
     FROM (SELECT $1 AS wanted) w LEFT JOIN pg_roles r ON r.rolname = w.wanted; \
     PREPARE jit_gone(name, oid) AS SELECT (SELECT count(*) FROM pg_roles WHERE rolname = $1 OR oid = $2), \
     (SELECT count(*) FROM pg_stat_activity WHERE usesysid IN ($2, (SELECT oid FROM pg_roles WHERE rolname = $1))), \

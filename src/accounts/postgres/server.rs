@@ -156,6 +156,18 @@ impl Pool {
     /// Takes a session to the admin's database, a waiting one where there is one.
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, AccountError> {
         let place = self.place().await?;
+        self.lease_at(place).await
+    }
+
+    /// As [`Self::lease`] for who holds one already, and must not wait for another: nothing when all are in use.
+    pub(super) async fn lease_if_free(self: &Arc<Self>) -> Result<Option<Lease>, AccountError> {
+        match self.places.clone().try_acquire_owned() {
+            Ok(place) => self.lease_at(place).await.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn lease_at(self: &Arc<Self>, place: OwnedSemaphorePermit) -> Result<Lease, AccountError> {
         let waiting = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.retain(|(link, since)| link.healthy() && since.elapsed() < Duration::from_secs(IDLE_S));

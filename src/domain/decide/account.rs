@@ -15,10 +15,16 @@ use crate::domain::names::AccountName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::state::State;
 
-/// The most lines of what is kept or left that one entry takes; of the rest the number is told.
+/// The most proofs, and the most lines of what is kept and of what is left, that one entry takes; the last one says how many more there were.
 const MAX_LINES: usize = 64;
 /// The most bytes of one such line.
 const MAX_LINE_BYTES: usize = 256;
+/// The most bytes of all proofs, and of all lines of what is kept and of what is left, as JSON. An entry holds the three twice, in the
+/// command and in the event; a leaf of the ledger takes 65,535 bytes.
+const MAX_PROOFS_BYTES: usize = 12 * 1024;
+const MAX_LINES_BYTES: usize = 8 * 1024;
+/// What the last one takes of them.
+const MORE_BYTES: usize = 128;
 
 /// The events that give a key, or a password's verifier, the grant's account.
 pub(super) fn issue(
@@ -133,8 +139,7 @@ pub(super) fn removed(
     let Some((cause, _)) = grant.removing() else { return Ok(Vec::new()) };
     let account = grant.account.as_ref().ok_or_else(|| missing("account"))?;
     let (kept, left) = (bounded(kept), bounded(left));
-    let told = |p: &Proof| Proof { what: cut(&p.what), detail: cut(&p.detail), ..p.clone() };
-    let proofs: Vec<Proof> = proofs.iter().take(MAX_LINES).map(told).collect();
+    let proofs = bounded_proofs(proofs);
     if left.is_empty() {
         // INVARIANT (I7): the end of an account is read back from its server, or it is no end.
         if !proofs.iter().any(|p| p.what == "account" && p.ok == Some(true)) {
@@ -148,16 +153,98 @@ pub(super) fn removed(
     Ok(vec![Event::AccountResidue { grant: id, account: account.name.clone(), kept, left }])
 }
 
-/// Keeps an entry small, whatever a server says.
-fn bounded(lines: &[String]) -> Vec<String> {
-    let mut out: Vec<String> = lines.iter().take(MAX_LINES).map(|line| cut(line)).collect();
-    if lines.len() > MAX_LINES {
-        out.push(format!("and {} more", lines.len() - MAX_LINES));
+/// Keeps an entry small, whatever a server says: so many lines as it takes, and how many more there were. Once more changes nothing.
+pub fn bounded(lines: &[String]) -> Vec<String> {
+    let mut out: Vec<String> = lines.iter().map(|line| cut(line)).collect();
+    let fit = fitting(out.iter().map(json_bytes), MAX_LINES_BYTES);
+    if fit < out.len() {
+        out.truncate(fit);
+        out.push(format!("and {} more", lines.len() - fit));
     }
     out
+}
+
+/// As [`bounded`]. What was done to single objects and databases gives way: the lock, the cut and the absence are always told.
+pub fn bounded_proofs(proofs: &[Proof]) -> Vec<Proof> {
+    let single = |p: &Proof| matches!(p.what.as_str(), "dropped" | "rollback prepared") || p.what.starts_with("clear ");
+    let told = |p: &Proof| Proof { what: cut(&p.what), detail: cut(&p.detail), ..p.clone() };
+    let mut order: Vec<(usize, Proof)> = proofs.iter().map(told).enumerate().collect();
+    order.sort_by_key(|(_, p)| single(p));
+    let fit = fitting(order.iter().map(|(_, p)| json_bytes(p)), MAX_PROOFS_BYTES);
+    let at = order.last().map_or(0, |(_, p)| p.at);
+    order.truncate(fit);
+    order.sort_by_key(|(place, _)| *place);
+    let mut out: Vec<Proof> = order.into_iter().map(|(_, p)| p).collect();
+    if fit < proofs.len() {
+        let detail = format!("and {} more", proofs.len() - fit);
+        out.push(Proof { what: "more".to_owned(), ok: None, at, detail });
+    }
+    out
+}
+
+/// How many of a list are told: all, or as many as leave room for the one that says how many more there were.
+fn fitting(sizes: impl Iterator<Item = usize> + Clone, max_bytes: usize) -> usize {
+    let within = |lines: usize, bytes: usize| {
+        let sums = sizes.clone().scan(0, |sum, size| {
+            *sum += size;
+            Some(*sum)
+        });
+        sums.take(lines).take_while(|sum| *sum <= bytes).count()
+    };
+    let all = sizes.clone().count();
+    if within(MAX_LINES, max_bytes) == all { all } else { within(MAX_LINES - 1, max_bytes - MORE_BYTES) }
+}
+
+/// What something takes in an entry.
+fn json_bytes(of: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(of).map_or(usize::MAX / 4096, |json| json.len() + 1)
 }
 
 fn cut(line: &str) -> String {
     let end = (0..=MAX_LINE_BYTES.min(line.len())).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
     line.get(..end).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes<T: serde::Serialize>(of: &[T]) -> usize {
+        serde_json::to_vec(of).unwrap_or_default().len()
+    }
+
+    #[test]
+    fn whatever_an_account_left_an_entry_takes_it() {
+        // 63 bytes: of three each, escaped by us and again by JSON; controls, which JSON escapes; quotes.
+        for name in ["\u{200b}".repeat(21), "\u{1}".repeat(63), "\"".repeat(63), "表".repeat(21), "t".to_owned()] {
+            let shown = crate::domain::text::shown(&name);
+            for line in [format!("app: table {shown}.{shown}"), name.repeat(9), name] {
+                let lines: Vec<String> = (0..5_000).map(|n| format!("{line}{n}")).collect();
+                let short = bounded(&lines);
+                assert!(short.len() <= MAX_LINES && bytes(&short) <= MAX_LINES_BYTES + 2, "{}", bytes(&short));
+                assert_eq!(short.last(), Some(&format!("and {} more", 5_001 - short.len())));
+                assert_eq!(bounded(&short), short);
+                let proof = |what: &str| Proof { what: what.to_owned(), ok: Some(true), at: 1, detail: line.clone() };
+                let mut proofs = vec![proof("lock"), proof("terminate")];
+                proofs.extend((0..5_000).map(|n| proof(["dropped", "rollback prepared", "clear app"][n % 3])));
+                proofs.extend([proof("drop"), proof("read back"), proof("account")]);
+                let told = bounded_proofs(&proofs);
+                assert!(told.len() <= MAX_LINES && bytes(&told) <= MAX_PROOFS_BYTES + 2, "{}", bytes(&told));
+                for what in ["lock", "terminate", "dropped", "drop", "read back", "account"] {
+                    assert!(told.iter().any(|p| p.what == what), "{what}: {told:?}");
+                }
+                assert_eq!(told.last().map(|p| p.detail.clone()), Some(format!("and {} more", 5_006 - told.len())));
+                assert_eq!(bounded_proofs(&told), told);
+                // Both, twice, and what else is in an entry.
+                assert!(2 * (bytes(&short) * 2 + bytes(&told)) < 58_000);
+            }
+        }
+    }
+
+    #[test]
+    fn what_fits_is_told_in_full() {
+        let lines: Vec<String> = (0..64).map(|n| format!("app: table public.t{n}")).collect();
+        assert_eq!(bounded(&lines), lines);
+        assert_eq!(bounded(&[]), Vec::<String>::new());
+    }
 }

@@ -24,7 +24,7 @@ use super::refusal::{Code, Refusal};
 use super::state::{Beside, State};
 use ask::Wish;
 
-pub use account::{client_ca, client_spec};
+pub use account::{bounded, bounded_proofs, client_ca, client_spec};
 pub use answer::{StepView, judged_again, progress};
 pub use clock::DRIFT_S;
 pub use end::MOST_DUE;

@@ -3,10 +3,11 @@
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jit_broker::accounts::Ending;
 use jit_broker::clock::random16;
+use jit_broker::daemon::postgres::HBA_CERT;
 use jit_broker::domain::ids::GrantId;
 
 use super::db::{Db, account, gone, now};
@@ -119,6 +120,170 @@ async fn a_client_that_keeps_coming_back_does_not_survive() {
     assert!(clients.into_iter().all(|c| c.join().unwrap()), "a session ran to its own end");
 }
 
+/// Ends an account as the broker does, at most three times; nothing may be left of it, and soon.
+#[track_caller]
+fn ended_soon<'a>(
+    db: &'a Db,
+    one: &'a jit_broker::accounts::Account,
+    limit: Duration,
+) -> impl Future<Output = Ending> + 'a {
+    let caller = std::panic::Location::caller();
+    async move {
+        let begun = Instant::now();
+        let mut tries = Vec::new();
+        for _ in 0..3 {
+            tries.push(db.accounts.end(&one.name, one.grant).await);
+            if tries.last().is_some_and(|t| t.as_ref().is_ok_and(|ending| ending.gone)) {
+                break;
+            }
+        }
+        let (took, traces) = (begun.elapsed(), db.traces(&one.name));
+        println!("{caller}: {} tries, {} ms", tries.len(), took.as_millis());
+        assert_eq!(traces, "0|0|0", "{caller}: {tries:#?}");
+        assert!(took < limit, "{caller}: {took:?} {tries:#?}");
+        tries.pop().unwrap().unwrap()
+    }
+}
+
+/// Holds the account's own row of `pg_authid`, which a lock must change, until the session ends.
+const HOLDS: &str = "BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'x';";
+
+/// T85, I3: sessions that hold the account's row, so that the lock waits for them: one, and many of which one has it and all others wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_holds_its_own_row_is_cut() {
+    let db = Db::cert();
+    for count in [1, 12] {
+        let one = account(&["rw"]);
+        db.accounts.make(&one).await.unwrap();
+        let name = one.name.as_str();
+        db.certify(name);
+        let sessions: Vec<_> = (0..count).map(|_| db.session(name, HOLDS)).collect();
+        db.until(&format!(
+            "SELECT count(*) = {count} FROM pg_stat_activity WHERE usename = '{name}' AND query LIKE 'ALTER ROLE%'"
+        ));
+        let ending = ended_soon(&db, &one, Duration::from_secs(3)).await;
+        gone(&ending);
+        assert_eq!(ending.cut, count);
+        assert!(sessions.into_iter().all(|session| session.ended().code != Some(0)));
+    }
+}
+
+/// As above, by clients that come back at once, and by some that change the row without end: the lock then meets a row that was just changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_come_back_to_hold_the_row_do_not_survive() {
+    // With the lines that are shipped; and where a line for everybody lets the account in for as long as it has a login.
+    for hba in [HBA_CERT.to_owned(), HBA_CERT.replace("+jit_accounts", "all")] {
+        coming_back_to_hold_the_row(&hba).await;
+    }
+}
+
+async fn coming_back_to_hold_the_row(hba: &str) {
+    let db = Arc::new(Db::start(hba, ""));
+    let one = account(&["rw"]);
+    db.accounts.make(&one).await.unwrap();
+    db.certify(one.name.as_str());
+    let stop = Arc::new(AtomicBool::new(false));
+    let holds = format!("{HOLDS} SELECT pg_sleep(600);");
+    let again = "ALTER ROLE CURRENT_USER PASSWORD 'x';\n".repeat(20_000);
+    let clients: Vec<_> = [&holds, &holds, &holds, &again, &again]
+        .into_iter()
+        .map(|text| {
+            let (db, name, stop, text) = (db.clone(), one.name.clone(), stop.clone(), text.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut command = db.psql(name.as_str(), None);
+                    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+                    let mut child = command.spawn().unwrap();
+                    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes());
+                    child.wait().unwrap();
+                }
+            })
+        })
+        .collect();
+    db.until(&format!("SELECT count(*) >= 5 FROM pg_stat_activity WHERE usename = '{}'", one.name));
+    gone(&ended_soon(&db, &one, Duration::from_secs(5)).await);
+    stop.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|c| c.join().unwrap());
+    assert_eq!(db.traces(&one.name), "0|0|0");
+}
+
+/// The row is held by what is no session of the account: a prepared transaction, also one under a role that the account is a member
+/// of, and a session of somebody else who became the account.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_held_from_elsewhere_is_freed() {
+    let db = Db::cert();
+    for prepared in ["PREPARE TRANSACTION 'mine'", "SET LOCAL ROLE rw; PREPARE TRANSACTION 'theirs'"] {
+        let one = account(&["rw"]);
+        db.accounts.make(&one).await.unwrap();
+        db.certify(one.name.as_str());
+        db.script(one.name.as_str(), "postgres", &format!("{HOLDS} {prepared};"));
+        let _session = db.session(one.name.as_str(), "");
+        gone(&ended_soon(&db, &one, Duration::from_secs(5)).await);
+        assert_eq!(db.sql("SELECT gid FROM pg_prepared_xacts"), "");
+        assert_eq!(db.sql("SELECT count(*) FROM pg_auth_members WHERE member = 'jit_admin'::regrole"), "1");
+    }
+    let (one, other) = (account(&["rw"]), account(&["ro"]));
+    for each in [&one, &other] {
+        db.accounts.make(each).await.unwrap();
+        db.certify(each.name.as_str());
+    }
+    let name = &one.name;
+    db.sql(&format!("GRANT {name} TO {}", other.name));
+    let _own = db.session(name.as_str(), "");
+    let hold = format!("SET ROLE {name}; {HOLDS}");
+    let held = db.session(other.name.as_str(), &hold);
+    let innocent = db.session(other.name.as_str(), "");
+    db.until(
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'ALTER ROLE%' AND state = 'idle in transaction'",
+    );
+    gone(&ended_soon(&db, &one, Duration::from_secs(5)).await);
+    assert_ne!(held.ended().code, Some(0));
+    assert_eq!(innocent.ended().code, Some(0), "only what held the row is cut");
+}
+
+/// A membership that the admin may not take: everything else of the lock holds all the same, and the drop takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_membership_that_cannot_be_taken_keeps_nobody_in() {
+    let db = Db::cert();
+    db.sql("CREATE ROLE boss SUPERUSER");
+    let one = account(&["rw"]);
+    db.accounts.make(&one).await.unwrap();
+    let name = one.name.as_str();
+    db.certify(name);
+    db.sql(&format!("GRANT boss TO {name}; GRANT {name} TO app"));
+    let session = db.session(name, "");
+    let locked = db.accounts.lock(&one.name, one.grant).await.unwrap();
+    assert_eq!((locked.cut, locked.left), (1, 0));
+    assert_ne!(session.ended().code, Some(0));
+    let left = format!(
+        "SELECT rolcanlogin, pg_has_role('{name}', 'rw', 'MEMBER'), pg_has_role('app', '{name}', 'MEMBER') FROM pg_roles WHERE rolname = '{name}'"
+    );
+    assert_eq!(db.sql(&left), "f|f|f");
+    gone(&ended_soon(&db, &one, Duration::from_secs(3)).await);
+}
+
+/// A prepared transaction where the admin may not connect: it is residue for as long as it is there, and so is the account.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_that_cannot_be_reached_is_residue_until_it_is_gone() {
+    let db = Db::cert();
+    db.sql("CREATE DATABASE other");
+    db.sql("REVOKE CONNECT ON DATABASE other FROM PUBLIC; GRANT CONNECT ON DATABASE other TO rw");
+    db.sql_in("other", "CREATE TABLE t (i int); GRANT ALL ON t TO rw");
+    let one = account(&["rw"]);
+    db.accounts.make(&one).await.unwrap();
+    db.certify(one.name.as_str());
+    db.script(one.name.as_str(), "other", "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'x';");
+    for _ in 0..3 {
+        let ending = db.accounts.end(&one.name, one.grant).await.unwrap();
+        assert_eq!(db.sql("SELECT count(*) FROM pg_prepared_xacts"), "1");
+        assert!(!ending.gone, "{ending:#?}");
+        assert!(ending.residue.iter().any(|r| r.contains("prepared transaction x in other")), "{ending:#?}");
+    }
+    db.sql("GRANT CONNECT ON DATABASE other TO jit_admin");
+    gone(&db.accounts.end(&one.name, one.grant).await.unwrap());
+    assert_eq!(db.sql("SELECT count(*) FROM pg_prepared_xacts"), "0");
+}
+
 /// T87: a prepared transaction in another database; open DDL of somebody else is residue with a name, and then gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_holds_the_removal_up_is_named_and_the_next_try_ends_it() {
@@ -163,7 +328,7 @@ async fn what_holds_the_removal_up_is_named_and_the_next_try_ends_it() {
 /// T93: the server forgets our sessions between any two steps; what was done stays done and the rest follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_was_broken_off_anywhere_is_begun_again() {
-    let db = Arc::new(Db::start(jit_broker::daemon::postgres::HBA_CERT, "log_statement = 'all'"));
+    let db = Arc::new(Db::start(HBA_CERT, "log_statement = 'all'"));
     let mut finished = false;
     // The n-th statement of ours is the last one: a session that sends more is cut.
     for n in 1..60 {

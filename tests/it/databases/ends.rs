@@ -79,6 +79,22 @@ fn every_kind_of_session_is_cut_when_a_grant_is_revoked() {
 }
 
 #[test]
+fn a_session_that_holds_its_own_row_is_cut_in_time_and_holds_up_nobody() {
+    let db = Db::cert();
+    let held = [db.open("rw", 600), db.open("ro", 600)];
+    let hold = "BEGIN READ WRITE; ALTER ROLE CURRENT_USER PASSWORD 'x';";
+    let sessions: Vec<_> = held.iter().map(|(_, account, file)| db.session(account, file, hold)).collect();
+    let begun = Instant::now();
+    let deed = Deed::Revoke { by: db.bob.name(), of: Selector::Target(TargetName::new("db-prod").unwrap()) };
+    db.act(&db.bob, Some(&words("the server is going away")), deed).unwrap();
+    for (grant, account, _) in &held {
+        judge("hold the row", watch(&db, account, || begun.elapsed()));
+        db.ended(*grant, Duration::from_secs(5));
+    }
+    sessions.into_iter().for_each(|session| assert_ne!(session.ended().code, Some(0)));
+}
+
+#[test]
 fn every_kind_of_session_is_cut_when_the_window_ends() {
     let db = Db::cert();
     let (grant, account, file) = db.open("rw", 5);

@@ -181,6 +181,31 @@ fn what_is_printed_is_pasted() {
     assert!(what == "login" && todo.ends_with("hostssl  all  +jit_accounts  all  cert  map=jit"), "{what}: {todo}");
 }
 
+/// Whenever the client hangs up: the trial account goes.
+#[test]
+fn a_test_that_nobody_waits_for_leaves_no_trial_account() {
+    let db = Db::start(Auth::Password, "");
+    let mut finished = false;
+    for n in 1..80 {
+        let broker = db.broker().clone();
+        let (by, name) = (db.bob.name(), "db-prod".parse().unwrap());
+        finished = db.run(async move {
+            let mut test = Box::pin(broker.test_target(&by, &name));
+            let mut polls = 0;
+            std::future::poll_fn(|cx| {
+                polls += 1;
+                if polls > n { std::task::Poll::Ready(false) } else { test.as_mut().poll(cx).map(|_| true) }
+            })
+            .await
+        });
+        if finished {
+            break;
+        }
+    }
+    assert!(finished, "the test never came through");
+    until(Duration::from_secs(10), "no trial account is left", || db.all_accounts().is_empty());
+}
+
 #[test]
 fn a_server_that_is_away_is_told() {
     let mut db = Db::cert();

@@ -1,9 +1,11 @@
 //! Accounts that leave as much behind as they can, and servers that do not let go: after the end nothing is left, and all is told.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
+use jit_broker::domain::act::Deed;
 use jit_broker::domain::database::Auth;
+use jit_broker::domain::event::{Command, Proof};
 use jit_broker::domain::names::AccountName;
 
 use super::world::{Db, until};
@@ -96,6 +98,78 @@ fn whatever_an_account_made_nobody_gains_by_it_and_the_report_names_it() {
     }
 }
 
+/// A holder that leaves thousands of tables: the end comes, and the report is short.
+#[test]
+fn an_account_that_leaves_thousands_of_tables_is_ended() {
+    let db = Db::cert();
+    db.sql("GRANT CREATE ON SCHEMA public TO app_writer");
+    let (grant, account, file) = db.open("rw", 600);
+    let script = db.folder.path().join("many.sql");
+    // 63 bytes, of characters that a report escapes.
+    let name = "t%s_\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}";
+    let text =
+        format!("SELECT format('CREATE TABLE \"{name}\" (n serial)', i) FROM generate_series(1, 1500) i\n\\gexec\n");
+    std::fs::write(&script, text).unwrap();
+    let made = db.psql(account.as_str(), Some(&file), None).args(["-v", "ON_ERROR_STOP=1", "-f"]).arg(&script).output();
+    crate::world::Done::from(made.unwrap()).ok();
+    let (next, next_account, next_file) = db.open("rw", 600);
+    let session = db.session(&next_account, &next_file, "SELECT 'idle';");
+    db.act(&db.alice, None, Deed::Release { by: db.alice.name(), grant }).unwrap();
+    db.revoke(next);
+    println!("another's end: {} ms", db.ended(next, Duration::from_secs(10)).as_millis());
+    assert_ne!(session.ended().code, Some(0));
+    println!("3,000 tables and sequences: {} ms", db.ended(grant, Duration::from_secs(60)).as_millis());
+    assert_eq!(db.traces(&account), "0|0");
+    let doc = db.doc(grant);
+    assert!(doc.kept.len() <= 64 && doc.kept.last().unwrap().starts_with("and "), "{:?}", doc.kept);
+    assert_eq!(
+        db.sql(&format!("SELECT count(*) FROM pg_class WHERE relowner = '{account}_kept'::regrole AND relkind = 'r'")),
+        "1500"
+    );
+}
+
+/// More steps than an entry takes: what proves the end is among those that are told.
+#[test]
+fn the_proof_of_the_end_is_told_however_much_was_dropped() {
+    let db = Db::cert();
+    db.sql("GRANT CREATE ON SCHEMA public TO app_writer");
+    db.server.sql("postgres", "GRANT CREATE ON SCHEMA public TO app_writer").unwrap();
+    let (grant, account, file) = db.open("rw", 600);
+    let views: String = (0..32).map(|n| format!("CREATE VIEW v{n} AS SELECT {n} AS n;")).collect();
+    for database in ["app", "postgres"] {
+        let made = db.psql(account.as_str(), Some(&file), None).args(["-d", database, "-c", &views]).output();
+        crate::world::Done::from(made.unwrap()).ok();
+    }
+    db.revoke(grant);
+    db.ended(grant, Duration::from_secs(15));
+    let proofs = db.doc(grant).proofs;
+    for what in ["lock", "terminate", "dropped", "clear app", "read back", "account"] {
+        assert!(proofs.iter().any(|p| p.what == what && p.ok == Some(true)), "{what}: {proofs:#?}");
+    }
+    assert!(proofs.len() <= 64 && proofs.iter().any(|p| p.detail.starts_with("and ")), "{proofs:#?}");
+}
+
+/// As the log decides it, whoever sends it.
+#[test]
+fn a_removal_with_many_steps_is_recorded() {
+    let mut db = Db::cert();
+    let (grant, ..) = db.open("rw", 600);
+    db.server.stop();
+    hindered(&db, grant, "cannot be reached");
+    let proof =
+        |what: &str| Proof { what: what.to_owned(), ok: Some(true), at: db.broker().now(), detail: "x".repeat(99) };
+    let mut proofs = vec![proof("lock"), proof("terminate")];
+    proofs.extend((0..63).map(|_| proof("dropped")));
+    proofs.push(proof("account"));
+    let command = Command::AccountRemoved { grant, proofs, kept: Vec::new(), left: Vec::new() };
+    db.run(db.broker().command(command, Vec::new())).unwrap();
+    db.ended(grant, Duration::from_secs(1));
+    let told = db.doc(grant).proofs;
+    let count = |what: &str| told.iter().filter(|p| p.what == what).count();
+    assert_eq!((count("lock"), count("terminate"), count("account"), told.len()), (1, 1, 1, 64), "{told:#?}");
+    assert!(told.iter().any(|p| p.detail == "and 3 more"), "{told:#?}");
+}
+
 #[track_caller]
 fn hindered(db: &Db, grant: jit_broker::domain::ids::GrantId, why: &str) {
     db.revoke(grant);
@@ -139,7 +213,7 @@ fn a_server_in_recovery_is_residue_until_it_is_promoted() {
 
 /// A session of the superuser that holds one connection; of nobody's else, and not of the broker's.
 fn holder(db: &Db) -> std::process::Child {
-    let mut command = Command::new("psql");
+    let mut command = std::process::Command::new("psql");
     command.args(["-XqAt", "-U", "postgres", "-d", "app", "-h"]).arg(&db.server.dir);
     command.args(["-p", &db.server.port.to_string(), "-c", "SELECT pg_sleep(600)"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
