@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jit_broker::domain::event::Command as Said;
 use jit_broker::domain::refusal::Code;
 
-use crate::served::{PROGRAM, Served, eventually};
+use crate::served::{PROGRAM, Served};
 use crate::trust::World;
 
 /// The least that systemd's own judgement of a unit may be.
