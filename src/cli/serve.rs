@@ -355,7 +355,7 @@ impl DevArgs {
             other => other,
         };
         if result.is_ok() && !self.story {
-            crate::daemon::story::by_hand(&world);
+            crate::daemon::story::by_hand(&world, self.dir.is_some());
             result = tokio::select! {
                 () = ended() => Ok(()),
                 refusal = world.daemon.failed() => Err(refusal),

@@ -182,8 +182,8 @@ async fn database(world: &World) -> Result<(), Refusal> {
     must(world, "bob", "jit-broker audit search --kind grant.ended").await.map(drop)
 }
 
-/// Says what to type.
-pub fn by_hand(world: &World) {
+/// Says what to type, and what becomes of the folder.
+pub fn by_hand(world: &World, kept: bool) {
     let home = |who: &str| world.dir.join(who).join("jit").display().to_string();
     let url = world.daemon.broker.public_url();
     println!("A broker at {url}, {TARGET} with a real sshd, and {DATABASE} on a real PostgreSQL. In two terminals:");
@@ -198,5 +198,9 @@ pub fn by_hand(world: &World) {
             _ => println!("  jit-broker review"),
         }
     }
-    println!("\nCtrl-C ends it and removes everything.");
+    if kept {
+        println!("\nCtrl-C ends it; what it made stays in {}.", world.dir.display());
+    } else {
+        println!("\nCtrl-C ends it and removes everything.");
+    }
 }

@@ -42,11 +42,12 @@ fn dev_works_whatever_the_programs_file_is_called_and_says_what_to_type() {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let mut exports = Vec::new();
     let ready = lines.inspect(|line| exports.extend(line.starts_with("  export ").then(|| line.clone())));
-    let ready = ready.into_iter().any(|line| line.starts_with("Ctrl-C"));
+    let last = ready.into_iter().find(|line| line.starts_with("Ctrl-C"));
     let typed = exports.iter().take(2).map(String::as_str).chain(["exec jit-broker auth status"]).collect::<Vec<_>>();
     let status = Command::new("sh").args(["-c", &typed.join("\n")]).output().unwrap();
     Command::new("kill").arg(child.id().to_string()).status().unwrap();
     let ended = child.wait_with_output().unwrap();
-    assert!(ready, "{}", String::from_utf8_lossy(&ended.stderr));
+    let said = last.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&ended.stderr)));
+    assert!(said.contains("stays in") && dir.path().join("world").exists(), "{said}");
     assert!(String::from_utf8_lossy(&status.stdout).contains("alice"), "{status:?}");
 }
