@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::aside::Aside;
 use super::init::{bundle_files, has_bundle};
+use super::restore::place;
 use super::sealed::Sealer;
 use crate::broker::clerk::ledger_refusal;
 use crate::clock::Clock;
@@ -18,7 +19,7 @@ use crate::domain::digest::read_canonical;
 use crate::domain::event::{Entry, Event};
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::Reader;
-use crate::settings::Settings;
+use crate::settings::{Settings, WitnessAt};
 use crate::signer::keys::io_refusal;
 use crate::witness::keep::WITNESSED;
 
@@ -104,8 +105,9 @@ async fn write(
     put(&mut sealer, "ca/head.json", &settings.ca_dir.join(super::HEAD))?;
     put(&mut sealer, "jit-broker.toml", config)?;
     let beside = config.parent().unwrap_or(Path::new("."));
-    let bundle = if has_bundle(beside) { bundle_files(beside)? } else { BTreeMap::new() };
-    for (name, text) in bundle {
+    let mut files = if has_bundle(beside) { bundle_files(beside)? } else { BTreeMap::new() };
+    files.extend(authorities(settings, beside)?);
+    for (name, text) in files {
         entry(&mut sealer, &format!("bundle/{name}"), text.len() as u64, &mut text.as_bytes()).map_err(failed)?;
     }
     for name in STATE {
@@ -129,6 +131,20 @@ async fn write(
     let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
     file.sync_all().map_err(failed)?;
     Ok(entries)
+}
+
+/// The authorities of witnesses' certificates that lie in the configuration's own folder: without them it is refused.
+fn authorities(settings: &Settings, beside: &Path) -> Result<BTreeMap<String, String>, Refusal> {
+    let named = settings.outside.witnesses.values().filter_map(|at| match at {
+        WitnessAt::Witness { ca, .. } | WitnessAt::Webhook { ca, .. } => Some(ca),
+        WitnessAt::File(_) => None,
+    });
+    let ours = |ca: &&PathBuf| ca.starts_with(&settings.state_dir) || ca.starts_with(&settings.ca_dir);
+    let here =
+        named.filter(|ca| !ours(ca)).filter_map(|ca| Some((ca.strip_prefix(beside).ok()?.to_str()?.to_owned(), ca)));
+    here.filter(|(name, ca)| place(&format!("bundle/{name}")).is_some() && ca.is_file())
+        .map(|(name, ca)| Ok((name, fs::read_to_string(ca).map_err(|e| cannot(ca, &e))?)))
+        .collect()
 }
 
 async fn install(reader: &Reader) -> Result<String, Refusal> {

@@ -98,7 +98,7 @@ fn unpack(input: &mut dyn Read, dir: &Path) -> Result<(), Refusal> {
 /// Where a file of a backup goes.
 ///
 /// SECURITY: whoever made the file knew the passphrase, and still names nothing outside the new folder.
-fn place(name: &str) -> Option<PathBuf> {
+pub(super) fn place(name: &str) -> Option<PathBuf> {
     let path = Path::new(name);
     let plain = path.components().all(|part| matches!(part, Component::Normal(_))) && !name.contains(['\\', '\0']);
     let below = |folder: &str| name.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
@@ -111,7 +111,9 @@ fn place(name: &str) -> Option<PathBuf> {
         _ if below("state").is_some_and(|rest| STATE.contains(&rest)) => Some(path.to_owned()),
         _ if below(&format!("state/{WITNESSED}")).is_some_and(is_note) => Some(path.to_owned()),
         // By its parts: what follows a second slash would be a path from the root.
-        _ if name.ends_with(".toml") || name.ends_with(".crt") => path.strip_prefix("bundle").ok().map(Path::to_owned),
+        _ if [".toml", ".crt", ".pem"].iter().any(|ending| name.ends_with(ending)) => {
+            path.strip_prefix("bundle").ok().map(Path::to_owned)
+        }
         _ => None,
     }
 }
@@ -259,6 +261,7 @@ mod tests {
             ("ca/ssh_user.2", "state/ca/ssh_user.2"),
             ("ca/x509_client.2.crt", "state/ca/x509_client.2.crt"),
             ("bundle/people/team.toml", "people/team.toml"),
+            ("bundle/other-ca.pem", "other-ca.pem"),
             ("state/krl", "state/krl"),
             ("state/witness_key", "state/witness_key"),
             (&note, &note),

@@ -442,6 +442,30 @@ fn a_checkpoint_that_was_lost_with_the_power_is_no_roll_back() {
 }
 
 #[test]
+fn a_restored_broker_knows_whom_its_witnesses_certificates_are_of() {
+    let (mut first, mut second) = pair();
+    first.stop();
+    second.stop();
+    let ca = first.broker_dir().join("other-ca.pem");
+    std::fs::copy(first.dir.join("second-ca.pem"), &ca).unwrap();
+    let text = std::fs::read_to_string(first.config()).unwrap();
+    let outside = first.dir.join("second-ca.pem").display().to_string();
+    let more = "[witness.third]\nwebhook = \"https://third.corp/\"\nca = \"other-ca.pem\"\n";
+    std::fs::write(first.config(), format!("{}\n{more}", text.replace(&outside, "other-ca.pem"))).unwrap();
+    let secret = first.dir.join("passphrase");
+    std::fs::write(&secret, "correct horse battery").unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let at = |path: PathBuf| path.display().to_string();
+    let (secret, file, dir) = (at(secret), at(first.dir.join("first.backup")), first.dir.join("restored"));
+    let run = |args: &[&str]| Done::from(first.operator(args).output().unwrap());
+    run(&["backup", "--to", &file, "--config", &at(first.config()), "--passphrase-file", &secret]).ok();
+    run(&["restore", &file, "--dir", &at(dir.clone()), "--passphrase-file", &secret]).ok();
+    assert_eq!(std::fs::read(dir.join("other-ca.pem")).unwrap(), std::fs::read(ca).unwrap());
+    let good = run(&["check", "--config", &at(dir.join("jit-broker.toml"))]);
+    assert_eq!(good.code, Some(0), "{}", good.err);
+}
+
+#[test]
 fn outside_copies_go_on_over_an_epoch_that_acknowledges_what_they_know_to_be_lost() {
     let (mut first, mut second) = pair();
     first.stop();
