@@ -403,9 +403,9 @@ impl Clerk {
         Ok(events)
     }
 
-    /// Has what was appended signed; a signer that is unwell is shown it when it catches up.
+    /// Has what was appended signed. A signer that is away is shown it when it catches up; one that refuses may have waited for just that.
     async fn checkpoint(&mut self, from: u64, leaves: Vec<Leaf>) {
-        if self.health.borrow().is_some() {
+        if self.health.borrow().as_ref().is_some_and(|why| why.code == Code::SIGNER_AWAY) {
             return;
         }
         let (signer, reader) = (self.signer.clone(), self.reader.clone());

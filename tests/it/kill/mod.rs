@@ -78,7 +78,7 @@ fn end(served: &Served, seen: &Mutex<Seen>, over: &AtomicBool) {
     }
 }
 
-/// Killed writes leave files with names of their own; whoever starts next clears them away.
+/// Killed writes leave files with names of their own; whoever starts next clears them away. While it runs it writes such files itself.
 fn nothing_half_written(served: &Served) {
     let state = served.broker_dir().join("state");
     let folders = [state.clone(), state.join("ca")];
@@ -117,13 +117,13 @@ async fn what_was_said_survives_a_kill() {
         served.kill();
         served.serve();
     }
-    nothing_half_written(&served);
     let bob = served.client(&served.bob).unwrap();
     let list = bob.list();
     served.sign_in("bob");
     let verify = served.cli("bob", "jit-broker audit verify");
     assert_eq!(verify.code, Some(0), "{}{}", verify.out, verify.err);
     served.stop();
+    nothing_half_written(&served);
     let reader = Reader::open(&served.ledger()).await.unwrap();
     let state = fold(&reader, &Cache::at("none".into())).await.unwrap().state;
     let seen = seen.into_inner().unwrap();
