@@ -200,6 +200,11 @@ impl ConfigArgs {
         if let Err(refusal) = crate::daemon::outside::witnesses(&settings) {
             problems.push(refusal.message);
         }
+        if settings.ledger.exists()
+            && let Err(refusal) = crate::daemon::agrees(&settings).await
+        {
+            problems.push(refusal.message);
+        }
         let folder = self.config.parent().unwrap_or(Path::new("."));
         let admins: Vec<PersonName> = settings.admins.keys().cloned().collect();
         if has_bundle(folder) {

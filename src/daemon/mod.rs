@@ -139,6 +139,14 @@ pub async fn folded(settings: &Settings) -> Result<State, Refusal> {
     Ok(clerk::fold(&reader, &cache_of(settings)).await?.state)
 }
 
+/// Whether a configuration names the administrators of its log, without its daemon and next to it.
+///
+/// # Errors
+/// [`Code::PINNED_TRUST`] where it does not; when the log cannot be read.
+pub async fn agrees(settings: &Settings) -> Result<(), Refusal> {
+    pinned(settings, &folded(settings).await?)
+}
+
 /// Where the broker keeps its snapshot.
 fn cache_of(settings: &Settings) -> Cache {
     Cache::at(settings.state_dir.join("snapshot"))

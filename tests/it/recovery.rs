@@ -346,6 +346,8 @@ fn lost_administrators_are_replaced_by_root_and_every_client_is_told_once() {
         .unwrap();
     let after = std::fs::read_to_string(served.dir.join("new.pub")).unwrap();
     std::fs::write(&config, text.replace(&key(&before), &key(&after))).unwrap();
+    let checked = operator(&served, &["check", "--config", &config.display().to_string()]);
+    assert!(checked.code == Some(78) && checked.err.contains("[trust]"), "{}", checked.err);
     let (mut child, ready) = served.try_serve();
     let said = ready.unwrap_err();
     let _ = child.wait();
