@@ -16,7 +16,7 @@ use jit_broker::domain::bundle::BundleText;
 use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::{GrantId, RequestId};
 use jit_broker::domain::key::Key;
-use jit_broker::domain::names::{RoleName, TargetName};
+use jit_broker::domain::names::{PersonName, RoleName, TargetName};
 use jit_broker::domain::refusal::{Code, Refusal};
 use jit_broker::domain::state::{Beside, State};
 use jit_broker::domain::text::Words;
@@ -388,11 +388,10 @@ async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
     world.stop().await;
 }
 
-/// Alice asks, with a key of hers, for another key; bob agrees. Gives the grant, with a certificate for that key.
-async fn opened_by(world: &World, signer: u8, key: u8) -> GrantId {
-    let alice = world.alice.name();
+/// Somebody asks, with a key of theirs, for another key; bob agrees. Gives the grant, with a certificate for that key.
+async fn opened_by(world: &World, who: &PersonName, signer: u8, key: u8) -> GrantId {
     let deed = Deed::Request {
-        by: alice.clone(),
+        by: who.clone(),
         target: TargetName::new(TARGET).unwrap(),
         role: RoleName::new("deploy").unwrap(),
         for_s: Some(600),
@@ -404,15 +403,52 @@ async fn opened_by(world: &World, signer: u8, key: u8) -> GrantId {
     world.broker().act(signed, Some(&text), None).await.unwrap();
     world.approve(&world.bob, id, |_| {}).await.unwrap();
     let grant = world.grant(id).await;
-    world.broker().issue(&alice, grant, &spare(key), None).await.unwrap();
+    world.broker().issue(who, grant, &spare(key), None).await.unwrap();
     grant
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_acts_for_a_disabled_person_loses_what_they_hold_too() {
+    let world = World::start().await;
+    let helper = PersonName::new("helper").unwrap();
+    let mut text = bundle(&world.alice.key(), &world.bob.key(), "deploy", 22);
+    let agents = format!(
+        "[[person]]\nname = \"helper\"\nkind = \"agent\"\nowner = \"alice\"\ngroups = [\"backend\"]\nkeys = [\"{}\"]\n\n\
+         [[person]]\nname = \"scribe\"\nkind = \"agent\"\nowner = \"bob\"\ngroups = [\"backend\"]\nkeys = [\"{}\"]\n\n\
+         [[person]]\nname = \"carol\"\ngroups = [\"leads\"]\n\n",
+        spare(41),
+        spare(42)
+    );
+    text.files.get_mut("people.toml").unwrap().insert_str(0, &agents);
+    adopt(world.broker(), &world.admin, world.install, &text).await.unwrap();
+    let grant = opened_by(&world, &helper, 41, 41).await;
+    let ask = |by: &PersonName, seed: u8| {
+        let (target, role) = (TargetName::new(TARGET).unwrap(), RoleName::new("deploy").unwrap());
+        let deed = Deed::Request { by: by.clone(), target, role, for_s: Some(1200), key: spare(seed) };
+        sign_as(&world, seed, Some(&words("hotfix for OPS-1")), deed)
+    };
+    let mut waiting = Vec::new();
+    for signed in [ask(&helper, 41), ask(&PersonName::new("scribe").unwrap(), 42)] {
+        waiting.push(RequestId::of_digest(&signed.digest()));
+        world.broker().act(signed, Some(&words("hotfix for OPS-1")), None).await.unwrap();
+    }
+    let why = words("left the company");
+    let disable = Deed::Disable { by: world.bob.name(), person: world.alice.name() };
+    world.broker().act(world.sign(&world.bob, Some(&why), disable), Some(&why), None).await.unwrap();
+    assert!(over(&world.state(grant).await), "{:?}", world.state(grant).await);
+    let memory = world.broker().memory().await;
+    let word = |id: &RequestId| memory.state.requests.get(id).unwrap().state.word();
+    assert_eq!(waiting.iter().map(word).collect::<Vec<_>>(), ["invalidated", "pending"]);
+    assert_eq!(memory.state.krl.serials, [1].into());
+    drop(memory);
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_revoked_key_asked_for_ends_whatever_key_it_is_for() {
     let world = World::start().await;
     enroll(&world, &world.alice, 21).await;
-    let grant = opened_by(&world, 21, 22).await;
+    let grant = opened_by(&world, &world.alice.name(), 21, 22).await;
     revoke(&world, spare(21)).await.unwrap();
     assert!(over(&world.state(grant).await), "{:?}", world.state(grant).await);
     assert_eq!(world.broker().memory().await.state.krl.serials, [1].into(), "that of the fresh key");

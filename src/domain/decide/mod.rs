@@ -271,5 +271,5 @@ fn bundle_of(now: Now<'_>, digest: &Digest) -> Result<Arc<super::bundle::Bundle>
 }
 
 #[cfg(test)]
-#[path = "tests_clock.rs"]
+#[path = "tests_moved.rs"]
 mod tests;

@@ -13,6 +13,7 @@ use crate::domain::ids::{ActId, RequestId};
 use crate::domain::judge::Verdict;
 use crate::domain::key::Key;
 use crate::domain::names::{PersonName, TargetName};
+use crate::domain::person::{Person, PersonKind};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::state::State;
 use crate::domain::target::{HostIdentity, TargetKind};
@@ -182,14 +183,18 @@ pub(super) fn disable(
         return Err(last_admin());
     }
     let mut events = vec![Event::PersonDisabled { by: by.person.clone(), act: by.signed.id(), person: person.clone() }];
-    for grant in state.open_grants_of(person) {
-        if grant.live_at(now.at).is_ok() {
-            events.extend(ending(grant, Cause::PersonDisabled, Some(&by.person), by.act.words, now.at));
+    // Agents are judged by their owner as well, so they lose the same.
+    let acts_for = |p: &&Person| matches!(&p.kind, PersonKind::Agent { owner } if owner == person);
+    let agents = state.bundle.people.values().filter(acts_for).map(|agent| &agent.name);
+    for name in std::iter::once(person).chain(agents) {
+        let live = state.open_grants_of(name).filter(|grant| grant.live_at(now.at).is_ok());
+        events.extend(
+            live.flat_map(|grant| ending(grant, Cause::PersonDisabled, Some(&by.person), by.act.words, now.at)),
+        );
+        for id in state.pending_of(name) {
+            let refusal = Refusal::new(Code::DISABLED, format!("{person} was disabled."));
+            events.push(Event::RequestInvalidated { request: *id, refusal });
         }
-    }
-    for id in state.pending_of(person) {
-        let refusal = Refusal::new(Code::DISABLED, format!("{person} was disabled."));
-        events.push(Event::RequestInvalidated { request: *id, refusal });
     }
     Ok(events)
 }
