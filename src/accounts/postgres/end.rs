@@ -9,6 +9,8 @@ use crate::accounts::error::{AccountError, one_line};
 use crate::domain::ids::GrantId;
 use crate::domain::names::AccountName;
 
+const CLOSED: AccountError = AccountError::Invalid("the server is not worked with any more");
+
 impl Postgres {
     /// Ends an account. What could not be done is in [`Ending::residue`], and the caller tries again until [`Ending::gone`].
     ///
@@ -16,6 +18,7 @@ impl Postgres {
     /// [`AccountError::Foreign`], or a server that cannot be worked with at all. Nothing is lost by either: begin again.
     pub async fn end(&self, name: &AccountName, grant: GrantId) -> Result<Ending, AccountError> {
         let mut ending = Ending::default();
+        let slot = self.pool.ends.clone().acquire_owned().await.map_err(|_| CLOSED)?;
         let mut standing = self.standing(name, grant).await?;
         if matches!(standing, Standing::Missing { .. }) {
             self.transact(&self.alone(name), "").await.map_err(|(error, _)| error)?;
@@ -40,6 +43,13 @@ impl Postgres {
                 return self.already_gone(name, grant, kept, Some(facts.oid), ending).await;
             }
             Standing::Ours(facts) => facts,
+        };
+        // What takes its time is nothing that others' ends wait for.
+        let (_slot, _clearing) = if facts.entangled || facts.kept || !facts.prepared.is_empty() {
+            drop(slot);
+            (None, Some(self.pool.clearings.clone().acquire_owned().await.map_err(|_| CLOSED)?))
+        } else {
+            (Some(slot), None)
         };
         let prepared_left =
             !facts.prepared.is_empty() && !self.roll_back_prepared(name, &facts.prepared, &mut ending).await?;
