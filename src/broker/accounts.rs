@@ -8,14 +8,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::left::{LEFT, Strangers};
 use super::view::instant;
 use super::{Broker, granted};
-use crate::accounts::postgres::{MAX_SESSIONS, Postgres, SecretSource, Server};
+use crate::accounts::postgres::{Postgres, SecretSource, Server};
 use crate::accounts::scram::{self, Verifier};
 use crate::accounts::{Account, AccountError, Ending, MarkerKey, Probe, ProbeLogin, Proof as AccountProof};
 use crate::domain::authority::Purpose;
@@ -69,8 +69,6 @@ pub struct Accounts {
 /// One server as one target reaches it.
 pub(super) struct Place {
     pub(super) postgres: Postgres,
-    /// The removals that run at a time.
-    removals: Arc<Semaphore>,
     health: Mutex<Health>,
 }
 
@@ -186,7 +184,6 @@ impl Broker {
         let now = Instant::now();
         let place = Arc::new(Place {
             postgres: Postgres::new(server, install, accounts.key.clone()),
-            removals: Arc::new(Semaphore::new(MAX_SESSIONS)),
             health: Mutex::new(Health { down: false, refused: false, up_since: now, probed_at: now }),
         });
         Ok(hold(&accounts.places).entry(route.clone()).or_insert(place).clone())
@@ -378,7 +375,6 @@ impl Broker {
                 return (self.report(id, Vec::new(), Vec::new(), vec![refusal.message]).await, Fault::Account);
             }
         };
-        let Ok(slot) = place.removals.clone().acquire_owned().await else { return (false, Fault::Away) };
         let _alone = self.accounts().alone(id).await;
         let name = self
             .memory()
@@ -390,8 +386,6 @@ impl Broker {
             .and_then(|g| g.account.as_ref().map(|account| account.name.clone()));
         let Some(name) = name else { return (true, Fault::Account) };
         let ended = place.postgres.end(&name, id).await;
-        // The next one need not wait until the log has this one; many reports share one durable append.
-        drop(slot);
         match ended {
             Ok(ending) => {
                 let (proofs, left) = told(&name, &ending, self.now());

@@ -9,6 +9,10 @@ use crate::accounts::error::{AccountError, one_line};
 use crate::domain::ids::GrantId;
 use crate::domain::names::AccountName;
 
+/// The most holders of a role that are named.
+const MAX_HOLDERS: usize = 8;
+const CLOSED: AccountError = AccountError::Invalid("the server is not worked with any more");
+
 impl Postgres {
     /// Ends an account. What could not be done is in [`Ending::residue`], and the caller tries again until [`Ending::gone`].
     ///
@@ -16,6 +20,7 @@ impl Postgres {
     /// [`AccountError::Foreign`], or a server that cannot be worked with at all. Nothing is lost by either: begin again.
     pub async fn end(&self, name: &AccountName, grant: GrantId) -> Result<Ending, AccountError> {
         let mut ending = Ending::default();
+        let slot = self.pool.ends.clone().acquire_owned().await.map_err(|_| CLOSED)?;
         let mut standing = self.standing(name, grant).await?;
         if matches!(standing, Standing::Missing { .. }) {
             self.transact(&self.alone(name), "").await.map_err(|(error, _)| error)?;
@@ -41,8 +46,14 @@ impl Postgres {
             }
             Standing::Ours(facts) => facts,
         };
-        let prepared_left =
-            !facts.prepared.is_empty() && !self.roll_back_prepared(name, &facts.prepared, &mut ending).await?;
+        // What takes its time is nothing that others' ends wait for.
+        let (_slot, _clearing) = if facts.entangled || facts.kept || !facts.prepared.is_empty() {
+            drop(slot);
+            (None, Some(self.pool.clearings.clone().acquire_owned().await.map_err(|_| CLOSED)?))
+        } else {
+            (Some(slot), None)
+        };
+        let prepared_left = !self.no_prepared(name, &facts, &mut ending).await?;
         if facts.entangled {
             self.clear_away(name, &facts, &mut ending).await?;
         } else if facts.kept {
@@ -56,6 +67,16 @@ impl Postgres {
             ending.residue.extend(locked.stay);
         }
         Ok(ending)
+    }
+
+    /// Rolls back what the account prepared; tells whether nothing is left.
+    async fn no_prepared(&self, name: &AccountName, facts: &Facts, ending: &mut Ending) -> Result<bool, AccountError> {
+        if facts.unnamed > 0 {
+            let left = format!("prepared transactions of {name} whose names cannot be read here: {}", facts.unnamed);
+            ending.residue.push(left);
+        }
+        let rolled_back = facts.prepared.is_empty() || self.roll_back_prepared(name, &facts.prepared, ending).await?;
+        Ok(rolled_back && facts.unnamed == 0)
     }
 
     async fn already_gone(
@@ -124,12 +145,43 @@ impl Postgres {
             }
             Err((error, detail)) if matches!(error, AccountError::Denied { .. } | AccountError::Blocked) => {
                 let why = if detail.is_empty() { error.to_string() } else { detail };
+                let holders =
+                    if error == AccountError::Blocked { self.holders(name, facts, ending).await? } else { Vec::new() };
+                let why = if holders.is_empty() { why } else { format!("{why}: {}", holders.join(", ")) };
                 ending.step("drop", Some(false), why.clone());
                 ending.residue.push(format!("the account is locked but not dropped: {why}"));
                 Ok(())
             }
             Err((error, _)) => Err(error),
         }
+    }
+
+    /// Names who holds the role, so that it cannot be dropped. Of what was prepared under a role that the account had, the next try
+    /// finds nothing any more.
+    async fn holders(
+        &self,
+        name: &AccountName,
+        facts: &Facts,
+        ending: &mut Ending,
+    ) -> Result<Vec<String>, AccountError> {
+        let rows = self.ask(&role_holders(facts.oid)).await?;
+        let mut names = Vec::new();
+        for row in rows.iter().take(MAX_HOLDERS) {
+            let (pid, user) = (row.number(0), one_line(row.text(1)));
+            if pid > 0 {
+                names.push(format!("session {pid} of {user}"));
+                continue;
+            }
+            let (database, gid) = (row.text(2), row.text(3));
+            names.push(format!("prepared transaction {} of {user} in {}", one_line(gid), one_line(database)));
+            if facts.marker.member_of.iter().any(|role| role == row.text(1)) {
+                // The account cannot be used any more, and the membership ends with it.
+                self.attempt(&format!("GRANT {} TO {name}", ident(row.text(1)))).await?;
+                let prepared: Prepared = (database.to_owned(), gid.to_owned(), row.text(1).to_owned());
+                self.roll_back_prepared(name, &[prepared], ending).await?;
+            }
+        }
+        Ok(names)
     }
 
     async fn read_back(&self, name: &AccountName, oid: Option<u64>, ending: &mut Ending) -> Result<(), AccountError> {
@@ -164,4 +216,17 @@ impl Postgres {
         ending.gone = gone && ending.residue.is_empty();
         Ok(())
     }
+}
+
+/// Who holds a role in a lock of its own (`DROP ROLE` waits for those): session and user, or nothing, owner, database and name of
+/// a prepared transaction.
+fn role_holders(oid: u64) -> String {
+    format!(
+        "SELECT h.pid, coalesce(a.usename, p.owner), p.database, p.gid FROM pg_locks h \
+         LEFT JOIN pg_stat_activity a ON a.pid = h.pid \
+         LEFT JOIN pg_locks x ON x.pid IS NULL AND h.pid IS NULL AND x.virtualtransaction = h.virtualtransaction \
+         AND x.locktype = 'transactionid' LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid \
+         WHERE h.granted AND h.locktype = 'object' AND h.classid = 'pg_authid'::regclass AND h.objid = {oid} \
+         ORDER BY h.pid NULLS FIRST"
+    )
 }

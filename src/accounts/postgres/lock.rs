@@ -174,7 +174,7 @@ impl Postgres {
     }
 
     /// Runs statements as one transaction; gives why the server refused them.
-    async fn attempt(&self, sql: &str) -> Result<Option<AccountError>, AccountError> {
+    pub(super) async fn attempt(&self, sql: &str) -> Result<Option<AccountError>, AccountError> {
         match self.transact(sql, "").await {
             Ok(_) => Ok(None),
             Err((error, _)) if error.refused() => Ok(Some(error)),

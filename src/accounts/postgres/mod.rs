@@ -58,6 +58,8 @@ struct Facts {
     entangled: bool,
     /// Its prepared transactions.
     prepared: Vec<Prepared>,
+    /// How many more it has, whose names are no text here: each is in the encoding of its database.
+    unnamed: usize,
 }
 
 /// A prepared transaction: database, name, owner.
@@ -142,6 +144,7 @@ impl Postgres {
         }
         let marker = Marker::of_grant(&self.key, self.install, grant, name.as_str(), row.text(2))
             .ok_or_else(|| AccountError::Foreign(name.to_string()))?;
+        let prepared: Vec<Prepared> = serde_json::from_str(row.text(6)).unwrap_or_default();
         Ok(Standing::Ours(Facts {
             oid: row.number(1),
             kept: row.number(0) > 0,
@@ -149,13 +152,14 @@ impl Postgres {
             of: row.list(3),
             members: row.list(4),
             entangled: row.yes(5),
-            prepared: serde_json::from_str(row.text(6)).unwrap_or_default(),
+            unnamed: usize::try_from(row.number(7)).unwrap_or(usize::MAX).saturating_sub(prepared.len()),
+            prepared,
         }))
     }
 }
 
 /// How many columns [`facts_of`] gives.
-const FACTS: usize = 7;
+const FACTS: usize = 8;
 
 /// What every session to the admin's database has prepared: planned once, where planning costs the server more than the answer. The first is
 /// one row about a name, whether the role is there or not; the second is five counts that must be zero once an account is gone.
@@ -165,7 +169,8 @@ const PREPARED: &str = "\
     (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), \
     (SELECT json_agg(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.member WHERE m.roleid = r.oid), \
     EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid), \
-    (SELECT json_agg(json_build_array(p.database, p.gid, p.owner)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname) \
+    (SELECT json_agg(json_build_array(p.database, p.gid, p.owner)) FROM pg_prepared_xacts p WHERE p.owner = r.rolname), \
+    (SELECT count(*) FROM pg_prepared_xact() WHERE ownerid = r.oid) \
     FROM (SELECT $1 AS wanted) w LEFT JOIN pg_roles r ON r.rolname = w.wanted; \
     PREPARE jit_gone(name, oid) AS SELECT (SELECT count(*) FROM pg_roles WHERE rolname = $1 OR oid = $2), \
     (SELECT count(*) FROM pg_stat_activity WHERE usesysid IN ($2, (SELECT oid FROM pg_roles WHERE rolname = $1))), \

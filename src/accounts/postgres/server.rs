@@ -13,6 +13,8 @@ use crate::accounts::error::AccountError;
 
 /// The most sessions of ours on one server.
 pub const MAX_SESSIONS: usize = 8;
+/// Of these, the most that clear away what accounts left.
+const MAX_CLEARINGS: usize = MAX_SESSIONS / 2;
 /// How long an unused session stays open.
 const IDLE_S: u64 = 60;
 /// How long a free session is waited for.
@@ -93,6 +95,9 @@ pub(super) struct Pool {
     refused: Mutex<Option<Result<Secret, String>>>,
     idle: Mutex<Vec<(Link, Instant)>>,
     places: Arc<Semaphore>,
+    /// The ends that are under way, but for those that clear away: those take their time, and nobody's end waits for them.
+    pub(super) ends: Arc<Semaphore>,
+    pub(super) clearings: Arc<Semaphore>,
 }
 
 /// A session in use; goes back when dropped, unless it broke.
@@ -105,8 +110,16 @@ pub(super) struct Lease {
 
 impl Pool {
     pub(super) fn new(server: Server) -> Self {
-        let places = Arc::new(Semaphore::new(MAX_SESSIONS));
-        Self { server, secret: Mutex::new(None), refused: Mutex::new(None), idle: Mutex::new(Vec::new()), places }
+        let slots = |count| Arc::new(Semaphore::new(count));
+        Self {
+            server,
+            secret: Mutex::new(None),
+            refused: Mutex::new(None),
+            idle: Mutex::new(Vec::new()),
+            places: slots(MAX_SESSIONS),
+            ends: slots(MAX_SESSIONS),
+            clearings: slots(MAX_CLEARINGS),
+        }
     }
 
     fn fresh_secret(&self) -> Result<Secret, AccountError> {

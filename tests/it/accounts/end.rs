@@ -284,6 +284,53 @@ async fn a_prepared_transaction_that_cannot_be_reached_is_residue_until_it_is_go
     assert_eq!(db.sql("SELECT count(*) FROM pg_prepared_xacts"), "0");
 }
 
+/// As above, where another encoding gave it a name that the admin's database cannot read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_without_a_readable_name_is_residue_until_it_is_gone() {
+    let db = Db::cert();
+    db.sql("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    db.sql_in("latin", "CREATE TABLE t (i int); GRANT ALL ON t TO rw");
+    let one = account(&["rw"]);
+    db.accounts.make(&one).await.unwrap();
+    db.certify(one.name.as_str());
+    let text = "SET client_encoding = 'UTF8'; BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'é';";
+    db.script(one.name.as_str(), "latin", text);
+    for _ in 0..2 {
+        let ending = db.accounts.end(&one.name, one.grant).await.unwrap();
+        assert_eq!(db.sql("SELECT count(*) FROM pg_prepared_xacts"), "1");
+        assert!(!ending.gone && format!("{:?}", ending.residue).contains("cannot be read"), "{ending:#?}");
+    }
+    db.sql_in("latin", "SET client_encoding = 'UTF8'; ROLLBACK PREPARED 'é'");
+    gone(&db.accounts.end(&one.name, one.grant).await.unwrap());
+}
+
+/// What holds the role itself, so that it is not dropped: prepared under a role of the account it is rolled back, and a session is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_holds_the_role_is_rolled_back_or_named() {
+    let db = Db::cert();
+    let one = account(&["rw"]);
+    db.accounts.make(&one).await.unwrap();
+    let name = one.name.as_str();
+    db.certify(name);
+    let text = "BEGIN; CREATE TABLE app.half (i int); SET LOCAL ROLE rw; PREPARE TRANSACTION 'held';";
+    db.script(name, "postgres", text);
+    gone(&ended_soon(&db, &one, Duration::from_secs(8)).await);
+    assert_eq!(db.sql("SELECT count(*) FROM pg_prepared_xacts"), "0");
+    let (one, other) = (account(&["rw"]), account(&["rw"]));
+    for each in [&one, &other] {
+        db.accounts.make(each).await.unwrap();
+        db.certify(each.name.as_str());
+    }
+    let holds = format!("CREATE TABLE app.o (i int); BEGIN; GRANT SELECT ON app.o TO {};", one.name);
+    let session = db.session(other.name.as_str(), &holds);
+    db.until(
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'GRANT SELECT%' AND state = 'idle in transaction'",
+    );
+    let ending = db.accounts.end(&one.name, one.grant).await.unwrap();
+    assert!(!ending.gone && format!("{:?}", ending.residue).contains(&format!("of {}", other.name)), "{ending:#?}");
+    assert_eq!(session.ended().code, Some(0), "somebody else's session goes on");
+}
+
 /// T87: a prepared transaction in another database; open DDL of somebody else is residue with a name, and then gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_holds_the_removal_up_is_named_and_the_next_try_ends_it() {

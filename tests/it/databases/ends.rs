@@ -94,6 +94,34 @@ fn a_session_that_holds_its_own_row_is_cut_in_time_and_holds_up_nobody() {
     sessions.into_iter().for_each(|session| assert_ne!(session.ended().code, Some(0)));
 }
 
+/// Clearing away takes its time; whoever ends meanwhile does not wait for it.
+#[test]
+fn accounts_that_leave_thousands_of_tables_hold_up_nobody() {
+    let db = Db::cert();
+    db.sql("GRANT CREATE ON SCHEMA public TO app_writer");
+    let many: Vec<_> = (0..8).map(|n| db.open("rw", 600 + n)).collect();
+    for (n, (_, account, _)) in many.iter().enumerate() {
+        db.sql(&format!("SET ROLE {account}; SELECT format('CREATE TABLE m{n}_%s (i serial)', i) FROM generate_series(1, 700) i\n\\gexec\n"));
+    }
+    let (grant, account, file) = db.open("ro", 600);
+    let session = db.session(&account, &file, "SELECT 'idle';");
+    for (grant, ..) in &many {
+        db.act(&db.alice, None, Deed::Release { by: db.alice.name(), grant: *grant }).unwrap();
+    }
+    let locked = "SELECT count(*) FROM pg_roles WHERE rolname LIKE '%\\_jit' AND NOT rolcanlogin";
+    crate::databases::world::until(Duration::from_secs(10), "all are locked", || db.sql(locked) == "8");
+    let begun = Instant::now();
+    db.revoke(grant);
+    judge("meanwhile", watch(&db, &account, || begun.elapsed()));
+    assert_ne!(session.ended().code, Some(0));
+    assert_ne!(db.sql(locked), "0", "they are cleared away still");
+    for (grant, ..) in &many {
+        db.ended(*grant, Duration::from_secs(120));
+    }
+    println!("8 accounts with 1,400 tables and sequences each: {} ms", begun.elapsed().as_millis());
+    assert_eq!(db.all_accounts(), "");
+}
+
 #[test]
 fn every_kind_of_session_is_cut_when_the_window_ends() {
     let db = Db::cert();
