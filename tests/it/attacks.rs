@@ -44,7 +44,9 @@
 //! T51 channel kinds: `gateway::allow::each_role_gives_what_it_says`, `gateway::allow::agents_x11_and_sockets_are_never_forwarded`,
 //! `gateway::allow::tunnels_work_where_the_role_has_them_and_are_told_without_their_content` ·
 //! T52 evasion by name: `gateway::ways::a_commands_name_hides_nothing_of_it` ·
-//! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::session::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless` ·
+//! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::session::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless`;
+//! hidden ones: `gateway::ssh::session::sftp::a_request_in_the_place_of_another_does_not_pass`,
+//! `gateway::ssh::session::sftp::a_write_to_a_handle_that_is_not_open_does_not_pass`, `gateway::ssh::session::sftp::content_is_as_long_as_it_says` ·
 //! T56 escapes: `record::tests_screen::what_reaches_further_than_the_screen_goes`, `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may`,
 //! `record::tests_export::a_cast_harms_no_terminal_unless_every_byte_is_wanted` ·
 //! T57 hidden input: `record::tests_typed::a_password_is_not` ·
