@@ -61,6 +61,7 @@ pub(super) async fn events(
         request_id: query.request_id,
         grant_id: query.grant_id,
         session_id: query.session_id,
+        sessions: None,
         target: query.target,
         text: query.text,
         since_at: query.since_at,
