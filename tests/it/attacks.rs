@@ -43,7 +43,9 @@
 //! `gateway::terminal::a_shell_is_warned_in_words_and_a_full_screen_program_by_the_bell` ·
 //! T48 multiplexing: `gateway::ends::a_master_connection_opens_nothing_after_the_end` · T50 revocation: as T27 ·
 //! T51 channel kinds: `gateway::allow::each_role_gives_what_it_says`, `gateway::allow::agents_x11_and_sockets_are_never_forwarded`,
-//! `gateway::allow::tunnels_work_where_the_role_has_them_and_are_told_without_their_content` ·
+//! `gateway::allow::tunnels_work_where_the_role_has_them_and_are_told_without_their_content`; what comes by a tunnel:
+//! `gateway::allow::what_comes_by_a_remote_forwarding_and_nobody_takes_is_closed`, `gateway::allow::connections_of_a_remote_forwarding_count_as_channels`,
+//! `gateway::allow::a_stalled_connection_of_a_remote_forwarding_holds_up_no_other` ·
 //! T52 evasion by name: `gateway::ways::a_commands_name_hides_nothing_of_it` ·
 //! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::session::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless`;
 //! hidden ones: `gateway::ssh::session::sftp::a_request_in_the_place_of_another_does_not_pass`,
