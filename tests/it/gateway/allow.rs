@@ -255,3 +255,34 @@ fn connections_of_a_remote_forwarding_count_as_channels() {
     });
     kill(child);
 }
+
+#[test]
+fn a_remote_forwarding_that_is_cancelled_takes_nothing_new_and_keeps_what_came() {
+    let world = Gw::start();
+    let pass = world.pass("all", 600);
+    let (port, service) = (free(), echo());
+    let socket = format!("ControlPath={}", world.dir.join("cm").display());
+    let spec = format!("127.0.0.1:{port}:127.0.0.1:{service}");
+    let mut master = world.client("ssh", Some(&pass));
+    let master = master.args(["-M", "-N", "-o", &socket, "-R", &spec, "gateway"]).spawn().unwrap();
+    let mut stream = None;
+    until(Duration::from_secs(10), "-R", || {
+        stream = TcpStream::connect(("127.0.0.1", port)).ok();
+        stream.is_some()
+    });
+    let mut stream = stream.unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut echoed = |what: &[u8; 3]| {
+        let mut answer = [0; 6];
+        stream.write_all(what).and_then(|()| stream.read_exact(&mut answer)).unwrap();
+        assert_eq!(answer, *[*what, *what].as_flattened());
+    };
+    echoed(b"one");
+    let mut cancel = world.client("ssh", None);
+    let cancel: Done = cancel.args(["-o", &socket, "-O", "cancel", "-R", &spec, "gateway"]).output().unwrap().into();
+    cancel.ok();
+    until(Duration::from_secs(5), "nobody listens", || TcpStream::connect(("127.0.0.1", port)).is_err());
+    echoed(b"two");
+    kill(master);
+    assert_eq!(world.end(pass.grant).1.cause, jit_broker::domain::session::SessionCause::Closed);
+}
