@@ -11,7 +11,7 @@ use axum::{Extension, Json};
 use hyper::body::Frame;
 use serde::Deserialize;
 
-use super::{Api, Caller, Path, Problem, Query};
+use super::{Api, Caller, Path, Problem, Query, Text};
 use crate::broker::clerk::ledger_refusal;
 use crate::broker::receipt::About;
 use crate::broker::view::instant;
@@ -61,6 +61,7 @@ pub(super) async fn events(
         request_id: query.request_id,
         grant_id: query.grant_id,
         session_id: query.session_id,
+        sessions: None,
         target: query.target,
         text: query.text,
         since_at: query.since_at,
@@ -177,7 +178,7 @@ pub(super) async fn witnesses(
 pub(super) async fn add_checkpoint(
     State(api): State<Api>,
     outside: Option<Extension<Outside>>,
-    body: String,
+    Text(body): Text,
 ) -> Response {
     let keeper = outside.map(|Extension(outside)| outside.keeper).unwrap_or_default();
     let (status, kind, text) = keeper.add(&body, api.broker.now()).await;

@@ -13,7 +13,7 @@ pub mod sessions;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, request::Parts};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -111,24 +111,41 @@ impl IntoResponse for Problem {
     }
 }
 
+/// A body of any form, as large and as slow as one may be.
+async fn body(request: axum::extract::Request, api: &Api) -> Result<axum::body::Bytes, Problem> {
+    let read = tokio::time::timeout(BODY, axum::body::Bytes::from_request(request, api)).await;
+    let read = read.map_err(|_| Problem(Refusal::new(Code::BAD_BODY, "The body did not arrive in time.")))?;
+    read.map_err(|e| {
+        let mut refusal = Refusal::new(Code::BAD_BODY, format!("The body was not taken: {}.", e.body_text()));
+        refusal.hint = None;
+        Problem(refusal)
+    })
+}
+
 /// A JSON body, with our own words for what is wrong with it.
 pub struct Body<T>(pub T);
 
-impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Api> for Body<T> {
+impl<T: serde::de::DeserializeOwned> FromRequest<Api> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: axum::extract::Request, api: &Api) -> Result<Self, Problem> {
-        let read = tokio::time::timeout(BODY, axum::body::Bytes::from_request(request, api)).await;
-        let read = read.map_err(|_| Problem(Refusal::new(Code::BAD_BODY, "The body did not arrive in time.")))?;
-        let bytes = read.map_err(|e| {
-            let mut refusal = Refusal::new(Code::BAD_BODY, format!("The body was not taken: {}.", e.body_text()));
-            refusal.hint = None;
-            Problem(refusal)
-        })?;
+        let bytes = body(request, api).await?;
         let wrong = |e: serde_json::Error| {
             Problem(Refusal::new(Code::BAD_BODY, format!("The body is not the document that this route takes: {e}.")))
         };
         Ok(Self(serde_json::from_slice(&bytes).map_err(wrong)?))
+    }
+}
+
+/// A body that is text.
+pub struct Text(pub String);
+
+impl FromRequest<Api> for Text {
+    type Rejection = Problem;
+
+    async fn from_request(request: axum::extract::Request, api: &Api) -> Result<Self, Problem> {
+        let text = String::from_utf8(body(request, api).await?.into());
+        text.map(Self).map_err(|_| Problem(Refusal::new(Code::BAD_BODY, "The body is not text in UTF-8.")))
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the gateways ask of the broker: who may enter, the certificates of both sides, and the log of sessions.
 
 use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::Broker;
 use super::lease::Lease;
@@ -18,6 +21,11 @@ use crate::domain::target::{Allow, Target};
 use crate::domain::text::Words;
 use crate::signer::{Answer, Order};
 use crate::wire::RequestDoc;
+
+/// After how long the end of a session is tried to be logged again; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest such pause: so long after the log can be written again an end may come.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// An open session, with what reaches its target.
 #[derive(Debug)]
@@ -79,7 +87,7 @@ impl Broker {
             Err(refusal) => {
                 // Where the signer went away over it the session is in the log, and nobody else would ever close it.
                 if self.memory().await.state.sessions.contains_key(&session) {
-                    self.close_session(session, SessionEnd::nothing(SessionCause::TargetAway)).await?;
+                    self.abandon(session).await;
                 }
                 return Err(refusal);
             }
@@ -90,8 +98,7 @@ impl Broker {
         match self.entered(session, grant, login).await {
             Ok(opened) => Ok(opened),
             Err(refusal) => {
-                let end = SessionEnd::nothing(SessionCause::TargetAway);
-                self.close_session(session, end).await?;
+                self.abandon(session).await;
                 Err(refusal)
             }
         }
@@ -136,10 +143,33 @@ impl Broker {
     /// Records the end of a session. Once is enough, and again does nothing.
     ///
     /// # Errors
-    /// When the log cannot be written; the caller tries again.
+    /// When the log cannot be written; [`Broker::surely_close_session`] tries again.
     pub async fn close_session(&self, session: SessionId, end: SessionEnd) -> Result<(), Refusal> {
         self.inner.leases.forget(session);
         self.command(Command::CloseSession { session, end }, Vec::new()).await.map(drop)
+    }
+
+    /// Records the end of a session, however often that must be tried: a grant is not over while one of its sessions is open. Gives up
+    /// when there is no clerk any more; the next start closes what is open then. May be dropped.
+    pub async fn surely_close_session(&self, session: SessionId, end: SessionEnd) {
+        let mut pause = FIRST_PAUSE;
+        while let Err(refusal) = self.close_session(session, end.clone()).await {
+            tracing::error!(%session, code = %refusal.code, "the end was not logged: {}", refusal.message);
+            if self.inner.jobs.is_closed() {
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Closes a session that came to nothing. Nobody waits for a log that cannot be written now.
+    async fn abandon(&self, session: SessionId) {
+        let end = SessionEnd::nothing(SessionCause::TargetAway);
+        if self.close_session(session, end.clone()).await.is_err() {
+            let broker = self.clone();
+            tokio::spawn(async move { broker.surely_close_session(session, end).await });
+        }
     }
 
     /// The host certificate of the gateway's key: in its own names, or in that of a target that is reached through it. Good for a day.

@@ -3,7 +3,7 @@
 //! Whoever may not know of a session gets the answer for one that does not exist. Documents: the holder, operators, auditors.
 //! Recordings: the holder and auditors, and each look is in the log before the first byte is given out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::Broker;
 use super::clerk::ledger_refusal;
@@ -77,41 +77,58 @@ impl Broker {
         who: &PersonName,
         which: &Which,
     ) -> Result<(Vec<RecordedDoc>, Option<u64>), Refusal> {
-        let (all, live) = {
-            let memory = self.memory().await;
-            let state = &memory.state;
-            let live = state.sessions.keys().copied().collect::<BTreeSet<_>>();
-            (state.is_auditor(who) || state.is_operator(who), live)
-        };
-        if !all && which.person.as_ref().is_some_and(|person| person != who) {
+        let memory = self.memory().await;
+        let state = &memory.state;
+        let all = state.is_auditor(who) || state.is_operator(who);
+        let person = if all { which.person.as_ref() } else { Some(who) };
+        if which.person.is_some() && which.person.as_ref() != person {
             return Ok((Vec::new(), None));
         }
-        let person = if all { which.person.clone() } else { Some(who.clone()) };
+        // Open sessions lie thinly among the closed ones, and memory has them all; the log has their order.
+        let fits = |session: &&Session| {
+            person.is_none_or(|person| session.person == *person)
+                && which.target.as_ref().is_none_or(|target| session.target == *target)
+        };
+        let open = state.sessions.values().filter(fits).map(|session| session.id.to_string());
+        let sessions = which.live.then(|| open.collect::<Vec<_>>());
+        drop(memory);
+        if sessions.as_ref().is_some_and(Vec::is_empty) {
+            return Ok((Vec::new(), None));
+        }
         let limit = which.limit.unwrap_or(50).clamp(1, MAX_DOCS);
-        let mut filter = Filter {
+        // What memory chose already is not asked for again.
+        let asked = !which.live;
+        let filter = Filter {
             kind: Some("session.opened".to_owned()),
-            actor: person.map(|person| person.to_string()),
-            target: which.target.as_ref().map(ToString::to_string),
+            actor: person.filter(|_| asked).map(ToString::to_string),
+            target: which.target.as_ref().filter(|_| asked).map(ToString::to_string),
+            sessions,
             before_seq: which.before_seq,
             limit,
             ..Filter::default()
         };
-        let mut docs = Vec::new();
-        loop {
-            let leaves = self.reader().search(&filter).await.map_err(|e| ledger_refusal(&e))?;
-            let next = (leaves.len() == limit as usize).then(|| leaves.last().map(|leaf| leaf.seq)).flatten();
-            for leaf in &leaves {
-                let Some(session) = opened(&leaf.bytes).filter(|s| !which.live || live.contains(&s.id)) else {
-                    continue;
-                };
-                docs.push(self.with_end(&session).await?);
-            }
-            // Open sessions lie thinly among the closed ones, so their pages go on until all are found.
-            if next.is_none() || !which.live || docs.len() >= live.len() {
-                return Ok((docs, next.filter(|_| !which.live)));
-            }
-            filter.before_seq = next;
-        }
+        let leaves = self.reader().search(&filter).await.map_err(|e| ledger_refusal(&e))?;
+        let next = (leaves.len() == limit as usize).then(|| leaves.last().map(|leaf| leaf.seq)).flatten();
+        let found: Vec<Session> = leaves.iter().filter_map(|leaf| opened(&leaf.bytes)).collect();
+        let ends = if which.live { HashMap::new() } else { self.ends_of(&found).await? };
+        let docs = found.iter().map(|session| doc(session, ends.get(&session.id).map(|(at, end)| (*at, end))));
+        Ok((docs.collect(), next))
+    }
+
+    /// The ends of those that are closed, with their instants.
+    async fn ends_of(&self, sessions: &[Session]) -> Result<HashMap<SessionId, (i64, SessionEnd)>, Refusal> {
+        let filter = Filter {
+            kind: Some("session.closed".to_owned()),
+            sessions: Some(sessions.iter().map(|session| session.id.to_string()).collect()),
+            limit: MAX_DOCS,
+            ..Filter::default()
+        };
+        let leaves = self.reader().search(&filter).await.map_err(|e| ledger_refusal(&e))?;
+        let ends = leaves.iter().filter_map(|leaf| match read_canonical(&leaf.bytes).ok()? {
+            Entry { at, event: Event::SessionClosed { session, end, .. }, .. } => Some((session, (at, end))),
+            _ => None,
+        });
+        Ok(ends.collect())
     }
 
     async fn with_end(&self, session: &Session) -> Result<RecordedDoc, Refusal> {

@@ -157,6 +157,8 @@ pub struct Filter {
     pub grant_id: Option<String>,
     /// The session, exactly.
     pub session_id: Option<String>,
+    /// One of these sessions, exactly.
+    pub sessions: Option<Vec<String>>,
     /// The target, exactly.
     pub target: Option<String>,
     /// Text anywhere in the leaf; the case of ASCII letters does not matter.

@@ -388,8 +388,10 @@ pub(super) async fn leaves(pool: &SqlitePool, from: u64, limit: u32) -> Result<V
 /// Reads the leaves that match, newest first, at most 1000.
 pub(super) async fn search(pool: &SqlitePool, filter: &Filter) -> Result<Vec<StoredLeaf>, LedgerError> {
     let mut sql = QueryBuilder::<Sqlite>::new("SELECT seq, bytes FROM leaf WHERE 1 = 1");
+    // Few sessions are found by their own index; by kind and seq the whole log would be gone through for them.
+    let kind = if filter.sessions.is_some() { " AND +kind = " } else { " AND kind = " };
     let equal = [
-        (" AND kind = ", &filter.kind),
+        (kind, &filter.kind),
         (" AND actor = ", &filter.actor),
         (" AND request_id = ", &filter.request_id),
         (" AND grant_id = ", &filter.grant_id),
@@ -400,6 +402,10 @@ pub(super) async fn search(pool: &SqlitePool, filter: &Filter) -> Result<Vec<Sto
         if let Some(value) = value {
             sql.push(clause).push_bind(value.clone());
         }
+    }
+    if let Some(sessions) = &filter.sessions {
+        let sessions = serde_json::Value::from(sessions.clone()).to_string();
+        sql.push(" AND session_id IN (SELECT value FROM json_each(").push_bind(sessions).push("))");
     }
     if let Some(at) = filter.since_at {
         sql.push(" AND at >= ").push_bind(at);

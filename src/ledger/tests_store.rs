@@ -281,7 +281,7 @@ async fn search_finds_by_every_column_newest_first() {
             actor: some("actor"),
             request_id: some("request"),
             grant_id: some("grant"),
-            session_id: None,
+            session_id: Some(format!("session{}", i / 3)),
             target: (i == 4).then(|| "db".to_owned()),
         };
         NewLeaf { bytes: format!("{{\"n\":{i},\"p\":\"100%_\\\\x{i}\"}}").into_bytes(), row, blobs: Vec::new() }
@@ -289,6 +289,7 @@ async fn search_finds_by_every_column_newest_first() {
     ledger.append((0..12).map(make).collect()).await.unwrap();
     let reader = ledger.reader();
     let some = |text: &str| Some(text.to_owned());
+    let several = |ids: &[&str]| Some(ids.iter().map(|id| (*id).to_owned()).collect());
     let all = Filter { limit: 100, ..Filter::default() };
     let cases = [
         (all.clone(), (0..12).rev().collect::<Vec<u64>>()),
@@ -299,6 +300,13 @@ async fn search_finds_by_every_column_newest_first() {
         (Filter { request_id: some("request0"), kind: some("kind0"), ..all.clone() }, vec![6, 0]),
         (Filter { grant_id: some("grant1"), since_at: Some(104), until_at: Some(107), ..all.clone() }, vec![7, 4]),
         (Filter { target: some("db"), ..all.clone() }, vec![4]),
+        (Filter { session_id: some("session1"), ..all.clone() }, vec![5, 4, 3]),
+        (
+            Filter { kind: some("kind1"), sessions: several(&["session1", "session3"]), ..all.clone() },
+            vec![11, 9, 5, 3],
+        ),
+        (Filter { sessions: several(&["session0", "\"]) OR 1=1 --"]), before_seq: Some(2), ..all.clone() }, vec![1, 0]),
+        (Filter { sessions: several(&[]), ..all.clone() }, vec![]),
         (Filter { text: some("\"N\":7"), ..all.clone() }, vec![7]),
         (Filter { text: some("100%_\\\\x1"), ..all.clone() }, vec![11, 10, 1]),
         (Filter { text: some("n%7"), ..all.clone() }, vec![]),

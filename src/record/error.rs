@@ -27,6 +27,9 @@ pub enum RecordError {
     /// Another terminal, where a session has as many as are looked at.
     #[error("the session has too many terminals")]
     TooMany,
+    /// What was said can be taken in two ways, so nobody could say afterwards what happened.
+    #[error("what was said cannot be followed")]
+    Unfollowed,
     /// There is no such recording.
     #[error("there is no recording of this session")]
     Missing,

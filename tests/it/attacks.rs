@@ -11,7 +11,8 @@
 //! `ca::while_a_ca_is_replaced_both_are_listed_and_a_retired_one_is_revoked_whole`; a key that an administrator alone wants: `rotate::a_key_that_is_not_the_signers_is_told_to_nobody`; an older word: `rotate::a_sign_in_follows_new_authorities_like_any_other_contact_and_takes_no_older_word` ·
 //! T191, T192 rolled back: `recovery::an_old_store_under_a_newer_signer_and_a_lost_head_are_mended_in_place`, `a_new_epoch_is_followed_where_nothing_is_lost_and_told_where_something_is` ·
 //! F15, F18 disk: `full`, and each single write: `faults::nth::a_disk_that_fills_up_at_any_write_takes_nothing_back`,
-//! `faults::nth::one_write_that_fails_takes_nothing_back`, `faults::nth::a_disk_that_dies_at_any_write_takes_nothing_back` ·
+//! `faults::nth::one_write_that_fails_takes_nothing_back`, `faults::nth::a_disk_that_dies_at_any_write_takes_nothing_back`; a session that ends
+//! meanwhile: `faults::closing::the_end_of_a_session_reaches_the_log_however_long_that_takes`, `faults::closing::what_was_opened_in_the_log_is_closed_there` ·
 //! F1, F2, F5 kill: `kill::what_was_said_survives_a_kill`, `recovery::what_killed_writes_left_goes_at_the_next_start_and_nothing_else_does`, `kill::sessions::no_certificate_end_or_recording_is_lost_when_broker_or_signer_are_killed`;
 //! accounts, F4, T93: `kill::accounts::no_account_is_lost_sight_of_when_a_broker_is_killed_under_load` ·
 //! T169 clock back, T170 forward, F32: `faults::clocks::a_wall_clock_that_is_set_back_lengthens_nothing`,
@@ -44,9 +45,13 @@
 //! `gateway::terminal::a_shell_is_warned_in_words_and_a_full_screen_program_by_the_bell` ·
 //! T48 multiplexing: `gateway::ends::a_master_connection_opens_nothing_after_the_end` · T50 revocation: as T27 ·
 //! T51 channel kinds: `gateway::allow::each_role_gives_what_it_says`, `gateway::allow::agents_x11_and_sockets_are_never_forwarded`,
-//! `gateway::allow::tunnels_work_where_the_role_has_them_and_are_told_without_their_content` ·
+//! `gateway::allow::tunnels_work_where_the_role_has_them_and_are_told_without_their_content`; what comes by a tunnel:
+//! `gateway::allow::what_comes_by_a_remote_forwarding_and_nobody_takes_is_closed`, `gateway::allow::connections_of_a_remote_forwarding_count_as_channels`,
+//! `gateway::allow::a_stalled_connection_of_a_remote_forwarding_holds_up_no_other` ·
 //! T52 evasion by name: `gateway::ways::a_commands_name_hides_nothing_of_it` ·
-//! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::session::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless` ·
+//! T54 files: `gateway::ways::scp_sftp_rsync_and_git_work_and_files_are_told`, `gateway::ssh::session::sftp::an_upload_is_told_with_its_sum_and_its_name_is_harmless`;
+//! hidden ones: `gateway::ssh::session::sftp::a_request_in_the_place_of_another_does_not_pass`,
+//! `gateway::ssh::session::sftp::a_write_to_a_handle_that_is_not_open_does_not_pass`, `gateway::ssh::session::sftp::content_is_as_long_as_it_says` ·
 //! T56 escapes: `record::tests_screen::what_reaches_further_than_the_screen_goes`, `recorded::sessions_are_listed_played_exported_and_found_by_those_who_may`,
 //! `record::tests_export::a_cast_harms_no_terminal_unless_every_byte_is_wanted` ·
 //! T57 hidden input: `record::tests_typed::a_password_is_not` ·
@@ -85,7 +90,7 @@
 //! `an_older_copy_is_noticed_by_the_signer_and_by_everybody` · T187 to T195: `ledger::tests_attacks::t187_a_leaf_edited_and_everything_recomputed` and those beside it, and with receipts `receipts::no_forged_receipt_holds` ·
 //! T194 a fork by the real key: `witness::a_witness_takes_only_a_log_that_grew_and_remembers_before_it_answers` ·
 //! T200 orphans: `receipts::a_certificate_is_in_the_log_or_it_is_told_aloud` · T205: `second::t205_two_implementations_give_one_verdict_on_every_damaged_sample` ·
-//! T162 slow clients: `slow` · T165 listing: [`listings_are_bounded`] · T167 doors: `doors` · T168 modes: as T148.
+//! T162 slow clients: `slow` · T165 listing: [`listings_are_bounded`], `recorded::a_page_of_sessions_takes_a_few_queries` · T167 doors: `doors` · T168 modes: as T148.
 //! An empty list revokes nothing in sshd, and a key id could write into its log: `ca::a_krl_works_at_once_and_an_empty_one_refuses_nobody`.
 
 use axum::body::{Body, to_bytes};

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jit_broker::broker::recorded::Which;
 use jit_broker::clock::{Clock, System};
 use jit_broker::daemon::Daemon;
 use jit_broker::daemon::dev::{Somebody, adopt, bundle};
@@ -310,4 +311,92 @@ async fn what_a_killed_daemon_left_is_sealed_and_closed_at_the_next_start() {
     assert_eq!((Some(sealed.sha256), Some(sealed.bytes)), (doc.sha256, doc.recorded_bytes));
     assert!(!world.settings.recordings.join(format!("open/{id}.rec")).exists());
     daemon.stop().await;
+}
+
+/// Counts the statements that the store runs.
+struct Statements(Arc<std::sync::atomic::AtomicUsize>);
+
+impl tracing::Subscriber for Statements {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "sqlx::query"
+    }
+
+    fn event(&self, _event: &tracing::Event<'_>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn new_span(&self, _span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _span: &tracing::span::Id, _follows: &tracing::span::Id) {}
+    fn enter(&self, _span: &tracing::span::Id) {}
+    fn exit(&self, _span: &tracing::span::Id) {}
+}
+
+/// A page costs a few queries, however many sessions there are and however thinly open ones lie among them.
+#[test]
+fn a_page_of_sessions_takes_a_few_queries() {
+    // Statements are counted for the whole process, so this one is alone in its.
+    if std::env::var_os("JIT_ALONE").is_none() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "--nocapture", "recorded::a_page_of_sessions_takes_a_few_queries"]);
+        let done: Done = command.env("JIT_ALONE", "1").output().unwrap().into();
+        assert!(done.code == Some(0) && done.out.contains("1 passed"), "{}\n{}", done.out, done.err);
+        return;
+    }
+    let statements = Arc::default();
+    tracing::subscriber::set_global_default(Statements(Arc::clone(&statements))).unwrap();
+    let count = || statements.load(std::sync::atomic::Ordering::SeqCst);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let world = Gateway::start().await;
+        let grant = world.grant().await;
+        let mut ids = Vec::new();
+        for _ in 0..40 {
+            ids.push(world.open(grant).await);
+        }
+        let mut open = Vec::new();
+        for (n, (id, recorder)) in ids.into_iter().enumerate() {
+            // The first, one in the middle and one at the end stay open.
+            if [0, 20, 39].contains(&n) {
+                open.push((id, recorder));
+            } else {
+                world.close(id, recorder).await;
+            }
+        }
+        let (broker, alice, bob) = (&world.daemon.broker, world.alice.name(), world.bob.name());
+        let before = count();
+        let which = Which { limit: Some(200), ..Which::default() };
+        let (docs, next) = broker.recorded_docs(&alice, &which).await.unwrap();
+        let took = count() - before;
+        assert_eq!((docs.len(), next), (40, None));
+        assert_eq!(docs.iter().filter(|doc| doc.closed_at.is_none()).count(), 3);
+        assert!(docs.iter().all(|doc| doc.closed_at.is_none() || doc.sha256.is_some()));
+        assert!((1..=3).contains(&took), "{took} statements for a page of 40");
+        // Page by page, for the holder and for an auditor: each open one once, the newest first.
+        for who in [&alice, &bob] {
+            let (mut found, mut before_seq) = (Vec::new(), None);
+            loop {
+                let before = count();
+                let which = Which { live: true, limit: Some(1), before_seq, ..Which::default() };
+                let (docs, next) = broker.recorded_docs(who, &which).await.unwrap();
+                let took = count() - before;
+                assert!(took <= 2, "{took} statements for one open session");
+                assert!(docs.len() <= 1, "the limit is kept");
+                found.extend(docs.iter().map(|doc| doc.id));
+                before_seq = next;
+                if next.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, open.iter().rev().map(|(id, _)| *id).collect::<Vec<_>>());
+        }
+        let elsewhere = Which { live: true, target: Some("db-prod".parse().unwrap()), ..Which::default() };
+        assert_eq!(broker.recorded_docs(&alice, &elsewhere).await.unwrap().0.len(), 0);
+        let theirs = Which { live: true, person: Some(bob.clone()), ..Which::default() };
+        assert_eq!(broker.recorded_docs(&bob, &theirs).await.unwrap().0.len(), 0);
+        world.daemon.stop().await;
+    });
 }

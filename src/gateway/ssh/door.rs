@@ -60,7 +60,7 @@ pub struct Door {
     offers: u32,
     admitted: Option<Admitted>,
     entry: Option<watch::Receiver<Standing>>,
-    channels: Arc<AtomicU32>,
+    places: Places,
     forwards: HashMap<(String, u32), oneshot::Sender<()>>,
 }
 
@@ -83,7 +83,7 @@ impl Door {
             offers: 0,
             admitted: None,
             entry: None,
-            channels: Arc::default(),
+            places: Places::default(),
             forwards: HashMap::new(),
         }
     }
@@ -176,11 +176,17 @@ impl Door {
             _ => None,
         }
     }
+}
 
-    /// A place for one more channel of this connection.
-    fn place(&self) -> Option<Place> {
-        let place = Place(self.channels.clone());
-        (self.channels.fetch_add(1, Ordering::SeqCst) < CHANNELS).then_some(place)
+/// The places for channels of one connection, and for what goes with them at the target: remote forwardings, and what comes by them.
+#[derive(Clone, Default)]
+pub struct Places(Arc<AtomicU32>);
+
+impl Places {
+    /// One of them, unless all are taken.
+    pub fn take(&self) -> Option<Place> {
+        let place = Place(self.0.clone());
+        (self.0.fetch_add(1, Ordering::SeqCst) < CHANNELS).then_some(place)
     }
 }
 
@@ -235,7 +241,7 @@ impl Handler for Door {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let (Some(entry), Some(place)) = (self.entry.clone(), self.place()) else {
+        let (Some(entry), Some(place)) = (self.entry.clone(), self.places.take()) else {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
@@ -257,7 +263,7 @@ impl Handler for Door {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(place) = self.place() else {
+        let Some(place) = self.places.take() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
@@ -335,10 +341,11 @@ impl Handler for Door {
         if !live.allows(Allow::Forward) || live.is_cut() {
             return Ok(false);
         }
+        let Some(place) = self.places.take() else { return Ok(false) };
         let (cancel, cancelled) = oneshot::channel();
-        let Some(bound) = forward::listen(live, address, *port, session.handle(), cancelled).await else {
-            return Ok(false);
-        };
+        let places = self.places.clone();
+        let listening = forward::Listening { address: address.to_owned(), port: *port, place, places, cancelled };
+        let Some(bound) = forward::listen(live, session.handle(), listening).await else { return Ok(false) };
         if *port == 0 {
             *port = bound;
         }

@@ -17,7 +17,7 @@ const TICK: &str = "while :; do echo tick; sleep 0.05; done";
 const HOUR: i64 = 3600;
 
 /// A grant behind the gateway, with its certificate beside its key.
-fn pass(site: &Site, alice: &Client<'_>, name: &str, for_s: u64) -> (GrantId, PathBuf) {
+pub(super) fn pass(site: &Site, alice: &Client<'_>, name: &str, for_s: u64) -> (GrantId, PathBuf) {
     let (path, private) = site.key(name);
     let key = Key(private.public().clone());
     let grant = alice.ask_for("gw-07", "free", for_s, key.clone()).unwrap();

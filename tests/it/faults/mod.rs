@@ -3,6 +3,7 @@
 //! `JIT_FAULT_STRIDE=1` has each single write fail and not a few of them; `JIT_FAULT_AT=n` that one alone.
 
 mod clocks;
+mod closing;
 mod nth;
 mod page;
 pub mod site;

@@ -144,3 +144,145 @@ fn tunnels_work_where_the_role_has_them_and_are_told_without_their_content() {
     let done: Done = child.wait_with_output().unwrap().into();
     assert_eq!(done.ok(), "abcabc");
 }
+
+/// A client with a remote forwarding to a port of the person's, and the port on the target.
+fn remote(world: &Gw, pass: &Pass, to: u16) -> (Child, u16) {
+    let port = free();
+    let mut command = world.client("ssh", Some(pass));
+    command.args(["-N", "-o", "ExitOnForwardFailure=yes", "-R"]);
+    let child = command.arg(format!("127.0.0.1:{port}:127.0.0.1:{to}")).arg("gateway").spawn().unwrap();
+    until(Duration::from_secs(10), "-R", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    (child, port)
+}
+
+fn free() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Listens, and has every connection in a thread of its own.
+fn served(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, serve) = (listener.local_addr().unwrap().port(), std::sync::Arc::new(serve));
+    std::thread::spawn(move || {
+        for (n, stream) in listener.incoming().enumerate() {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(n, stream.unwrap()));
+        }
+    });
+    port
+}
+
+#[test]
+fn what_comes_by_a_remote_forwarding_and_nobody_takes_is_closed() {
+    let world = Gw::start();
+    let pass = world.pass("all", 600);
+    let (child, port) = remote(&world, &pass, free());
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let read = stream.read(&mut [0; 1]);
+    assert!(matches!(&read, Ok(0)), "nobody listens at the person's: {read:?}");
+    kill(child);
+    // Somebody takes it, and goes away while the other side still talks.
+    let (child, port) = remote(&world, &pass, served(|_, mut stream| drop(stream.read(&mut [0; 1]))));
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let block = [7; 65536];
+    until(Duration::from_secs(5), "it is closed", || stream.write_all(&block).is_err());
+    kill(child);
+}
+
+#[test]
+fn a_stalled_connection_of_a_remote_forwarding_holds_up_no_other() {
+    let world = Gw::start();
+    let pass = world.pass("all", 600);
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(wait);
+    // The connection that asks whether it listens is the first.
+    let service = served(move |n, mut stream| {
+        if n == 1 {
+            wait.lock().unwrap().recv().unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            tell.send((all.len(), all.iter().zip(0u64..).all(|(byte, n)| *byte == (n / 65536) as u8))).unwrap();
+        } else {
+            let mut bytes = [0; 3];
+            let _ = stream.read_exact(&mut bytes).and_then(|()| stream.write_all(b"abcabc"));
+        }
+    });
+    let (child, port) = remote(&world, &pass, service);
+    let mut stalled = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stalled.set_write_timeout(Some(Duration::from_secs(8))).unwrap();
+    let mut written = 0;
+    for n in 0..256u64 {
+        if stalled.write_all(&[n as u8; 65536]).is_err() {
+            break;
+        }
+        written += 65536;
+    }
+    let begun = std::time::Instant::now();
+    assert_eq!(says(port), "abcabc", "beside one that takes nothing, after {written} bytes");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(written, 256 << 16, "what is sent is taken");
+    drop(stalled);
+    go.send(()).unwrap();
+    let all = told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(all, (written, true), "in order, and to the end");
+    kill(child);
+}
+
+#[test]
+fn connections_of_a_remote_forwarding_count_as_channels() {
+    let world = Gw::start();
+    let pass = world.pass("all", 600);
+    let (child, port) = remote(
+        &world,
+        &pass,
+        served(|_, mut stream| {
+            let mut byte = [0; 1];
+            while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
+        }),
+    );
+    let answered = |mut stream: &TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(b"x").is_ok() && matches!(stream.read(&mut [0; 1]), Ok(1))
+    };
+    let streams: Vec<TcpStream> = (0..140).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let taken = streams.iter().filter(|stream| answered(stream)).count();
+    assert!((100..=127).contains(&taken), "{taken} of 140");
+    drop(streams);
+    until(Duration::from_secs(10), "there is room again", || {
+        answered(&TcpStream::connect(("127.0.0.1", port)).unwrap())
+    });
+    kill(child);
+}
+
+#[test]
+fn a_remote_forwarding_that_is_cancelled_takes_nothing_new_and_keeps_what_came() {
+    let world = Gw::start();
+    let pass = world.pass("all", 600);
+    let (port, service) = (free(), echo());
+    let socket = format!("ControlPath={}", world.dir.join("cm").display());
+    let spec = format!("127.0.0.1:{port}:127.0.0.1:{service}");
+    let mut master = world.client("ssh", Some(&pass));
+    let master = master.args(["-M", "-N", "-o", &socket, "-R", &spec, "gateway"]).spawn().unwrap();
+    let mut stream = None;
+    until(Duration::from_secs(10), "-R", || {
+        stream = TcpStream::connect(("127.0.0.1", port)).ok();
+        stream.is_some()
+    });
+    let mut stream = stream.unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut echoed = |what: &[u8; 3]| {
+        let mut answer = [0; 6];
+        stream.write_all(what).and_then(|()| stream.read_exact(&mut answer)).unwrap();
+        assert_eq!(answer, *[*what, *what].as_flattened());
+    };
+    echoed(b"one");
+    let mut cancel = world.client("ssh", None);
+    let cancel: Done = cancel.args(["-o", &socket, "-O", "cancel", "-R", &spec, "gateway"]).output().unwrap().into();
+    cancel.ok();
+    until(Duration::from_secs(5), "nobody listens", || TcpStream::connect(("127.0.0.1", port)).is_err());
+    echoed(b"two");
+    kill(master);
+    assert_eq!(world.end(pass.grant).1.cause, jit_broker::domain::session::SessionCause::Closed);
+}

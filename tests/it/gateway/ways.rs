@@ -126,6 +126,32 @@ fn scp_sftp_rsync_and_git_work_and_files_are_told() {
     }
 }
 
+/// OpenSSH's server does both, and answers both alike: nobody could tell afterwards which of the answers is about which.
+#[test]
+fn two_requests_of_one_id_do_not_reach_the_server() {
+    let world = Gw::start();
+    let pass = world.pass("work", 600);
+    let paths = ["one", "two"].map(|name| world.dir.join(name));
+    paths.iter().for_each(|path| super::world::put(path, "still here"));
+    let string = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+    let packet = |kind: u8, id: u32, rest: &[u8]| string(&[&[kind][..], &id.to_be_bytes(), rest].concat());
+    let remove = |path: &std::path::Path| packet(13, 7, &string(path.display().to_string().as_bytes()));
+    let said = [packet(1, 3, b""), remove(&paths[0]), remove(&paths[1])].concat();
+    let mut child = world.client("ssh", Some(&pass));
+    let mut child = child.args(["-s", "gateway", "sftp"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), &said).unwrap();
+    let done: Done = child.wait_with_output().unwrap().into();
+    assert!(done.code == Some(254) && done.err.contains("cannot be recorded"), "{done:?}");
+    assert!(paths.iter().all(|path| path.exists()));
+    let (session, end) = world.end(pass.grant);
+    let told = world.recorded(session, &end).into_iter().filter_map(|frame| match frame.what {
+        Stored::FileOp(json) => Some(json),
+        _ => None,
+    });
+    let told: Vec<String> = told.collect();
+    assert!(told[0].contains("unreadable") && told[1].contains("/one") && told.len() == 2, "{told:?}");
+}
+
 #[test]
 fn a_commands_name_hides_nothing_of_it() {
     let world = Gw::start();

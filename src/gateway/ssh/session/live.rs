@@ -33,8 +33,8 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(10);
 /// Connections to the target that may be made at the same time.
 const CONNECTING: usize = 4;
-/// How often the end of a session is tried to be logged while the log cannot be written.
-const CLOSE_TRIES: u32 = 20;
+/// How long after the stop the end of a session is still tried to be logged; the next start closes what is open then.
+const STOPPED: Duration = Duration::from_secs(20);
 
 /// What is asked for when a session is to begin.
 pub struct Entrance {
@@ -200,7 +200,7 @@ pub fn begin(
         let _alive = alive;
         let task = Task { gate, handle, switch, closed, standing };
         if let Err(line) = task.run(entrance).await {
-            task.standing.send_replace(Standing::Shut(line.into()));
+            task.shut(&line);
         }
     });
     watching
@@ -236,6 +236,7 @@ impl Task {
             Ok(recorder) => recorder,
             Err(error) => {
                 tracing::error!(session = %id, "nothing can be recorded, so nobody is let in: {error}");
+                self.shut(lines::RECORDING_LOST);
                 self.close(&opened, SessionEnd::nothing(SessionCause::RecordingLost)).await;
                 return Err(lines::RECORDING_LOST.to_owned());
             }
@@ -247,13 +248,15 @@ impl Task {
                 let live = Arc::new(live);
                 self.standing.send_replace(Standing::Open(live.clone()));
                 let cut = self.watch(&opened, &live, ends, &mut end).await;
-                self.standing.send_replace(Standing::Shut(cut.line.clone().into()));
+                self.shut(&cut.line);
                 Ok(())
             }
             Err(away) => {
                 end.cause = away.cause;
                 let _ = recorder.put(Frame::Note { text: &away.line }).await;
-                Err(lines::told(&away.line))
+                let line = lines::told(&away.line);
+                self.shut(&line);
+                Err(line)
             }
         };
         match recorder.seal().await {
@@ -265,16 +268,21 @@ impl Task {
         told
     }
 
+    /// Tells the person, who does not wait for the log.
+    fn shut(&self, line: &str) {
+        self.standing.send_replace(Standing::Shut(line.into()));
+    }
+
     /// The end is logged before anything else forgets the session; while the log cannot be written it is tried again.
     async fn close(&self, opened: &Opened, end: SessionEnd) {
-        for round in 0..CLOSE_TRIES {
-            match self.gate.broker.close_session(opened.session, end.clone()).await {
-                Ok(()) => return,
-                Err(refusal) => {
-                    tracing::error!(session = %opened.session, code = %refusal.code, "the end was not logged: {}", refusal.message);
-                }
-            }
-            sleep(Duration::from_millis(100 * u64::from(round + 1))).await;
+        let mut stop = self.gate.stop.clone();
+        let stopped = async {
+            let _ = stop.wait_for(|stop| *stop).await;
+            sleep(STOPPED).await;
+        };
+        tokio::select! {
+            () = self.gate.broker.surely_close_session(opened.session, end) => {}
+            () = stopped => {}
         }
     }
 

@@ -10,6 +10,7 @@ pub(super) mod live;
 mod packets;
 mod relay;
 mod screen;
+mod sender;
 pub mod sftp;
 mod tape;
 pub(super) mod upstream;

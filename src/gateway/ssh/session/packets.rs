@@ -15,11 +15,11 @@ pub enum Side {
 /// A part of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// A packet from its type on.
+    /// A packet from its type on, as far as it is held; of one that says nothing about files, type and id.
     Whole(&'a [u8]),
     /// What stands before the content of a write or a read's answer.
     Begin(&'a [u8]),
-    /// Content.
+    /// Content; what stands behind it in the packet is left out, as servers do.
     Content(&'a [u8]),
     /// A packet that cannot be one.
     Broken,
@@ -33,6 +33,8 @@ pub struct Packets {
     held: Vec<u8>,
     /// What is left of the packet after what is held.
     left: usize,
+    /// What is left of the content.
+    content: usize,
     rest: Rest,
 }
 
@@ -48,7 +50,7 @@ enum Rest {
 impl Packets {
     /// The beginning of one direction.
     pub fn new(side: Side) -> Self {
-        Self { side, length: Vec::with_capacity(4), held: Vec::new(), left: 0, rest: Rest::Length }
+        Self { side, length: Vec::with_capacity(4), held: Vec::new(), left: 0, content: 0, rest: Rest::Length }
     }
 
     /// Takes bytes, in pieces of any size.
@@ -63,12 +65,22 @@ impl Packets {
                 }
                 continue;
             }
-            let wanted = if self.rest == Rest::Hold { 1.max(self.wanted()) } else { usize::MAX };
+            let wanted = match self.rest {
+                Rest::Hold => 1.max(self.wanted()),
+                Rest::Content => self.content,
+                Rest::Skip | Rest::Length => usize::MAX,
+            };
             let (now, later) = bytes.split_at(bytes.len().min(self.left).min(wanted));
             bytes = later;
             self.left -= now.len();
             match self.rest {
-                Rest::Content => tell(Part::Content(now)),
+                Rest::Content => {
+                    tell(Part::Content(now));
+                    self.content -= now.len();
+                    if self.content == 0 {
+                        self.rest = Rest::Skip;
+                    }
+                }
                 Rest::Hold => self.hold(now, tell),
                 Rest::Skip | Rest::Length => {}
             }
@@ -89,11 +101,11 @@ impl Packets {
 
     /// How many more bytes are held before it is looked at what they are.
     fn wanted(&self) -> usize {
-        let full = self.header().unwrap_or(HELD);
+        let full = self.header().unwrap_or(HELD).min(HELD);
         full.saturating_sub(self.held.len())
     }
 
-    /// The length of what stands before content, as far as that is known; nothing for packets that are held whole.
+    /// How much of a packet is wanted, as far as that is known: what stands before content, or type and id; nothing for all of it.
     fn header(&self) -> Option<usize> {
         let kind = match self.held.first() {
             None => return Some(1),
@@ -109,6 +121,8 @@ impl Packets {
                     usize::try_from(u32::from_be_bytes(length)).ok().map(|handle| handle.saturating_add(21))
                 })
             }
+            // type, id
+            _ if self.is_idle() => Some(5),
             _ => None,
         }
     }
@@ -117,33 +131,49 @@ impl Packets {
         matches!((self.side, self.held.first()), (Side::Server, Some(103)) | (Side::Client, Some(6)))
     }
 
-    /// True for packets that say nothing about files.
+    /// True for packets that have no id.
+    fn is_greeting(&self) -> bool {
+        self.side == Side::Client && self.held.first() == Some(&1)
+    }
+
+    /// True for packets that say nothing about files but which request is answered.
     fn is_idle(&self) -> bool {
         match self.side {
-            Side::Client => matches!(self.held.first(), Some(1 | 7 | 8 | 12 | 16 | 17 | 19)),
-            Side::Server => !matches!(self.held.first(), Some(101..=103)),
+            Side::Client => !matches!(self.held.first(), Some(3..=6 | 9..=11 | 13..=15 | 18 | 20 | 200)),
+            Side::Server => !matches!(self.held.first(), Some(2 | 101..=103)),
         }
     }
 
     fn hold(&mut self, bytes: &[u8], tell: &mut dyn FnMut(Part<'_>)) {
         self.held.extend_from_slice(bytes);
-        if self.held.len() == 1 && self.is_idle() {
+        let is_there = Some(self.held.len()) == self.header();
+        if self.is_greeting() {
             self.rest = Rest::Skip;
-        } else if self.is_content() && self.held.len() > 9 && Some(self.held.len()) == self.header()
-            || (self.side == Side::Server && self.is_content() && self.held.len() == 9)
-        {
-            tell(Part::Begin(&self.held));
-            self.rest = Rest::Content;
-        } else if self.left == 0 {
-            let broken = self.is_content();
+        } else if is_there && self.is_content() {
+            self.begin_content(tell);
+        } else if is_there {
+            tell(Part::Whole(&self.held));
+            self.rest = Rest::Skip;
+        } else if self.left == 0 || self.held.len() >= HELD {
+            let broken = self.header().is_some();
             tell(if broken { Part::Broken } else { Part::Whole(&self.held) });
-            self.rest = Rest::Length;
-        } else if self.held.len() >= HELD {
-            tell(Part::Broken);
             self.rest = Rest::Skip;
         }
         if self.left == 0 {
             self.rest = Rest::Length;
         }
+    }
+
+    /// The content is as long as the last field before it says.
+    fn begin_content(&mut self, tell: &mut dyn FnMut(Part<'_>)) {
+        let field = self.held.last_chunk::<4>().map_or(u32::MAX, |field| u32::from_be_bytes(*field));
+        self.content = usize::try_from(field).unwrap_or(usize::MAX);
+        if self.content > self.left {
+            tell(Part::Broken);
+            self.rest = Rest::Skip;
+            return;
+        }
+        tell(Part::Begin(&self.held));
+        self.rest = if self.content == 0 { Rest::Skip } else { Rest::Content };
     }
 }

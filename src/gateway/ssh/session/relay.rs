@@ -2,10 +2,9 @@
 //!
 //! Down (target to person) waits for the person's window, so a client that stops reading stops only its own connection to the target. Up
 //! (person to target) always reads, because the SSH library holds up a whole connection for one channel that is not read: what the target
-//! has not taken waits in a [`Backlog`].
+//! has not taken waits in a [`Sender`]. Connections of a remote forwarding share one to the target: they are read that way down as well.
 
-use std::future::{Future, pending};
-use std::pin::Pin;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,17 +15,13 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client, server};
 
 use tokio::time::Instant;
 
-use super::backlog::Backlog;
 use super::live::Cut;
+use super::sender::{Peer, Sender, Sending, Unsent, Way, sent};
 use super::tape::{Kind, Tape};
 use crate::gateway::ssh::lines;
 
-/// How long a packet of a client that is ahead of the target waits for it, at most.
-const PACE: Duration = Duration::from_millis(5);
-/// The same beside other channels, which wait with it.
-const PACE_BESIDE: Duration = Duration::from_millis(1);
-/// After so many packets that waited in vain nobody waits beside other channels, until the target takes something.
-const IN_VAIN: u32 = 16;
+/// How long a side that is behind may take to be told that a connection is over.
+const CLOSING: Duration = Duration::from_secs(5);
 /// How long the end of the output waits for the exit status while the person still says something.
 const EOF_WAITS: Duration = Duration::from_millis(200);
 /// The exit status of what was cut: not 255, which is ssh's own.
@@ -100,6 +95,54 @@ pub async fn run(tape: Tape, mut down: Down, mut up: Up, asked: Vec<Asked>) {
     }
     let _ = down.write.close().await;
     tape.end().await;
+}
+
+/// The same for a channel beside others of the same connection to the target: whichever side does not take what there is for it, the
+/// other is read, and what came before an end is passed on. One for which a full [`super::backlog`] waits holds up the others after all.
+pub async fn run_beside(tape: Tape, down: Down, up: Up) {
+    let (Down { read: mut down_read, write: down_write, .. }, Up { read: mut up_read, write: up_write }) = (down, up);
+    tokio::select! {
+        biased;
+        _ = tape.live.cut() => {}
+        () = pass(&tape, Way::Down, &mut up_read, &down_write) => {}
+        () = pass(&tape, Way::Up, &mut down_read, &up_write) => {}
+    }
+    // Nobody reads any more, so nothing waits for it. Both sides must hear of the end: the SSH library tells neither by itself.
+    drop((down_read, up_read));
+    let _ = tokio::time::timeout(CLOSING, async { tokio::join!(up_write.close(), down_write.close()) }).await;
+    tape.end().await;
+}
+
+/// Passes one direction on until it ends, or nobody is there who takes it.
+async fn pass<S: Peer>(tape: &Tape, way: Way, from: &mut ChannelReadHalf, to: &ChannelWriteHalf<S>) {
+    let mut sender = Sender::new(tape, way, to);
+    let (mut eof, mut over) = (false, false);
+    loop {
+        if sender.next(&mut eof).await.is_err() || (over && !sender.is_sending()) {
+            return;
+        }
+        let message = tokio::select! {
+            biased;
+            done = sender.sent() => if done.is_err() { return } else { continue },
+            message = from.wait(), if !over && !sender.is_full() => message,
+        };
+        match message {
+            Some(ChannelMsg::Data { data }) => {
+                if !matches!(sender.pace().await, Ok(Ok(()))) || sender.put(data).await.is_err() {
+                    return;
+                }
+            }
+            Some(ChannelMsg::Eof) => eof = true,
+            Some(ChannelMsg::Close) => over = true,
+            Some(_) => {}
+            None => {
+                if way == Way::Down {
+                    tape.live.target_gone.store(true, Ordering::SeqCst);
+                }
+                over = true;
+            }
+        }
+    }
 }
 
 /// How long the last line may wait for the person's window.
@@ -272,40 +315,6 @@ fn name(signal: &Sig) -> String {
     }
 }
 
-/// Why something was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unsent {
-    /// It cannot be recorded.
-    Recording,
-    /// The target is gone.
-    Gone,
-}
-
-type Sending<'a> = Option<Pin<Box<dyn Future<Output = Result<(), Unsent>> + Send + 'a>>>;
-
-/// Records bytes of the person, then sends them.
-///
-/// INVARIANT (I9): in this order. What the target never takes is neither sent nor recorded.
-async fn forward(tape: &Tape, up: &ChannelWriteHalf<client::Msg>, bytes: Bytes) -> Result<(), Unsent> {
-    tape.input(&bytes).await.map_err(|_| Unsent::Recording)?;
-    if tape.live.is_cut() {
-        return pending().await;
-    }
-    up.data_bytes(bytes).await.map_err(|_| Unsent::Gone)
-}
-
-/// Waits for what is being sent, if anything is.
-async fn sent(sending: &mut Sending<'_>) -> Result<(), Unsent> {
-    match sending {
-        Some(future) => {
-            let done = future.as_mut().await;
-            *sending = None;
-            done
-        }
-        None => pending().await,
-    }
-}
-
 /// A word beside the bytes.
 enum Word {
     Resize([u32; 4]),
@@ -324,66 +333,13 @@ impl Word {
     }
 }
 
-/// What the person said and the target has not taken.
-struct Sender<'a> {
-    tape: &'a Tape,
-    up: &'a ChannelWriteHalf<client::Msg>,
-    backlog: Backlog,
-    sending: Sending<'a>,
-    in_vain: u32,
-}
-
-impl Sender<'_> {
-    /// Begins to send the oldest bytes, unless some are being sent; after the last of them the end, if there is one.
-    async fn next(&mut self, eof: &mut bool) -> std::io::Result<()> {
-        if self.sending.is_some() {
-            return Ok(());
-        }
-        let (tape, up) = (self.tape, self.up);
-        self.sending = match self.backlog.take().await? {
-            Some(bytes) => Some(Box::pin(forward(tape, up, bytes))),
-            None if std::mem::take(eof) => Some(Box::pin(async { up.eof().await.map_err(|_| Unsent::Gone) })),
-            None => None,
-        };
-        Ok(())
-    }
-
-    /// Waits until something was sent, if anything is being sent.
-    async fn sent(&mut self) -> Result<(), Unsent> {
-        let done = sent(&mut self.sending).await;
-        self.in_vain = 0;
-        done
-    }
-
-    /// Lets the target catch up for a moment: what passes through memory is cheap, and what goes by the disk is not. One that takes nothing
-    /// at all slows the person down, and nobody else.
-    async fn pace(&mut self) -> std::io::Result<Result<(), Unsent>> {
-        let alone = self.tape.live.is_alone();
-        if !self.backlog.is_behind() || (!alone && self.in_vain >= IN_VAIN) {
-            return Ok(Ok(()));
-        }
-        let until = Instant::now() + if alone { PACE } else { PACE_BESIDE };
-        while self.backlog.is_behind() {
-            match tokio::time::timeout_at(until, self.sent()).await {
-                Ok(Ok(())) => self.next(&mut false).await?,
-                Ok(Err(unsent)) => return Ok(Err(unsent)),
-                Err(_) => {
-                    self.in_vain += 1;
-                    break;
-                }
-            }
-        }
-        Ok(Ok(()))
-    }
-}
-
 async fn uploads(
     tape: &Tape,
     down: &mut ChannelReadHalf,
     up: &ChannelWriteHalf<client::Msg>,
     all_said: &AtomicBool,
 ) -> Ended {
-    let mut sender = Sender { tape, up, backlog: Backlog::new(tape.live.spool.clone()), sending: None, in_vain: 0 };
+    let mut sender = Sender::new(tape, Way::Up, up);
     let mut words = std::collections::VecDeque::new();
     let mut telling: Sending<'_> = None;
     let (mut eof, mut gone) = (false, false);
@@ -402,7 +358,7 @@ async fn uploads(
                 done => { gone |= done.is_err(); continue }
             },
             done = sent(&mut telling) => { gone |= done.is_err(); continue }
-            message = down.wait(), if !sender.backlog.is_full() => message,
+            message = down.wait(), if !sender.is_full() => message,
         };
         if tape.live.is_cut() {
             return pending().await;
@@ -421,7 +377,7 @@ async fn uploads(
                     Ok(Ok(())) => {}
                     Err(error) => return spool_failed(&error),
                 }
-                if let Err(error) = sender.backlog.put(data).await {
+                if let Err(error) = sender.put(data).await {
                     return spool_failed(&error);
                 }
             }

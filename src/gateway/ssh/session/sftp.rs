@@ -1,6 +1,7 @@
 //! What an SFTP session does to files, read from its bytes as they pass (draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL).
 //!
-//! Pure, and never in the way: bytes are looked at, not changed. Content is hashed and not kept; what cannot be read is said to be so.
+//! Pure: bytes are looked at, not changed. Content is hashed and not kept; what cannot be read is said to be so. What no client says, and
+//! after which nobody could tell any more what an answer is about, does not pass: [`Sftp::is_lost`].
 
 use std::collections::HashMap;
 
@@ -9,10 +10,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::packets::{Packets, Part, Side};
 
-/// Requests without an answer that are remembered.
-const ASKED: usize = 4096;
-/// Open files that are remembered.
-const FILES: usize = 4096;
+/// What requests without an answer and open files may take in memory, in bytes.
+const MEMORY: usize = 8 * 1024 * 1024;
+/// What a request takes beside its names.
+const REQUEST: usize = 128;
+/// What an open file takes beside its names.
+const FILE: usize = 512;
 
 /// Follows one SFTP session.
 #[derive(Debug)]
@@ -26,6 +29,11 @@ pub struct Sftp {
 struct Flow {
     asked: HashMap<u32, Asked>,
     files: HashMap<Vec<u8>, File>,
+    /// How often each handle is being closed.
+    closing: HashMap<Vec<u8>, u32>,
+    /// What all of these take, about.
+    held: usize,
+    lost: bool,
     /// The file and direction whose content passes just now, by side.
     content: [Option<Vec<u8>>; 2],
     done: Vec<String>,
@@ -33,11 +41,40 @@ struct Flow {
 
 #[derive(Debug)]
 enum Asked {
-    Open { path: Vec<u8>, flags: u32 },
-    List { path: Vec<u8> },
-    Close { handle: Vec<u8> },
-    Read { handle: Vec<u8>, at: u64 },
-    Change { op: &'static str, path: Vec<u8>, other: Option<Vec<u8>> },
+    Open {
+        path: Vec<u8>,
+        flags: u32,
+    },
+    List {
+        path: Vec<u8>,
+    },
+    Close {
+        handle: Vec<u8>,
+    },
+    Read {
+        handle: Vec<u8>,
+        at: u64,
+    },
+    Change {
+        op: &'static str,
+        path: Vec<u8>,
+        other: Option<Vec<u8>>,
+    },
+    /// Whatever says nothing about files; its id is taken as well.
+    Other,
+}
+
+impl Asked {
+    fn size(&self) -> usize {
+        let names = match self {
+            Self::Open { path, .. } | Self::List { path } => path.len(),
+            Self::Read { handle, .. } => handle.len(),
+            Self::Close { handle } => REQUEST + 2 * handle.len(),
+            Self::Change { path, other, .. } => path.len() + other.as_ref().map_or(0, Vec::len),
+            Self::Other => 0,
+        };
+        REQUEST + names
+    }
 }
 
 #[derive(Debug)]
@@ -86,8 +123,15 @@ impl Default for Sftp {
 impl Sftp {
     /// Looks at bytes of the client; gives what is now known to have happened, as JSON documents.
     pub fn client(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.client.feed(bytes, &mut |part| self.flow.asked(part));
+        if !self.flow.lost {
+            self.client.feed(bytes, &mut |part| self.flow.asked(part));
+        }
         std::mem::take(&mut self.flow.done)
+    }
+
+    /// True once the client said what cannot be followed: those bytes, and all after them, must not reach the server.
+    pub fn is_lost(&self) -> bool {
+        self.flow.lost
     }
 
     /// Looks at bytes of the server.
@@ -96,11 +140,15 @@ impl Sftp {
         std::mem::take(&mut self.flow.done)
     }
 
-    /// What was still open when the session ended.
+    /// What was still open when the session ended, and what was asked and not answered: the server may have done it.
     pub fn end(&mut self) -> Vec<String> {
+        let mut asked: Vec<_> = std::mem::take(&mut self.flow.asked).into_iter().collect();
+        asked.sort_by_key(|(id, _)| *id);
+        asked.into_iter().for_each(|(_, asked)| self.flow.done_or_not(asked, None));
         let mut files: Vec<_> = std::mem::take(&mut self.flow.files).into_values().collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
         files.into_iter().for_each(|file| self.flow.tell(file, None));
+        (self.flow.held, self.flow.closing) = (0, HashMap::new());
         std::mem::take(&mut self.flow.done)
     }
 }
@@ -108,14 +156,17 @@ impl Sftp {
 impl Flow {
     fn asked(&mut self, part: Part<'_>) {
         match part {
+            _ if self.lost => {}
             Part::Whole(packet) => {
                 if self.request(packet).is_none() {
                     self.unreadable();
                 }
             }
             Part::Begin(packet) => {
-                let begun = self.write(packet);
-                self.content[0] = begun;
+                self.content[0] = self.write(packet);
+                if self.content[0].is_none() {
+                    self.lose();
+                }
             }
             Part::Content(bytes) => {
                 let handle = self.content[0].as_ref();
@@ -136,7 +187,7 @@ impl Flow {
             }
             Part::Begin(packet) => {
                 let mut fields = Fields(packet.get(1..).unwrap_or_default());
-                let asked = fields.u32().and_then(|id| self.asked.remove(&id));
+                let asked = fields.u32().and_then(|id| self.forget(id));
                 self.content[1] = None;
                 if let Some(Asked::Read { handle, at }) = asked
                     && let Some(file) = self.files.get_mut(&handle)
@@ -159,10 +210,54 @@ impl Flow {
         self.done.push(json!({"op": "unreadable"}).to_string());
     }
 
+    /// Nothing passes from here on.
+    fn lose(&mut self) {
+        if !std::mem::replace(&mut self.lost, true) {
+            self.unreadable();
+        }
+    }
+
+    /// Remembers a request until it is answered.
+    ///
+    /// SECURITY (T54): an answer says by its id alone what it answers. Two requests of one id would be two answers, and whoever sends
+    /// them chooses which of the two is taken for which; so the second does not pass.
+    fn remember(&mut self, id: u32, asked: Asked) {
+        if self.asked.contains_key(&id) || self.held + asked.size() > MEMORY {
+            return self.lose();
+        }
+        if let Asked::Close { handle } = &asked {
+            *self.closing.entry(handle.clone()).or_default() += 1;
+        }
+        self.held += asked.size();
+        self.asked.insert(id, asked);
+    }
+
+    fn forget(&mut self, id: u32) -> Option<Asked> {
+        let asked = self.asked.remove(&id)?;
+        self.held -= asked.size();
+        if let Asked::Close { handle } = &asked
+            && let Some(times) = self.closing.get_mut(handle)
+        {
+            *times -= 1;
+            if *times == 0 {
+                self.closing.remove(handle);
+            }
+        }
+        Some(asked)
+    }
+
+    /// SECURITY (T54): a handle that is not given yet, or is being closed, may be another file's when the server comes to it: content
+    /// would be told of the wrong one.
     fn write(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
-        let mut fields = Fields(packet.get(5..)?);
+        let mut fields = Fields(packet.get(1..)?);
+        let id = fields.u32()?;
         let handle = fields.string()?.to_vec();
-        self.files.get_mut(&handle)?.up.at(fields.u64()?);
+        let at = fields.u64()?;
+        if self.closing.contains_key(&handle) {
+            return None;
+        }
+        self.files.get_mut(&handle)?.up.at(at);
+        self.remember(id, Asked::Other);
         Some(handle)
     }
 
@@ -201,27 +296,28 @@ impl Flow {
                     let _ = (fields.u64()?, fields.u64()?);
                     change("copy", &from, Some(&self.path_of(fields.string()?)))
                 }
-                _ => return Some(()),
+                _ => Asked::Other,
             },
-            _ => return Some(()),
+            _ => Asked::Other,
         };
-        if self.asked.len() < ASKED {
-            self.asked.insert(id, asked);
-        } else {
-            self.unreadable();
-        }
+        self.remember(id, asked);
         Some(())
     }
 
     fn path_of(&self, handle: &[u8]) -> Vec<u8> {
-        self.files.get(handle).map_or_else(|| b"?".to_vec(), |file| file.path.clone())
+        let file = self.files.get(handle).filter(|_| !self.closing.contains_key(handle));
+        file.map_or_else(|| b"?".to_vec(), |file| file.path.clone())
     }
 
     fn answer(&mut self, packet: &[u8]) -> Option<()> {
         let (kind, rest) = packet.split_first()?;
         let mut fields = Fields(rest);
         let id = fields.u32()?;
-        let Some(asked) = self.asked.remove(&id) else { return Some(()) };
+        if *kind == 2 {
+            // The version; other ones have other fields.
+            return (id == 3).then_some(());
+        }
+        let Some(asked) = self.forget(id) else { return Some(()) };
         if *kind == 102 {
             return self.opened(asked, fields.string()?);
         }
@@ -229,34 +325,44 @@ impl Flow {
             return Some(());
         }
         let status = fields.u32()?;
+        self.done_or_not(asked, Some(status));
+        Some(())
+    }
+
+    /// A request whose answer is a status; there is none where the session ended before it.
+    fn done_or_not(&mut self, asked: Asked, status: Option<u32>) {
         match asked {
             Asked::Open { path, .. } => self.plain("open", &path, None, status),
             Asked::List { path } => self.plain("list", &path, None, status),
             Asked::Change { op, path, other } => self.plain(op, &path, other.as_deref(), status),
-            Asked::Read { .. } => {}
+            Asked::Read { .. } | Asked::Other => {}
             Asked::Close { handle } => {
                 if let Some(file) = self.files.remove(&handle) {
-                    self.tell(file, Some(status));
+                    self.held -= FILE + file.path.len() + handle.len();
+                    self.tell(file, status);
                 }
             }
         }
-        Some(())
     }
 
     fn opened(&mut self, asked: Asked, handle: &[u8]) -> Option<()> {
         match asked {
-            Asked::Open { path, flags } if self.files.len() < FILES => {
+            Asked::Open { path, flags } if self.held + FILE + path.len() + handle.len() <= MEMORY => {
+                self.held += FILE + path.len() + handle.len();
                 let file = File { path, flags, up: Half::default(), down: Half::default() };
-                self.files.insert(handle.to_vec(), file);
+                if let Some(before) = self.files.insert(handle.to_vec(), file) {
+                    self.held -= FILE + before.path.len() + handle.len();
+                    self.tell(before, None);
+                }
             }
-            Asked::Open { path, .. } => self.plain("open", &path, None, 0),
-            Asked::List { path } => self.plain("list", &path, None, 0),
+            Asked::Open { path, .. } => self.plain("open", &path, None, Some(0)),
+            Asked::List { path } => self.plain("list", &path, None, Some(0)),
             _ => {}
         }
         Some(())
     }
 
-    fn plain(&mut self, op: &str, path: &[u8], other: Option<&[u8]>, status: u32) {
+    fn plain(&mut self, op: &str, path: &[u8], other: Option<&[u8]>, status: Option<u32>) {
         let mut document = json!({"op": op, "path": text(path), "status": status});
         if let (Some(other), Some(map)) = (other, document.as_object_mut()) {
             map.insert("to".to_owned(), text(other).into());
@@ -386,6 +492,134 @@ mod tests {
         parts[2].1 = packet(6, &[&id(2), &string(b"h"), &9u64.to_be_bytes(), &string(b"abc")]);
         let document: serde_json::Value = serde_json::from_str(&told(&parts, 1000)[0]).unwrap();
         assert!(document["sha256"].is_null() && document["bytes"] == 3);
+    }
+
+    fn status(n: u32, code: u32) -> (bool, Vec<u8>) {
+        (false, packet(101, &[&id(n), &id(code), &string(b""), &string(b"")]))
+    }
+
+    fn open(n: u32, name: &[u8], flags: u32) -> (bool, Vec<u8>) {
+        (true, packet(3, &[&id(n), &string(name), &id(flags), &id(0)]))
+    }
+
+    /// What reaches the server of what a client says, and what is told of it: nothing passes after what cannot be followed.
+    fn passed(parts: &[(bool, Vec<u8>)]) -> (usize, Vec<String>) {
+        let (mut sftp, mut told, mut passed) = (Sftp::default(), Vec::new(), 0);
+        for (client, bytes) in parts {
+            told.extend(if *client { sftp.client(bytes) } else { sftp.server(bytes) });
+            if sftp.is_lost() {
+                break;
+            }
+            passed += usize::from(*client);
+        }
+        told.extend(sftp.end());
+        (passed, told)
+    }
+
+    /// OpenSSH's server answers both; whoever remembers one of them alone takes the wrong one for answered.
+    #[test]
+    fn a_request_in_the_place_of_another_does_not_pass() {
+        let handle = (true, packet(4, &[&id(1), &string(b"h")]));
+        let second = [
+            (true, packet(11, &[&id(1), &string(b"/tmp")])),
+            (true, packet(13, &[&id(1), &string(b"/tmp/x")])),
+            (true, packet(17, &[&id(1), &string(b"/nowhere")])),
+            (true, packet(12, &[&id(1), &string(b"d")])),
+            (true, packet(200, &[&id(1), &string(b"limits@openssh.com")])),
+            handle,
+        ];
+        for second in second {
+            let (passed, told) = passed(&[open(1, b"/etc/secret", 1), second.clone()]);
+            assert_eq!(passed, 1, "{second:?}");
+            assert_eq!(told, [r#"{"op":"unreadable"}"#, r#"{"op":"open","path":"/etc/secret","status":null}"#]);
+        }
+        // One after the other's answer is another matter.
+        let after = [
+            (true, packet(13, &[&id(1), &string(b"a")])),
+            status(1, 0),
+            (true, packet(17, &[&id(1), &string(b"a")])),
+            (false, packet(105, &[&id(1), &id(0)])),
+            (true, packet(13, &[&id(1), &string(b"b")])),
+            status(1, 2),
+        ];
+        let (passed, told) = passed(&after);
+        assert_eq!((passed, told.len()), (3, 2), "{told:?}");
+        assert!(
+            told[0].contains(r#""path":"a","status":0"#) && told[1].contains(r#""path":"b","status":2"#),
+            "{told:?}"
+        );
+    }
+
+    /// OpenSSH's handles are small numbers that come again: one can be named before it is given.
+    #[test]
+    fn a_write_to_a_handle_that_is_not_open_does_not_pass() {
+        let write = |n: u32| (true, packet(6, &[&id(n), &string(b"h"), &0u64.to_be_bytes(), &string(b"abc")]));
+        let given = (false, packet(102, &[&id(1), &string(b"h")]));
+        assert_eq!(passed(&[open(1, b"x", 0x1a), write(2), given.clone()]).0, 1);
+        let closing = (true, packet(4, &[&id(2), &string(b"h")]));
+        let (passed, told) = passed(&[open(1, b"x", 0x1a), given, closing, open(3, b"y", 0x1a), write(4)]);
+        assert_eq!(passed, 3, "{told:?}");
+    }
+
+    /// What stands behind the content in its packet is no content: servers leave it out.
+    #[test]
+    fn content_is_as_long_as_it_says() {
+        let mut parts = upload(b"f", b"abc");
+        let write =
+            |length: u32, rest: &[u8]| packet(6, &[&id(2), &string(b"h"), &0u64.to_be_bytes(), &id(length), rest]);
+        parts[2].1 = write(3, b"abcjunk");
+        let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        for cut in [1, 7, 1000] {
+            let told = told(&parts, cut);
+            assert!(told.len() == 1 && told[0].contains(r#""bytes":3"#) && told[0].contains(sum), "{cut}: {told:?}");
+        }
+        parts[2].1 = write(100, b"abc");
+        assert!(told(&parts, 7).contains(&r#"{"op":"unreadable"}"#.to_owned()));
+        let read = [
+            open(1, b"f", 1),
+            (false, packet(102, &[&id(1), &string(b"h")])),
+            (true, packet(5, &[&id(2), &string(b"h"), &0u64.to_be_bytes(), &id(3)])),
+            (false, packet(103, &[&id(2), &string(b"abc"), b"junk"])),
+            (true, packet(4, &[&id(3), &string(b"h")])),
+            status(3, 0),
+        ];
+        for cut in [1, 7, 1000] {
+            let told = told(&read, cut);
+            assert!(told.len() == 1 && told[0].contains(r#""bytes":3"#) && told[0].contains(sum), "{cut}: {told:?}");
+        }
+    }
+
+    /// What is needed stands at the beginning of a request; what a server leaves out behind it hides nothing.
+    #[test]
+    fn a_long_tail_hides_no_request() {
+        let (kind, name) = open(1, b"/etc/secret", 1);
+        let long = packet(3, &[&name[5..], &[0; 100_000]]);
+        let (_, told) = passed(&[(kind, long), status(1, 3)]);
+        assert_eq!(told, [r#"{"op":"open","path":"/etc/secret","status":3}"#]);
+    }
+
+    /// Whoever leaves before the answer has had it done all the same.
+    #[test]
+    fn what_was_asked_and_not_answered_is_told() {
+        let asked = [(true, packet(13, &[&id(1), &string(b"a")])), open(2, b"b", 2)];
+        let wanted = [r#"{"op":"remove","path":"a","status":null}"#, r#"{"op":"open","path":"b","status":null}"#];
+        assert_eq!(told(&asked, 1000), wanted);
+    }
+
+    #[test]
+    fn requests_without_an_answer_are_bounded() {
+        let mut sftp = Sftp::default();
+        let names = (0..).take_while(|n| {
+            sftp.client(&packet(13, &[&id(*n), &string(&[b'x'; 60_000])]));
+            !sftp.is_lost()
+        });
+        assert!((10..200).contains(&names.count()));
+        let mut sftp = Sftp::default();
+        let reads = (0..).take_while(|n| {
+            sftp.client(&packet(5, &[&id(*n), &string(b"hand"), &0u64.to_be_bytes(), &id(9)]));
+            !sftp.is_lost()
+        });
+        assert!((10_000..100_000).contains(&reads.count()));
     }
 
     proptest! {

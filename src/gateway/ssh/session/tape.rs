@@ -105,8 +105,12 @@ impl Tape {
             Kind::Terminal if !self.live.record_input => Ok(()),
             Kind::Terminal | Kind::Exec => self.live.recorder.put(Frame::Input { channel, data }).await,
             Kind::Sftp => {
-                let told = self.seen().sftp.client(data);
-                self.tell(told).await
+                let (told, lost) = {
+                    let mut seen = self.seen();
+                    (seen.sftp.client(data), seen.sftp.is_lost())
+                };
+                self.tell(told).await?;
+                if lost { Err(RecordError::Unfollowed) } else { Ok(()) }
             }
             Kind::Forward => {
                 self.seen().bytes_in += data.len() as u64;

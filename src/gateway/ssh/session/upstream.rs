@@ -23,7 +23,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long greeting, key exchange and login may take together, at most.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections of a remote forwarding that may wait to be taken.
-const WAITING: usize = 16;
+const WAITING: usize = 128;
 
 /// What opens a target.
 #[derive(Clone)]
@@ -51,8 +51,10 @@ pub struct Away {
 
 /// A connection that the remote side opened for us.
 pub struct Forwarded {
-    /// Its bytes.
+    /// Its bytes, once it is accepted.
     pub channel: Channel<Msg>,
+    /// Accepts it, when the person has; dropped, refuses it.
+    pub reply: client::ChannelOpenHandle,
     /// Where it was accepted.
     pub address: String,
     /// Where it was accepted.
@@ -70,9 +72,16 @@ pub struct Upstream {
     switch: Switch,
 }
 
+impl Upstream {
+    /// Ends it now, whoever still has it.
+    pub fn cut(&self) {
+        self.switch.cut();
+    }
+}
+
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.switch.cut();
+        self.cut();
     }
 }
 
@@ -206,11 +215,9 @@ impl client::Handler for Check {
         reply: client::ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let forwarded = Forwarded { channel, address: address.to_owned(), port, from: (from.to_owned(), from_port) };
+        let (address, from) = (address.to_owned(), (from.to_owned(), from_port));
         // A full queue or nobody who waits: dropping the reply refuses it.
-        if self.forwarded.try_send(forwarded).is_ok() {
-            reply.accept().await;
-        }
+        let _ = self.forwarded.try_send(Forwarded { channel, reply, address, port, from });
         Ok(())
     }
 

@@ -1,0 +1,161 @@
+//! Bytes on their way to one side of a channel, which need not take them at once: recorded, then sent, in order.
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use russh::{ChannelId, ChannelMsg, ChannelWriteHalf};
+use tokio::time::Instant;
+
+use super::backlog::Backlog;
+use super::tape::Tape;
+
+/// How long a packet of a side that is ahead of the other waits for it, at most.
+const PACE: Duration = Duration::from_millis(5);
+/// The same beside other channels, which wait with it.
+const PACE_BESIDE: Duration = Duration::from_millis(1);
+/// After so many packets that waited in vain nobody waits beside other channels, until something is taken.
+const IN_VAIN: u32 = 16;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the person to the target.
+    Up,
+    /// From the target to the person.
+    Down,
+}
+
+/// A side of the SSH library: its server's, or its client's.
+pub trait Peer: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static {}
+
+impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Peer for S {}
+
+/// Why something was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsent {
+    /// It cannot be recorded.
+    Recording,
+    /// Whoever takes it is gone.
+    Gone,
+}
+
+/// What is being sent.
+pub type Sending<'a> = Option<Pin<Box<dyn Future<Output = Result<(), Unsent>> + Send + 'a>>>;
+
+/// Records bytes, then sends them.
+///
+/// INVARIANT (I9): in this order. What is never taken is neither sent nor recorded.
+async fn forward<S: Peer>(tape: &Tape, way: Way, to: &ChannelWriteHalf<S>, bytes: Bytes) -> Result<(), Unsent> {
+    let recorded = match way {
+        Way::Up => tape.input(&bytes).await,
+        Way::Down => tape.output(&bytes).await,
+    };
+    recorded.map_err(|_| Unsent::Recording)?;
+    if tape.live.is_cut() {
+        return pending().await;
+    }
+    to.data_bytes(bytes).await.map_err(|_| Unsent::Gone)
+}
+
+/// Waits for what is being sent, if anything is.
+///
+/// # Errors
+/// Why it was not sent.
+pub async fn sent(sending: &mut Sending<'_>) -> Result<(), Unsent> {
+    match sending {
+        Some(future) => {
+            let done = future.as_mut().await;
+            *sending = None;
+            done
+        }
+        None => pending().await,
+    }
+}
+
+/// What one side said and the other has not taken.
+pub struct Sender<'a, S: Peer> {
+    tape: &'a Tape,
+    way: Way,
+    to: &'a ChannelWriteHalf<S>,
+    backlog: Backlog,
+    sending: Sending<'a>,
+    in_vain: u32,
+}
+
+impl<'a, S: Peer> Sender<'a, S> {
+    /// Nothing is waiting yet.
+    pub fn new(tape: &'a Tape, way: Way, to: &'a ChannelWriteHalf<S>) -> Self {
+        Self { tape, way, to, backlog: Backlog::new(tape.live.spool.clone()), sending: None, in_vain: 0 }
+    }
+
+    /// Takes bytes in.
+    ///
+    /// # Errors
+    /// When they cannot be kept.
+    pub async fn put(&mut self, bytes: Bytes) -> std::io::Result<()> {
+        self.backlog.put(bytes).await
+    }
+
+    /// True when nothing more may be put.
+    pub fn is_full(&self) -> bool {
+        self.backlog.is_full()
+    }
+
+    /// True while something is being sent; after [`Sender::next`], while there is anything to send.
+    pub fn is_sending(&self) -> bool {
+        self.sending.is_some()
+    }
+
+    /// Begins to send the oldest bytes, unless some are being sent; after the last of them the end, if there is one.
+    ///
+    /// # Errors
+    /// When what was kept cannot be read.
+    pub async fn next(&mut self, eof: &mut bool) -> std::io::Result<()> {
+        if self.sending.is_some() {
+            return Ok(());
+        }
+        let (tape, way, to) = (self.tape, self.way, self.to);
+        self.sending = match self.backlog.take().await? {
+            Some(bytes) => Some(Box::pin(forward(tape, way, to, bytes))),
+            None if std::mem::take(eof) => Some(Box::pin(async { to.eof().await.map_err(|_| Unsent::Gone) })),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Waits until something was sent, if anything is being sent.
+    ///
+    /// # Errors
+    /// Why it was not.
+    pub async fn sent(&mut self) -> Result<(), Unsent> {
+        let done = sent(&mut self.sending).await;
+        self.in_vain = 0;
+        done
+    }
+
+    /// Lets whoever takes it catch up for a moment: what passes through memory is cheap, and what goes by the disk is not. One that takes
+    /// nothing at all slows the other side down, and nobody else.
+    ///
+    /// # Errors
+    /// As [`Sender::next`], and why something was not sent.
+    pub async fn pace(&mut self) -> std::io::Result<Result<(), Unsent>> {
+        let alone = self.tape.live.is_alone();
+        if !self.backlog.is_behind() || (!alone && self.in_vain >= IN_VAIN) {
+            return Ok(Ok(()));
+        }
+        let until = Instant::now() + if alone { PACE } else { PACE_BESIDE };
+        while self.backlog.is_behind() {
+            match tokio::time::timeout_at(until, self.sent()).await {
+                Ok(Ok(())) => self.next(&mut false).await?,
+                Ok(Err(unsent)) => return Ok(Err(unsent)),
+                Err(_) => {
+                    self.in_vain += 1;
+                    break;
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+}
