@@ -64,8 +64,7 @@
 //! T70 other people's: [`nobody_ends_or_reads_what_is_somebody_elses`], `comfort::extend::an_extension_undoes_no_revocation_and_gets_around_no_longest_time` ·
 //! T117, T120: `nobody_approves_their_own_and_everybody_counts_once` · T118 alias: `keys_are_one_persons_and_can_sign` ·
 //! T121: `an_approver_who_lost_the_right_does_not_count_at_first_use` ·
-//! A4 a stolen key: `decisions::what_a_revoked_key_asked_for_ends_whatever_key_it_is_for`, `decisions::a_grant_to_which_a_revoked_key_bound_another_ends_and_the_others_go_on`,
-//! `decide::tests::a_session_goes_on_under_a_grant_for_its_key_or_an_extension_and_no_other` ·
+//! A4 a stolen key: `decisions::what_a_revoked_key_asked_for_ends_whatever_key_it_is_for`, `decisions::a_grant_to_which_a_revoked_key_bound_another_ends_and_the_others_go_on` ·
 //! T122: `a_bundle_changed_between_ask_and_approval_voids_what_no_longer_holds` ·
 //! T123 race, T125 confused id: [`of_many_answers_in_the_same_instant_one_counts`], [`an_approval_is_for_one_request`] ·
 //! T128 unsolicited fields, T163 bodies: `hostile_bodies_are_refused_before_they_are_kept`, [`what_a_route_does_not_know_is_refused`] ·

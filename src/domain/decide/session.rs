@@ -84,8 +84,8 @@ fn leg_digest(state: &State, grant: &Grant, session: &Session) -> Result<Digest,
     Ok(Digest::of(&jit_ca::ssh::tbs_user(&leg_spec(grant, session)?, &ca.0)))
 }
 
-/// The grant under which a session goes on when its own ends: of the same person on the same target, for the same account and key, with
-/// at least as much allowed. The one that lasts longest. `at` is the moment by which ends are measured, so that none is chosen that ends with it.
+/// The grant under which a session goes on when its own ends: of the same person on the same target, for the same account, with at least
+/// as much allowed, whatever its key. The one that lasts longest. `at` is the moment by which ends are measured, so that none is chosen that ends with it.
 pub fn successor<'s>(state: &'s State, session: &Session, at: i64) -> Option<&'s Grant> {
     let own = state.grants.get(&session.grant)?;
     state
@@ -95,17 +95,8 @@ pub fn successor<'s>(state: &'s State, session: &Session, at: i64) -> Option<&'s
         .filter(|other| other.terms.logins.contains(&session.login) && other.ends_at > own.ends_at)
         .filter(|other| own.terms.allow.iter().all(|allow| other.terms.allow.contains(allow)))
         .filter(|other| other.state != GrantState::Ready || at < other.claim_by)
-        .filter(|other| lets_in(state, other, session))
         .filter(|other| other.sessions.len() < MAX_SESSIONS && other.legs.len() < MAX_LEGS)
         .max_by_key(|other| (other.ends_at, other.id))
-}
-
-/// Whether the key with which somebody came in would let them in under a grant too. An extension was asked for so that they go on.
-fn lets_in(state: &State, grant: &Grant, session: &Session) -> bool {
-    let extends = state.requests.get(&grant.request).and_then(|request| request.extends);
-    extends.is_some_and(|extension| extension.grant == session.grant)
-        || grant.keys.contains(&session.by_key)
-        || state.owner_of(&session.by_key).as_ref() == Some(&grant.person)
 }
 
 /// The end of a window with sessions open: those that another grant covers go on under it, the others are cut.

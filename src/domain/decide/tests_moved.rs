@@ -8,9 +8,8 @@ use super::*;
 use crate::domain::act::Terms;
 use crate::domain::bundle::Bundle;
 use crate::domain::event::{Boot, Entry, Genesis};
-use crate::domain::grant::{CredentialKind, GrantState};
+use crate::domain::grant::GrantState;
 use crate::domain::ids::{GrantId, InstallId, RequestId, SessionId};
-use crate::domain::request::Extension;
 use crate::domain::session::{Leg, Session};
 use crate::domain::text::Words;
 
@@ -52,16 +51,7 @@ fn genesis() -> Genesis {
     }
 }
 
-/// The request that a grant of these tests comes from.
-fn request(grant: GrantId) -> RequestId {
-    RequestId::of_digest(&Digest::of(grant.to_string().as_bytes()))
-}
-
 fn opened(grant: GrantId, for_s: i64, claim_s: i64) -> Event {
-    opened_for(key(), grant, for_s, claim_s)
-}
-
-fn opened_for(key: Key, grant: GrantId, for_s: i64, claim_s: i64) -> Event {
     let terms = Terms {
         target: "web-07".parse().unwrap(),
         target_digest: Digest::new([0; 32]),
@@ -74,9 +64,9 @@ fn opened_for(key: Key, grant: GrantId, for_s: i64, claim_s: i64) -> Event {
     };
     Event::GrantOpened {
         grant,
-        request: request(grant),
+        request: RequestId::of_digest(&Digest::of(grant.to_string().as_bytes())),
         person: "alice".parse().unwrap(),
-        key,
+        key: key(),
         terms,
         starts_at: AT,
         ends_at: AT + for_s,
@@ -153,49 +143,4 @@ fn a_clock_that_is_ahead_moves_no_session_into_a_grant_that_it_ends() {
         assert_eq!(state.grants.get(&second).unwrap().state, GrantState::Active);
         assert!(state.grants.get(&first).unwrap().over());
     }
-}
-
-#[test]
-fn a_session_goes_on_under_a_grant_for_its_key_or_an_extension_and_no_other() {
-    let other = || Key(PrivateKey::from_seed([2; 32]).public().clone());
-    let [[first, second], _] = ids();
-    let now = Now { at: AT + 600, beside: &Nothing };
-    let moved = |state: &State| {
-        decide(state, &Command::Due, now).unwrap().iter().any(|e| matches!(e, Event::SessionMoved { .. }))
-    };
-    assert!(moved(&two(first, opened(second, 1200, 1200))));
-    // Whoever came in with this key could not come in under that grant; and a key that is lost would live on in it.
-    let mut state = two(first, opened_for(other(), second, 1200, 1200));
-    assert!(!moved(&state));
-    let Event::GrantOpened { terms, person, .. } = opened(second, 1200, 1200) else { panic!("it is opened") };
-    let extension = Event::RequestSubmitted {
-        request: request(second),
-        digest: Digest::new([3; 32]),
-        person,
-        key: Some(other()),
-        terms,
-        code: "two words".to_owned(),
-        answer_by: AT + 60,
-        rules: Vec::new(),
-        words: None,
-        deed: None,
-        key_fp: None,
-        attested: false,
-        extends: Some(Extension { grant: first, until: AT + 1200 }),
-    };
-    apply(&mut state, extension);
-    apply(
-        &mut state,
-        Event::CredentialIssued {
-            credential: CredentialKind::SshGateway,
-            grant: second,
-            serial: 1,
-            key: other(),
-            valid_after: AT,
-            valid_before: AT + 1200,
-            nonce: Digest::new([0; 32]),
-            tbs_sha256: Digest::new([0; 32]),
-        },
-    );
-    assert!(moved(&state), "it was asked for so that what is open goes on");
 }
