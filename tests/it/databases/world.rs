@@ -286,13 +286,14 @@ impl Db {
     /// A psql that stays: runs a text, then waits for more.
     pub fn session(&self, user: &AccountName, file: &PathBuf, text: &str) -> Session {
         use std::io::Write as _;
-        let count = || self.traces(user).split('|').next().unwrap().parse::<u32>().unwrap();
-        let before = count();
-        let mut child =
-            self.psql(user.as_str(), Some(file), None).args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        // By a name of its own: a session that has just ended may be counted for a moment still.
+        let name = format!("session-{}", rand());
+        let here = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}'");
+        let mut command = self.psql(user.as_str(), Some(file), None);
+        let mut child = command.args(["-f", "-"]).env("PGAPPNAME", &name).stdin(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "{text}").unwrap();
-        until(Duration::from_secs(10), "a session", || count() > before);
+        until(Duration::from_secs(10), "a session", || self.sql(&here) == "1");
         Session { child, stdin }
     }
 }
