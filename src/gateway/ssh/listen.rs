@@ -38,12 +38,14 @@ struct Unknown {
 }
 
 impl Unknown {
-    /// Sends the oldest of the source that has the most away; among equals, whoever came first.
+    /// Sends one away of the sources that have the most: who has said the least, and of those who came first. Whoever is about to come in
+    /// has said who they are, in more bytes than a flood sends.
     fn make_room(&mut self) {
-        let oldest = |queue: &VecDeque<(u64, Switch)>| queue.front().map_or(u64::MAX, |(number, _)| *number);
-        let most = self.of.iter().max_by_key(|(_, queue)| (queue.len(), std::cmp::Reverse(oldest(queue))));
-        let Some(source) = most.map(|(source, _)| *source) else { return };
-        if let Some((number, switch)) = self.of.get(&source).and_then(|queue| queue.front()).cloned() {
+        let most = self.of.values().map(VecDeque::len).max();
+        let of_most = self.of.iter().filter(|(_, queue)| Some(queue.len()) == most);
+        let held = of_most.flat_map(|(source, queue)| queue.iter().map(|(number, switch)| (switch, *number, *source)));
+        let least = held.min_by_key(|(switch, number, _)| (switch.heard(), *number));
+        if let Some((switch, number, source)) = least.map(|(switch, number, source)| (switch.clone(), number, source)) {
             switch.cut();
             self.forget(source, number);
         }
@@ -160,5 +162,37 @@ async fn serve(
     let connection = Connection { gate, peer, inside: None, face, switch, alive };
     if let Err(error) = connection::run(connection, stream, Some(Box::new(place))).await {
         crowd.tell(source, error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::gateway::ssh::switch::Cuttable;
+
+    #[tokio::test]
+    async fn a_flood_sends_nobody_away_who_has_said_something() {
+        let crowd = Arc::new(Crowd::default());
+        let silent = |n: u32| crowd.place(IpAddr::V4((0x7f01_0000 + n).into()), &Switch::default()).unwrap();
+        let mut places: Vec<Place> = (0..100).map(silent).collect();
+        let speaking = Switch::default();
+        let _place = crowd.place("127.0.0.1".parse().unwrap(), &speaking).unwrap();
+        let (mut client, stream) = tokio::io::duplex(64);
+        let mut stream = Cuttable::new(stream, speaking.clone());
+        client.write_all(b"SSH-2.0-x\r\n").await.unwrap();
+        stream.read_exact(&mut [0; 11]).await.unwrap();
+        places.extend((100..5000).map(silent));
+        client.write_all(b"more").await.unwrap();
+        stream.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!((speaking.heard(), crowd.unknown.lock().unwrap().held), (15, IN_ALL));
+        // One source that has more than the others makes room first, whatever it has said.
+        let loud = Switch::default();
+        let _two = [0, 1].map(|_| crowd.place("127.0.0.1".parse().unwrap(), &loud).unwrap());
+        places.push(silent(5000));
+        client.write_all(b"!").await.unwrap();
+        assert!(stream.read_exact(&mut [0]).await.is_ok(), "it has said more than the other two");
     }
 }

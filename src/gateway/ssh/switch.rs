@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub struct Switch {
 #[derive(Debug, Default)]
 struct Inner {
     cut: AtomicBool,
+    heard: AtomicU64,
     sleeping: Mutex<Option<Waker>>,
 }
 
@@ -32,6 +33,11 @@ impl Switch {
         if let Some(waker) = self.inner.sleeping.lock().unwrap_or_else(PoisonError::into_inner).take() {
             waker.wake();
         }
+    }
+
+    /// How many bytes the other side has sent.
+    pub fn heard(&self) -> u64 {
+        self.inner.heard.load(Ordering::Relaxed)
     }
 
     fn is_cut(&self) -> bool {
@@ -89,7 +95,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
         if self.leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Ok(()));
         }
-        self.guarded(cx, |stream, cx| Pin::new(stream).poll_read(cx, buf))
+        let before = buf.filled().len();
+        let read = self.guarded(cx, |stream, cx| Pin::new(stream).poll_read(cx, buf));
+        let heard = u64::try_from(buf.filled().len() - before).unwrap_or_default();
+        self.switch.inner.heard.fetch_add(heard, Ordering::Relaxed);
+        read
     }
 }
 
