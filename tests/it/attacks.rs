@@ -90,6 +90,40 @@
 //! T194 a fork by the real key: `witness::a_witness_takes_only_a_log_that_grew_and_remembers_before_it_answers` ·
 //! T200 orphans: `receipts::a_certificate_is_in_the_log_or_it_is_told_aloud` · T205: `second::t205_two_implementations_give_one_verdict_on_every_damaged_sample` ·
 //! T162 slow clients: `slow` · T165 listing: [`listings_are_bounded`], `recorded::a_page_of_sessions_takes_a_few_queries` · T167 doors: `doors` · T168 modes: as T148.
+//! T1 no principals: a certificate without any cannot be specified, `spec::principal_lists` · T11 source address: a grant names
+//! none; the gateway's own is bound, as T35 · T16 record before signature: `kill::what_was_said_survives_a_kill` ·
+//! T67 a million serials: not built, a list has what was revoked and not yet expired; no figure ·
+//! T73, T97 resumption: nothing here takes client certificates over TLS; on a server the account is locked and cut, as T85 ·
+//! T78 target identity: `accounts::faults::a_server_that_is_not_the_one_is_refused` · T79 old protocols: rustls speaks TLS 1.2 and 1.3, neither
+//! renegotiates nor has early data · T81 identifiers: an account's name is made by the broker, `databases::cert::the_account_is_in_the_log_before_its_server_hears_of_it` ·
+//! T83 injection at removal: `accounts::hostile::hostile_names_are_names_at_removal` · T84 two ends: `databases::cert::a_certificate_opens_the_account_until_the_end_and_no_longer`,
+//! `accounts::end::a_lock_leaves_nothing_to_use` · T85 open sessions: `accounts::end::every_kind_of_session_is_cut_at_once`, `databases::ends::every_kind_of_session_is_cut_when_the_window_ends` ·
+//! T86 race: `accounts::end::a_client_that_keeps_coming_back_does_not_survive`, `accounts::end::clients_that_come_back_to_hold_the_row_do_not_survive` ·
+//! T87 blocked: `accounts::end::what_holds_the_removal_up_is_named_and_the_next_try_ends_it`, `accounts::end::a_row_that_is_held_from_elsewhere_is_freed`,
+//! `accounts::end::a_prepared_transaction_that_cannot_be_reached_is_residue_until_it_is_gone`, `databases::owned::an_account_that_leaves_thousands_of_tables_is_ended` ·
+//! T88 definer: `accounts::hostile::no_code_of_an_account_ends_up_with_somebody_elses_rights` · T90 self-service: `accounts::make::nothing_that_a_user_does_to_the_account_outlives_it` ·
+//! T94 sweep: `databases::sweep::strangers_are_told_and_only_ours_are_touched` · T96 our rights: `accounts::make::what_is_handed_out_is_checked_before_anybody_has_it`,
+//! `accounts::check::every_link_holds_with_the_shipped_files_and_each_missing_one_is_named` ·
+//! T131 engine: `every_mistake_is_told_with_its_line`, `cel::deep_conditions_are_refused_without_an_abort` · T132: policy reads a target from the bundle alone ·
+//! T133 break-glass: not built · T172 skew: `a_certificate_says_what_was_granted_and_nothing_else`, `decisions::a_clock_that_was_ahead_is_set_back_by_an_operator_and_nothing_lasts_longer` ·
+//! T174 limits: [`what_a_route_does_not_know_is_refused`] and the bounds of each field where it is read; not every field at every edge ·
+//! T181 advisories: `supply::nothing_is_older_than_what_mended_it`, `make lint` · T184 separation: `a_daemon_that_lies_gets_no_signature` ·
+//! T186, T198, T202: with T187 and T58 · T204 ten million: benches/RESULTS.md; `--quick` alone meets it ·
+//! F9 power loss: SQLite flushes each batch, `ledger::tests_store::files_are_private_and_flushed`, `witness::a_checkpoint_that_was_lost_with_the_power_is_no_roll_back`; no power was cut ·
+//! F10 server down at the end: `databases::faults::a_server_that_is_away_at_the_end_is_shown_and_finished_when_it_is_back` · F12 one that hangs:
+//! `accounts::faults::a_server_that_hangs_or_is_full_is_given_up_in_time` · F14 target away: `gateway::host::a_target_that_is_away_is_told`, as T33 ·
+//! F21 log fails: `sessions::a_window_ends_while_the_ledgers_disk_stands_still`, `full`, as F15; there is no second journal, an end is tried until the log has it ·
+//! F22, F43 outside copies away: `witness::another_broker_and_a_file_keep_the_tail_and_audit_verify_says_who_attests_it`, as T155 · F35, F37, F39: as T162, T45, T46, T135, T163 ·
+//! F38 many ends: `databases::ends::all_of_a_target_end_at_once`, 2,000 in one second in benches/RESULTS.md; 10,000 were not run · F41 killed: as F1 ·
+//! F49 disabled: `databases::ends::a_disabled_person_is_cut_off_everywhere`, `decisions::whoever_acts_for_a_disabled_person_loses_what_they_hold_too` ·
+//! F50 bundle replaced: as T122, `decisions::a_request_that_another_bundle_lets_nobody_wait_for_is_granted_by_it` · F51 target changed: `databases::secrets::an_account_that_is_there_ends_where_it_is` ·
+//! F52 revocation: as T27 and T47, `database::sessions_are_cut_by_a_revocation_whatever_they_do`, `sessions::a_revocation_cuts_and_the_log_goes_on_while_the_signer_hangs` ·
+//! F53: broker and gateway are one process · F54 keys: a start without one is refused, which no test shows; first keys are not looked at while it runs · F58 legal hold: not built ·
+//! F64 names: the host's key or certificate is pinned, as T33.
+//!
+//! Not built: the gateway for databases (T75, T76, T105 to T116), MySQL (T98 to T102), OIDC and the web (T136 to T145, F45, F46), chat (T152, T154, T157, F44),
+//! several brokers (T175, T176, T180, F26, F27, F29, F30).
+//!
 //! An empty list revokes nothing in sshd, and a key id could write into its log: `ca::a_krl_works_at_once_and_an_empty_one_refuses_nobody`.
 
 use axum::body::{Body, to_bytes};
