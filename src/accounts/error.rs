@@ -52,7 +52,7 @@ pub enum AccountError {
     /// A role of that name exists and does not carry our marker for this grant; it is not touched.
     #[error("the role {0} is not ours")]
     Foreign(String),
-    /// A role that would be handed out may make roles, or is more than an account may be.
+    /// A role that would be handed out gives what could outlive a grant.
     #[error("too powerful to be handed out: {0}")]
     Powerful(String),
     /// What was asked for cannot stand in a statement.

@@ -200,9 +200,16 @@ struct Decided {
     events: Vec<Event>,
 }
 
-/// Jobs that could not be made durable, and why.
+impl Decided {
+    /// True for what is recorded on a full disk too. SECURITY: a refusal is an entry that anybody can have made, and ends nothing.
+    fn may_use_reserve(&self) -> bool {
+        self.job.command.may_use_reserve() && !self.events.iter().all(|e| matches!(e, Event::ActRefused { .. }))
+    }
+}
+
+/// What could not be made durable, and why.
 struct Undone {
-    jobs: Vec<Job>,
+    decided: Vec<Decided>,
     why: Refusal,
 }
 
@@ -237,18 +244,18 @@ impl Clerk {
     async fn carry_out(&mut self, batch: Vec<Job>) -> Result<(), Refusal> {
         let Some(mut undone) = self.attempt(batch).await? else { return Ok(()) };
         if undone.why.code == Code::DISK_FULL {
-            let (grants, ends): (Vec<Job>, _) = undone.jobs.into_iter().partition(|job| !job.command.may_use_reserve());
-            refuse(grants, &undone.why);
-            undone.jobs = ends;
-            if !undone.jobs.is_empty() && self.reserve.spend() {
+            let (ends, others): (Vec<Decided>, _) = undone.decided.into_iter().partition(Decided::may_use_reserve);
+            refuse(others, &undone.why);
+            undone.decided = ends;
+            if !undone.decided.is_empty() && self.reserve.spend() {
                 tracing::warn!("the disk is full: the reserve is used, for ends alone");
-                match self.attempt(undone.jobs).await? {
+                match self.attempt(undone.decided.into_iter().map(|d| d.job).collect()).await? {
                     None => return Ok(()),
                     Some(again) => undone = again,
                 }
             }
         }
-        refuse(undone.jobs, &undone.why);
+        refuse(undone.decided, &undone.why);
         Ok(())
     }
 
@@ -280,8 +287,7 @@ impl Clerk {
             tracing::error!("the log cannot be written: {error}");
             self.keeper.restore(anchored);
             self.fold_again(&mut *shared.change().await).await?;
-            let jobs = decided.into_iter().map(|d| d.job).collect();
-            return Ok(Some(Undone { jobs, why: ledger_refusal(&error) }));
+            return Ok(Some(Undone { decided, why: ledger_refusal(&error) }));
         }
         if !kinds.is_empty() {
             self.counts.append.since(began_us);
@@ -508,8 +514,8 @@ fn enter(
     }
 }
 
-fn refuse(jobs: Vec<Job>, why: &Refusal) {
-    jobs.into_iter().for_each(|job| drop(job.reply.send(Err(why.clone()))));
+fn refuse(decided: Vec<Decided>, why: &Refusal) {
+    decided.into_iter().for_each(|decided| drop(decided.job.reply.send(Err(why.clone()))));
 }
 
 fn bundle_named(signed: &SignedAct) -> Option<Digest> {

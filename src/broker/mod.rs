@@ -37,7 +37,8 @@ use crate::accounts::scram::Verifier;
 use crate::clock::{DRIFT_S, Timekeeper};
 use crate::domain::act::{Act, Deed, SignedAct};
 use crate::domain::authority::SignedTrust;
-use crate::domain::decide::admit;
+use crate::domain::bundle::Bundle;
+use crate::domain::decide::{Now, admit, decide};
 use crate::domain::digest::Digest;
 use crate::domain::event::{Command, Event};
 use crate::domain::ids::GrantId;
@@ -109,6 +110,23 @@ pub struct KrlFile {
     pub krl: String,
     /// Armored SSHSIG of the user CA.
     pub signature: String,
+}
+
+/// What stands beside an act that is only looked at.
+struct Brought<'a> {
+    shelf: &'a Shelf,
+    words: Option<&'a Words>,
+}
+
+impl Beside for Brought<'_> {
+    fn words(&self, commitment: &Digest) -> Option<Words> {
+        let brought = self.words.filter(|words| words.commitment() == *commitment);
+        brought.cloned().or_else(|| self.shelf.words(commitment))
+    }
+
+    fn bundle(&self, digest: &Digest) -> Option<Arc<Bundle>> {
+        self.shelf.bundle(digest)
+    }
 }
 
 impl Broker {
@@ -264,8 +282,7 @@ impl Broker {
         // SECURITY: an act of nobody known must cost neither memory nor a place in the queue, where revocations wait.
         let (act, person) = self.admit(&signed).await?;
         if !act.deed.ends() {
-            let now_ms = self.inner.keeper.now().boot.ms;
-            self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(&person, now_ms)?;
+            self.spend(&person)?;
         }
         self.may_stage(&person, &act.deed).await?;
         self.may_begin(&act.deed).await?;
@@ -286,6 +303,12 @@ impl Broker {
             Some(wall_s) => Command::ActByWall { signed: signed.clone(), wall_s },
             None => Command::Act(signed.clone()),
         };
+        // What ends something is never counted; what would only be refused is, and is not even an entry beyond that.
+        if act.deed.ends()
+            && let Some(refusal) = self.refused_now(&command, words).await
+        {
+            self.spend(&person).map_err(|_| refusal)?;
+        }
         // A refusal that is an entry, or one of an act that was refused before.
         let done = self.command(command, blobs).await.and_then(|done| match done.events.iter().find_map(refusal_in) {
             Some(refusal) => Err(refusal.clone()),
@@ -303,6 +326,22 @@ impl Broker {
                 }
                 Ok(done)
             }
+        }
+    }
+
+    fn spend(&self, person: &PersonName) -> Result<(), Refusal> {
+        let now_ms = self.inner.keeper.now().boot.ms;
+        self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(person, now_ms)
+    }
+
+    /// Why a command would be refused as things stand, if that is all that would come of it.
+    async fn refused_now(&self, command: &Command, words: Option<&Words>) -> Option<Refusal> {
+        let memory = self.decided().await;
+        let (at, _) = self.clocks(&memory.state);
+        let beside = Brought { shelf: &memory.shelf, words };
+        match decide(&memory.state, command, Now { at, beside: &beside }).as_deref() {
+            Ok([Event::ActRefused { refusal, .. }]) => Some(refusal.clone()),
+            _ => None,
         }
     }
 

@@ -202,9 +202,9 @@ impl Command {
         matches!(self, Self::Issue { .. } | Self::OpenSession { .. }) || said.is_some_and(|act| gives(&act.deed))
     }
 
-    /// True for what is recorded on a full disk too; a snapshot is only a cache.
+    /// True for what is recorded on a full disk too; a snapshot is only a cache, and a host says again what it has.
     pub fn may_use_reserve(&self) -> bool {
-        !self.grants() && !matches!(self, Self::Snapshot { .. } | Self::ReadRecording { .. })
+        !self.grants() && !matches!(self, Self::Snapshot { .. } | Self::ReadRecording { .. } | Self::Confirm(_))
     }
 
     /// The blobs that stand beside this command.

@@ -352,6 +352,32 @@ async fn what_a_revoked_key_approved_counts_no_more() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_approved_with_a_key_that_is_gone_may_do_so_with_another() {
+    let world = World::start().await;
+    let mut files = bundle(&world.alice.key(), &world.bob.key(), "deploy", 22).files;
+    files.get_mut("people.toml").unwrap().insert_str(0, "[[person]]\nname = \"root-admin\"\ngroups = [\"admins\"]\n\n");
+    let policy = files.get_mut("policy.toml").unwrap();
+    let two =
+        policy.replace("need = 1", "need = 2").replace("\"group:leads\"", "\"group:leads\", \"person:root-admin\"");
+    assert_ne!(*policy, two);
+    *policy = two;
+    adopt(world.broker(), &world.admin, world.install, &BundleText { files }).await.unwrap();
+    enroll(&world, &world.bob, 11).await;
+    let id = world.ask(600).await.unwrap();
+    let (request_digest, terms) = world.terms(id).await;
+    let deed = Deed::Approve { by: world.bob.name(), request: id, request_digest, terms };
+    world.broker().act(sign_with(&world, 11, deed), None, None).await.unwrap();
+    revoke(&world, spare(11)).await.unwrap();
+    world.approve(&world.admin, id, |_| {}).await.unwrap();
+    let memory = world.broker().memory().await;
+    assert_eq!(memory.state.requests.get(&id).unwrap().state.word(), "pending");
+    drop(memory);
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    world.issue(world.grant(id).await).await.unwrap();
+    world.stop().await;
+}
+
 async fn me(world: &World, token: &str) -> u16 {
     let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
     let request = Request::get("/v1/me").header("authorization", format!("Bearer {token}"));

@@ -109,3 +109,29 @@ fn an_answer_that_cannot_be_written_is_no_defect() {
         assert!(said.contains(wanted) && said.lines().count() <= 2, "{said}");
     }
 }
+
+/// Nobody fills the log, and on a full disk the reserve of the ends, with what is refused anyway; what ends something is never counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_refused_is_counted_and_what_ends_something_is_not() {
+    use jit_broker::domain::act::Deed;
+    use jit_broker::domain::digest::Digest;
+    use jit_broker::domain::ids::GrantId;
+    use jit_broker::domain::refusal::Code;
+
+    let world = crate::trust::World::start().await;
+    let grant = world.open(600).await;
+    let before = *world.broker().changed().borrow();
+    let release = async |grant| {
+        let deed = Deed::Release { by: world.alice.name(), grant };
+        world.broker().act(world.sign(&world.alice, None, deed), None, None).await.map(drop)
+    };
+    for n in 0..1200_u32 {
+        let unknown = GrantId::of_digest(&Digest::of(&n.to_le_bytes()));
+        assert_eq!(release(unknown).await.unwrap_err().code, Code::MISSING);
+    }
+    let grown = *world.broker().changed().borrow() - before;
+    assert!((900..1100).contains(&grown), "{grown} entries");
+    assert_eq!(world.ask(60).await.unwrap_err().code, Code::TOO_OFTEN);
+    release(grant).await.unwrap();
+    world.stop().await;
+}

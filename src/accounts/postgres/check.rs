@@ -2,6 +2,7 @@
 
 use super::link::{Link as Session, Login, asks_for, reach};
 use super::lock::Locked;
+use super::make::POWER;
 use super::server::Secret;
 use super::sql::{Row, ident, literal};
 use super::tls::subject;
@@ -180,7 +181,7 @@ impl Postgres {
                 "WITH RECURSIVE up(oid) AS (SELECT oid FROM pg_roles WHERE rolname = {0} \
                  UNION SELECT m.roleid FROM pg_auth_members m JOIN up ON m.member = up.oid) \
                  SELECT (SELECT count(*) FROM up), (SELECT json_agg(r.rolname) FROM up JOIN pg_roles r USING (oid) \
-                 WHERE r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls), \
+                 WHERE {POWER}), \
                  current_setting('server_version_num')::int < 160000 OR coalesce((SELECT pg_has_role(r.oid, \
                  'MEMBER WITH ADMIN OPTION') FROM pg_roles r WHERE r.rolname = {0}), false)",
                 literal(role)
@@ -196,7 +197,8 @@ impl Postgres {
                         &what,
                         Some(false),
                         format!("too powerful to be handed out: {list}"),
-                        "another role in targets.toml, without SUPERUSER, CREATEROLE, REPLICATION and BYPASSRLS",
+                        "another role in targets.toml: NOLOGIN, that owns no database and has none of SUPERUSER, CREATEROLE, REPLICATION, \
+                         BYPASSRLS, pg_execute_server_program, pg_read_server_files, pg_write_server_files, pg_signal_backend",
                     );
                 }
                 Ok(row) if !row.yes(2) => {

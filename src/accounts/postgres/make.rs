@@ -97,15 +97,23 @@ pub(super) fn strip(name: &str, facts: &Facts, wanted: &[String]) -> Vec<String>
     of.chain(facts.members.iter().map(|role| format!("REVOKE {name} FROM {}; ", ident(role)))).collect()
 }
 
-/// SECURITY: attributes are not inherited but are had by `SET ROLE`: an account that can become a role with CREATEROLE makes
-/// accounts that outlive the grant. The cast of a text to a number fails and with it the transaction, without a second round
-/// trip and without plpgsql, which a server may lack.
+/// What a role `r` may not have whose members' grants end.
+///
+/// SECURITY: attributes are not inherited but are had by `SET ROLE`. With CREATEROLE accounts are made that outlive the grant; a role that can
+/// log in is given a password of one's own; the owner of a database shuts the admin out of it; and the server's programs and files lead to
+/// pg_hba.conf, its signals to the admin's own sessions (PostgreSQL, chapters 21.2, 21.5 and 22.4).
+pub(super) const POWER: &str = "(r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls OR r.rolcanlogin \
+    OR r.rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files', 'pg_signal_backend') \
+    OR EXISTS (SELECT FROM pg_database d WHERE d.datdba = r.oid))";
+
+/// The cast of a text to a number fails and with it the transaction, without a second round trip and without plpgsql, which a server may
+/// lack.
 fn power_check(name: &str) -> String {
     format!(
         "WITH RECURSIVE up(oid) AS (SELECT oid FROM pg_roles WHERE rolname = '{name}' \
          UNION SELECT m.roleid FROM pg_auth_members m JOIN up ON m.member = up.oid) \
          SELECT ('too powerful: ' || r.rolname)::integer FROM up JOIN pg_roles r USING (oid) \
-         WHERE r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls"
+         WHERE r.rolname <> '{name}' AND {POWER}"
     )
 }
 

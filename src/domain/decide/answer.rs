@@ -182,7 +182,9 @@ fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'
     };
     let open: Vec<_> = views.iter().map(|v| (v.step.name.clone(), v.need_left(), &v.step.eligible)).collect();
     if open.iter().any(|(_, need, _)| *need > 0) {
-        let mut taken: BTreeSet<PersonName> = request.approvals.iter().map(|a| a.by.clone()).collect();
+        // Whoever approved with a key that was revoked since may do so again with another one.
+        let counted = request.approvals.iter().filter(|a| key_stands(state, a));
+        let mut taken: BTreeSet<PersonName> = counted.map(|a| a.by.clone()).collect();
         taken.insert(request.person.clone());
         if let Err(step) = matchable(&open, &taken) {
             let refusal =

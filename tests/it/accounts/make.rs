@@ -119,6 +119,20 @@ async fn what_is_handed_out_is_checked_before_anybody_has_it() {
     db.sql("CREATE ROLE maker NOLOGIN CREATEROLE; CREATE ROLE way NOLOGIN IN ROLE maker; CREATE ROLE \"a \"\"b\"\"; --\" NOLOGIN");
     let error = db.accounts.make(&account(&["way"])).await.unwrap_err();
     assert_eq!(error, AccountError::Powerful("maker".to_owned()));
+    // A role that can log in is given a password; the owner of a database shuts the admin out; the server's own programs outlive everything.
+    db.sql(
+        "CREATE ROLE dbo NOLOGIN; CREATE DATABASE other OWNER dbo; CREATE ROLE dba NOLOGIN IN ROLE pg_signal_backend",
+    );
+    db.sql("GRANT app, dbo, dba, pg_execute_server_program TO jit_admin WITH ADMIN OPTION");
+    for (role, named) in [
+        ("app", "app"),
+        ("dbo", "dbo"),
+        ("dba", "pg_signal_backend"),
+        ("pg_execute_server_program", "pg_execute_server_program"),
+    ] {
+        let error = db.accounts.make(&account(&[role])).await.unwrap_err();
+        assert_eq!(error, AccountError::Powerful(named.to_owned()), "{role}");
+    }
     assert!(matches!(db.accounts.make(&account(&["postgres"])).await, Err(AccountError::Denied { .. })));
     assert!(matches!(db.accounts.make(&account(&["no such role"])).await, Err(AccountError::Denied { .. })));
     for wrong in ["", "a\0", &"é".repeat(40), &"a".repeat(64)] {
