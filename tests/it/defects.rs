@@ -135,3 +135,35 @@ async fn what_would_be_refused_is_counted_and_what_ends_something_is_not() {
     release(grant).await.unwrap();
     world.stop().await;
 }
+
+/// A host that says now this and now that of the authority that it shows does not fill the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_contradicts_itself_makes_no_entries() {
+    use jit_broker::daemon::dev::TARGET;
+    use jit_broker::domain::act::{Deed, HOST_NAMESPACE, SignedAct};
+    use jit_broker::domain::digest::canonical;
+    use jit_broker::domain::event::{Command, HostWord};
+    use jit_broker::domain::key::Key;
+    use jit_broker::domain::names::TargetName;
+
+    let world = crate::trust::World::start().await;
+    let (host, target) = (jit_ca::key::PrivateKey::from_seed([5; 32]), TargetName::new(TARGET).unwrap());
+    let deed = Deed::EnrollHost { by: world.admin.name(), target: target.clone(), key: Key(host.public().clone()) };
+    world.broker().act(world.sign(&world.admin, None, deed), None, None).await.unwrap();
+    let active = world.broker().memory().await.state.genesis.as_ref().unwrap().ssh_host.0.fingerprint();
+    let says = async |host_ca: &str| {
+        let (install, at) = (world.install, world.broker().now());
+        let host_ca = Some(host_ca.to_owned());
+        let word = HostWord { install, target: target.clone(), krl_version: 0, at, trust: None, host_ca };
+        let bytes = canonical(&word).unwrap();
+        let signature = jit_ca::sshsig::sign(&host, HOST_NAMESPACE, &bytes).unwrap();
+        let signed = SignedAct { act: String::from_utf8(bytes).unwrap(), signature };
+        world.broker().command(Command::Confirm(signed), Vec::new()).await.unwrap().events.len()
+    };
+    assert_eq!(says("SHA256:other").await, 1, "the first word of it");
+    for other in [0, 0, 0, 0, 0] {
+        assert_eq!((says("SHA256:another").await, says("SHA256:other").await), (other, other));
+    }
+    assert_eq!((says(&active).await, says("SHA256:other").await, says(&active).await), (1, 0, 0));
+    world.stop().await;
+}

@@ -5,6 +5,7 @@ use super::ask::{approvable, bundle_terms, judge_words, subject, submitted};
 use super::end::ending;
 use super::{Now, Verified, bundle_of, missing};
 use crate::domain::act::{ACT_SKEW_S, Deed, HOST_NAMESPACE, SignedAct};
+use crate::domain::authority::Purpose;
 use crate::domain::bundle::Bundle;
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Cause, Event, HostWord};
@@ -314,8 +315,15 @@ pub(super) fn confirm(state: &State, signed: &SignedAct, now: Now<'_>) -> Result
         return Err(Refusal::new(Code::BAD_ACT, "There are no such authorities yet."));
     }
     let trust = word.trust.filter(|version| *version > host.trust);
-    let host_ca = word.host_ca.filter(|ca| host.host_ca.as_ref() != Some(ca) && ca.len() <= MAX_FINGERPRINT);
-    if word.krl_version <= host.krl_version && trust.is_none() && host_ca.is_none() {
+    let further = word.krl_version > host.krl_version || trust.is_some();
+    // SECURITY: what does not bring a host further is an entry only where it comes to show the authority that signs: one that says now
+    // this and now that would fill the log.
+    let signs = state.authorities.ssh(Purpose::SshHost).map(|key| key.0.fingerprint());
+    let host_ca = word
+        .host_ca
+        .filter(|ca| host.host_ca.as_ref() != Some(ca) && ca.len() <= MAX_FINGERPRINT)
+        .filter(|ca| further || host.host_ca.is_none() || signs.as_ref() == Some(ca));
+    if !further && host_ca.is_none() {
         return Ok(Vec::new());
     }
     let version = word.krl_version.max(host.krl_version);
