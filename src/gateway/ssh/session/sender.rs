@@ -13,9 +13,10 @@ use super::tape::Tape;
 
 /// How long a packet of a side that is ahead of the other waits for it, at most.
 const PACE: Duration = Duration::from_millis(5);
-/// The same beside other channels, which wait with it.
+/// The same beside other channels, which wait with it; and for a side that takes nothing at all, since another channel that is opened waits
+/// behind all packets of a window.
 const PACE_BESIDE: Duration = Duration::from_millis(1);
-/// After so many packets that waited in vain nobody waits beside other channels, until something is taken.
+/// So many packets that waited in vain show a side that takes nothing. Beside other channels nobody waits for it then, until it does.
 const IN_VAIN: u32 = 16;
 
 /// Which way bytes go.
@@ -145,7 +146,7 @@ impl<'a, S: Peer> Sender<'a, S> {
         if !self.backlog.is_behind() || (!alone && self.in_vain >= IN_VAIN) {
             return Ok(Ok(()));
         }
-        let until = Instant::now() + if alone { PACE } else { PACE_BESIDE };
+        let until = Instant::now() + if alone && self.in_vain < IN_VAIN { PACE } else { PACE_BESIDE };
         while self.backlog.is_behind() {
             match tokio::time::timeout_at(until, self.sent()).await {
                 Ok(Ok(())) => self.next(&mut false).await?,
