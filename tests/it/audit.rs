@@ -190,6 +190,14 @@ async fn a_text_that_is_gone_lets_nothing_pass_but_what_its_own_command_may_have
         key: stranger.clone(),
     };
     let issue = Command::Issue { grant: granted, key: stranger.clone(), nonce: Digest::of(b"n"), verifier: None };
+    let opened_as = |grant, ends_at| match opened(waiting, &world.alice.key(), &terms) {
+        Event::GrantOpened { request, person, key, terms, starts_at, claim_by, credential_s, .. } => {
+            Event::GrantOpened { grant, request, person, key, terms, starts_at, ends_at, claim_by, credential_s }
+        }
+        other => other,
+    };
+    let own = GrantId::of_digest(&Digest::of(format!("grant {waiting}").as_bytes()));
+    let deny = world.sign(&world.bob, None, Deed::Deny { by: world.bob.name(), request: waiting });
     let wider = Terms { logins: vec![LoginName::new("root").unwrap()], ..terms.clone() };
     for (name, cause, event) in [
         ("beat", Some(Command::Beat), enrolled.clone()),
@@ -198,6 +206,10 @@ async fn a_text_that_is_gone_lets_nothing_pass_but_what_its_own_command_may_have
         // Behind the request whose text is gone, as if rules had granted it.
         ("key", None, opened(waiting, &stranger, &terms)),
         ("wider", None, opened(waiting, &world.alice.key(), &wider)),
+        ("long", None, opened_as(own, world.broker().now() + 10 * 366 * 86_400)),
+        ("in place of another", None, opened_as(granted, world.broker().now() + 600)),
+        // A denial is no consent, whatever the text was.
+        ("denied", Some(Command::Act(deny)), Event::RequestApproved { request: waiting, grant: Some(own) }),
         ("enrolled", None, enrolled),
     ] {
         let report = root.rebuilt(&world, &format!("{name}.db"), &and_then(&gone, cause, event)).await;

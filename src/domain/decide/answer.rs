@@ -231,6 +231,10 @@ fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'
 /// The refusal, when it can no longer be granted. What is neither a grant nor a bundle is to be done again where nobody is asked for it:
 /// all of a command is decided on one state, so two such deeds could contradict each other.
 pub fn judged_again(state: &State, request: &Request, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
+    // What nobody answered in time is expired at the next look at deadlines, whatever the rules say by then.
+    if request.answer_by <= now.at {
+        return Ok(Vec::new());
+    }
     let (allowed, views) = progress(state, request, now)?;
     if views.iter().any(|view| view.need_left() > 0) {
         return Ok(Vec::new());
