@@ -480,15 +480,7 @@ fn a_bundle_in_folders_is_checked_as_one_in_files() {
 fn where_there_are_two_administrators_an_epoch_takes_both() {
     let mut served = started();
     served.stop();
-    let second = served.dir.join("second");
-    std::fs::create_dir(&second).unwrap();
-    let key = second.join("id_ed25519");
-    Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
-    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
-    let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
-    let text = std::fs::read_to_string(served.config()).unwrap();
-    let text = text.replace("admins = [{", &format!("admins = [{{ name = \"second\", key = \"{public}\" }}, {{"));
-    std::fs::write(served.config(), text).unwrap();
+    served.name_second();
     let config = served.config().display().to_string();
     operator(&served, &["trust", "reset", "--config", &config, "--yes"]).ok();
     served.serve();

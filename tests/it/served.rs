@@ -133,6 +133,19 @@ impl Served {
         (child, ready)
     }
 
+    /// Makes `second` a key, and names them in [trust] beside root-admin.
+    pub fn name_second(&self) {
+        let second = self.dir.join("second");
+        std::fs::create_dir(&second).unwrap();
+        let key = second.join("id_ed25519");
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
+        let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
+        let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let text = text.replace("admins = [{", &format!("admins = [{{ name = \"second\", key = \"{public}\" }}, {{"));
+        std::fs::write(self.config(), text).unwrap();
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.server.take() {

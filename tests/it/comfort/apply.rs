@@ -1,22 +1,12 @@
 //! Changes of a bundle whose rules name administrators of [trust] that people.toml does not have.
 
-use std::process::Command;
-
 use crate::served::Served;
 
 /// Two administrators, neither in people.toml; what is adopted names none of them.
 fn two_administrators() -> Served {
     let mut served = Served::init();
-    let second = served.dir.join("second");
-    std::fs::create_dir(&second).unwrap();
-    let key = second.join("id_ed25519");
-    Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
-    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
-    let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let config = served.config().display().to_string();
-    let text = std::fs::read_to_string(&config).unwrap();
-    let text = text.replace("admins = [{", &format!("admins = [{{ name = \"second\", key = \"{public}\" }}, {{"));
-    std::fs::write(&config, text).unwrap();
+    served.name_second();
     let reset = served.operator(&["trust", "reset", "--config", &config, "--yes"]).output().unwrap();
     assert!(reset.status.success(), "{reset:?}");
     served.serve();

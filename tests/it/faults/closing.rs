@@ -1,6 +1,7 @@
 //! The log cannot be written when a session ends: the end reaches it as soon as it can be, without a restart.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,18 +10,23 @@ use super::page::{ENOSPC, Fault};
 use super::site::Site;
 use crate::served::eventually;
 
-#[test]
-fn the_end_of_a_session_reaches_the_log_however_long_that_takes() {
-    let mut site = Site::start(false);
-    site.serve(true).unwrap();
-    let (grant, path) = pass(&site, &site.served.client(&site.served.alice).unwrap(), "pass", 45);
-    let mut child = site.ssh(&path, "echo in; cat").stdin(Stdio::piped()).spawn().unwrap();
+/// A session is broken off while nothing can be written.
+fn ends_unlogged(site: &Site, path: &Path) {
+    let mut child = site.ssh(path, "echo in; cat").stdin(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     site.shim.arm(Fault { first: 1, once: false, error: ENOSPC });
     child.kill().unwrap();
     child.wait().unwrap();
     eventually("it is tried", || site.said().contains("the end was not logged"));
+}
+
+#[test]
+fn the_end_of_a_session_reaches_the_log_however_long_that_takes() {
+    let mut site = Site::start(false);
+    site.serve(true).unwrap();
+    let (grant, path) = pass(&site, &site.served.client(&site.served.alice).unwrap(), "pass", 45);
+    ends_unlogged(&site, &path);
     // Longer than anybody would wait who gives up after some tries.
     std::thread::sleep(Duration::from_secs(25));
     assert!(site.story().closed.is_empty());
@@ -39,13 +45,7 @@ fn a_stop_does_not_wait_for_ever_for_a_log_that_cannot_be_written() {
     let mut site = Site::start(false);
     site.serve(true).unwrap();
     let (_, path) = pass(&site, &site.served.client(&site.served.alice).unwrap(), "pass", 3600);
-    let mut child = site.ssh(&path, "echo in; cat").stdin(Stdio::piped()).spawn().unwrap();
-    let mut first = [0; 3];
-    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-    site.shim.arm(Fault { first: 1, once: false, error: ENOSPC });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    eventually("it is tried", || site.said().contains("the end was not logged"));
+    ends_unlogged(&site, &path);
     site.stop();
     site.shim.disarm();
     assert!(site.story().closed.is_empty());
