@@ -18,7 +18,7 @@ use super::gate::{Alive, Gate};
 use super::session::live::{Entrance, Live, Standing, begin};
 use super::session::{channel, forward};
 use super::switch::Switch;
-use super::{jump, keys};
+use super::{jump, keys, offer};
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, PersonName, TargetName};
@@ -289,6 +289,11 @@ impl Handler for Door {
             _ => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
         }
         Ok(())
+    }
+
+    /// The library keeps one size for all channels of a connection, and asks for it when it has granted it to one.
+    fn adjust_window(&mut self, _channel: ChannelId, _current: u32) -> u32 {
+        self.live().map_or(offer::WINDOW, |live| live.throttle.room(offer::WINDOW))
     }
 
     async fn pty_request(

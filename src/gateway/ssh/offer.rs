@@ -18,7 +18,7 @@ const ATTEMPTS: usize = 6;
 /// How long every refusal of a key takes.
 const REJECTION: Duration = Duration::from_millis(300);
 /// What a side may send before it must be let go on, in bytes.
-const WINDOW: u32 = 2 * 1024 * 1024;
+pub const WINDOW: u32 = 2 * 1024 * 1024;
 /// The largest packet's content, in bytes.
 const PACKET: u32 = 32 * 1024;
 /// Packets of a channel that may wait for their task.

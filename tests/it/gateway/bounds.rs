@@ -1,7 +1,7 @@
 //! Whoever stops reading holds up nobody else, and costs a bounded amount of memory.
 
-use std::io::Write as _;
-use std::process::Stdio;
+use std::io::{Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::world::{Gw, until};
@@ -19,11 +19,44 @@ fn alone(test: &str) -> bool {
     if std::env::var_os("JIT_ALONE").is_some() {
         return true;
     }
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "--nocapture", &format!("gateway::bounds::{test}")]).env("JIT_ALONE", "1");
     let done: Done = command.output().unwrap().into();
     assert!(done.code == Some(0) && done.out.contains("1 passed"), "{}\n{}", done.out, done.err);
     false
+}
+
+/// A command that says again what is typed, and how long that took each time.
+struct Echo {
+    child: Child,
+    took: Vec<Duration>,
+}
+
+impl Echo {
+    fn start(command: &mut Command) -> Self {
+        Self { child: command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap(), took: Vec::new() }
+    }
+
+    fn echoes(&mut self, times: usize) {
+        let (stdin, stdout) = (self.child.stdin.as_mut().unwrap(), self.child.stdout.as_mut().unwrap());
+        for _ in 0..times {
+            let typed = Instant::now();
+            stdin.write_all(b"x").unwrap();
+            stdout.read_exact(&mut [0]).unwrap();
+            self.took.push(typed.elapsed());
+        }
+    }
+
+    fn median(&mut self) -> Duration {
+        self.took.sort();
+        self.took[self.took.len() / 2]
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
 }
 
 #[test]
@@ -53,6 +86,7 @@ fn a_target_that_takes_nothing_holds_up_no_other_channel() {
         // The end of the input is not sent while somebody still looks.
         std::thread::sleep(Duration::from_secs(60));
     });
+    let mut typed = Echo::start(world.client("ssh", None).args(["-o", &socket, "gateway", "cat"]));
     let begun = Instant::now();
     let (mut reached, mut most, mut slowest) = (0, before, Duration::ZERO);
     while reached < 600 && begun.elapsed() < Duration::from_secs(120) {
@@ -64,6 +98,7 @@ fn a_target_that_takes_nothing_holds_up_no_other_channel() {
         let mut other = world.client("ssh", None);
         let done: Done = other.args(["-o", &socket, "gateway", "echo quick"]).output().unwrap().into();
         assert_eq!(done.ok(), "quick\n");
+        typed.echoes(20);
         if asked.elapsed() > slowest {
             slowest = asked.elapsed();
             eprintln!("{reached} MiB after {:?}: {slowest:?}", begun.elapsed());
@@ -71,8 +106,14 @@ fn a_target_that_takes_nothing_holds_up_no_other_channel() {
     }
     assert_eq!(reached, 600, "what is sent is taken");
     assert!(slowest < Duration::from_secs(5), "another channel took {slowest:?}");
+    // A channel whose turn came after a window of the stuck one would have waited 64 ms.
+    let median = typed.median();
+    assert!(median < Duration::from_millis(20), "what is typed beside it comes back after {median:?}");
     assert!(most - before < 64, "{before} MiB before, {most} MiB at most");
-    eprintln!("600 MiB to a target that takes nothing: {} MiB more, other channels {slowest:?} at most", most - before);
+    eprintln!(
+        "600 MiB to a target that takes nothing: {} MiB more, other channels {slowest:?} at most, typing {median:?}",
+        most - before
+    );
     let _ = (stuck.kill(), stuck.wait(), master.kill(), master.wait());
 }
 

@@ -53,9 +53,14 @@ impl Backlog {
         self.held >= MEMORY || self.read_at != self.written_at
     }
 
+    /// What waits on the disk, in bytes.
+    pub fn on_disk(&self) -> u64 {
+        self.written_at - self.read_at
+    }
+
     /// True when nothing more may be put.
     pub fn is_full(&self) -> bool {
-        self.written_at - self.read_at >= self.disk
+        self.on_disk() >= self.disk
     }
 
     /// Takes bytes in.

@@ -11,6 +11,7 @@ use russh::server::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::throttle::Throttle;
 use super::upstream::{Away, Leg, Upstream};
 use crate::broker::gateway::Opened;
 use crate::broker::lease::Over;
@@ -80,6 +81,8 @@ pub struct Live {
     pub record_input: bool,
     /// Where spooled bytes may go.
     pub spool: PathBuf,
+    /// What clients may send ahead.
+    pub throttle: Arc<Throttle>,
     /// Whereto.
     pub target: TargetName,
     /// Bytes from the person.
@@ -308,6 +311,7 @@ impl Task {
             recorder,
             record_input: opened.record_input,
             spool: self.gate.spool.clone(),
+            throttle: Arc::default(),
             target: opened.target.name.clone(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),

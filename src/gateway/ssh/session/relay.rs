@@ -128,7 +128,7 @@ async fn pass<S: Peer>(tape: &Tape, way: Way, from: &mut ChannelReadHalf, to: &C
         };
         match message {
             Some(ChannelMsg::Data { data }) => {
-                if !matches!(sender.pace().await, Ok(Ok(()))) || sender.put(data).await.is_err() {
+                if !matches!(sender.pace(data.len()).await, Ok(Ok(()))) || sender.put(data).await.is_err() {
                     return;
                 }
             }
@@ -368,7 +368,7 @@ async fn uploads(
                 if gone {
                     continue;
                 }
-                match sender.pace().await {
+                match sender.pace(data.len()).await {
                     Ok(Err(Unsent::Recording)) => return Ended::Recording,
                     Ok(Err(Unsent::Gone)) => {
                         gone = true;

@@ -2,6 +2,7 @@
 
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,15 +11,14 @@ use tokio::time::Instant;
 
 use super::backlog::Backlog;
 use super::tape::Tape;
+use super::throttle::{Stuck, Throttle};
 
 /// How long a packet of a side that is ahead of the other waits for it, at most.
 const PACE: Duration = Duration::from_millis(5);
-/// The same beside other channels, which wait with it; and for a side that takes nothing at all, since another channel that is opened waits
-/// behind all packets of a window.
+/// The same beside other channels, which wait with it; and all that a stuck one waits for as much as it has room for.
 const PACE_BESIDE: Duration = Duration::from_millis(1);
-/// So many packets that waited in vain show a side that takes nothing. Beside other channels nobody waits for it then, until it does.
+/// So many packets that waited in vain show that a channel is stuck.
 const IN_VAIN: u32 = 16;
-
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -83,12 +83,14 @@ pub struct Sender<'a, S: Peer> {
     backlog: Backlog,
     sending: Sending<'a>,
     in_vain: u32,
+    stuck: Option<Stuck>,
 }
 
 impl<'a, S: Peer> Sender<'a, S> {
     /// Nothing is waiting yet.
     pub fn new(tape: &'a Tape, way: Way, to: &'a ChannelWriteHalf<S>) -> Self {
-        Self { tape, way, to, backlog: Backlog::new(tape.live.spool.clone()), sending: None, in_vain: 0 }
+        let backlog = Backlog::new(tape.live.spool.clone());
+        Self { tape, way, to, backlog, sending: None, in_vain: 0, stuck: None }
     }
 
     /// Takes bytes in.
@@ -133,20 +135,27 @@ impl<'a, S: Peer> Sender<'a, S> {
     pub async fn sent(&mut self) -> Result<(), Unsent> {
         let done = sent(&mut self.sending).await;
         self.in_vain = 0;
+        if !self.backlog.is_behind() {
+            self.stuck = None;
+        }
         done
     }
 
-    /// Lets whoever takes it catch up for a moment: what passes through memory is cheap, and what goes by the disk is not. One that takes
-    /// nothing at all slows the other side down, and nobody else.
+    /// Lets whoever takes it catch up for a moment before so many more bytes are put: what passes through memory is cheap, and what goes by
+    /// the disk is not. One that takes nothing at all slows the other side down, and nobody else.
     ///
     /// # Errors
     /// As [`Sender::next`], and why something was not sent.
-    pub async fn pace(&mut self) -> std::io::Result<Result<(), Unsent>> {
-        let alone = self.tape.live.is_alone();
-        if !self.backlog.is_behind() || (!alone && self.in_vain >= IN_VAIN) {
+    pub async fn pace(&mut self, coming: usize) -> std::io::Result<Result<(), Unsent>> {
+        if !self.backlog.is_behind() {
             return Ok(Ok(()));
         }
-        let until = Instant::now() + if alone && self.in_vain < IN_VAIN { PACE } else { PACE_BESIDE };
+        let waiting = self.backlog.on_disk();
+        if self.stuck.as_mut().is_some_and(|stuck| !stuck.is_due(coming as u64, waiting)) {
+            return Ok(Ok(()));
+        }
+        let patient = self.stuck.is_none() && self.tape.live.is_alone();
+        let until = Instant::now() + if patient { PACE } else { PACE_BESIDE };
         while self.backlog.is_behind() {
             match tokio::time::timeout_at(until, self.sent()).await {
                 Ok(Ok(())) => self.next(&mut false).await?,
@@ -157,6 +166,17 @@ impl<'a, S: Peer> Sender<'a, S> {
                 }
             }
         }
+        if self.in_vain >= IN_VAIN && self.stuck.is_none() {
+            self.stuck = Some(Stuck::new(self.throttle()));
+        }
         Ok(Ok(()))
+    }
+
+    /// What a target sends for a client that takes nothing is of a connection that nobody throttles.
+    fn throttle(&self) -> Arc<Throttle> {
+        match self.way {
+            Way::Up => self.tape.live.throttle.clone(),
+            Way::Down => Arc::default(),
+        }
     }
 }
