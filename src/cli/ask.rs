@@ -372,77 +372,106 @@ pub enum Leaves {
     FilesAndAgent,
 }
 
-/// `request` and `login`
+/// `request` and `login`: each target by itself, so that one that is refused takes nothing from the others.
 pub async fn request(wish: &Wish, leaves: Leaves, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
     if wish.dry_run {
         return why(wish.one()?, wish.role.as_ref(), wish.for_.as_deref(), None, globals).await;
     }
+    // Before anybody is asked: it may be what cannot be read.
+    let patience = match &wish.wait {
+        None if !prompt::possible() => Duration::ZERO,
+        _ => wish.patience()?,
+    };
     let mut worst = ExitCode::SUCCESS;
+    let mut asked = Vec::new();
     for name in &wish.targets {
-        let database = target(&mut client, name).await.ok().and_then(|doc| doc.database);
-        let key = match &database {
-            Some(_) => database::client_key(client.home(), name)?,
-            None => ssh::client_key(client.home(), name)?,
+        let done = match leaves {
+            Leaves::Nothing => ask_one(&mut client, wish, name).await.map(|request| asked.push((name, request))),
+            _ => login_one(&mut client, wish, name, leaves, globals).await,
         };
-        if leaves == Leaves::FilesAndAgent && database.is_some() {
-            return Err(Failure::new(Code::USAGE, format!("{name} is a database; the ssh-agent is for hosts.")));
+        if let Err(failure) = done {
+            worst = go_on(failure, wish, name, globals)?;
         }
-        if leaves != Leaves::Nothing {
-            let grant = granted(&mut client, wish, name, &key, globals).await?;
-            let (doc, line) = match &database {
-                Some(found) => {
-                    let doc = database::ensure(&mut client, &grant, found.auth).await?;
-                    (doc, database::how_to_use(client.home(), name))
-                }
-                None => {
-                    let doc = ssh::ensure(&mut client, &grant).await?;
-                    if leaves == Leaves::FilesAndAgent {
-                        ssh::hand_over(client.home(), name, &doc)?;
-                        eprintln!("The ssh-agent has it until {}.", doc.valid_before);
-                    }
-                    let line = how_to_use(&client, name);
-                    if line.starts_with("jit-broker ssh ") {
-                        let home = client.home();
-                        hint::once(
-                            home,
-                            "ssh-config",
-                            "jit-broker ssh-config --install makes plain ssh, scp and git ask by themselves.",
-                        );
-                    }
-                    (doc, line)
-                }
-            };
-            eprintln!("{} until {}", doc.principals.join(", "), doc.valid_before);
-            output::one(globals.output, &doc, &doc.id, |_| vec![line])?;
-            continue;
-        }
-        // The broker judges unknown targets and roles, so that even a wrong ask is in the log.
-        let role_name = match (&wish.role, target(&mut client, name).await) {
-            (Some(name), _) => name.clone(),
-            (None, doc) => role(&doc?, None)?.name.clone(),
-        };
-        let mut wish = wish.clone();
-        if prompt::possible()
-            && target(&mut client, name).await.is_ok_and(|t| t.roles.iter().any(|r| r.name == role_name))
-        {
-            (wish.reason, wish.ticket) = complete(&mut client, name, &role_name, (wish.reason, wish.ticket)).await?;
-        }
-        let patience = match &wish.wait {
-            None if !prompt::possible() => Duration::ZERO,
-            _ => wish.patience()?,
-        };
-        let asked = submit(&mut client, &wish, name, &role_name, &key).await?;
-        let answered = wait_for(&mut client, asked, patience).await?;
+    }
+    for (name, request) in asked {
+        let answered = wait_for(&mut client, request, patience).await?;
         print_request(&answered, globals)?;
-        if let Err(failure) = outcome(&mut client, &answered).await {
-            let asynchronous = failure.0.code == Code::PENDING && patience.is_zero();
-            if !asynchronous {
-                worst = failure.report(globals.json());
-            }
+        match outcome(&mut client, &answered).await {
+            Err(failure) if failure.0.code == Code::PENDING && patience.is_zero() => {}
+            Err(failure) => worst = go_on(failure, wish, name, globals)?,
+            Ok(_) => {}
         }
     }
     Ok(worst)
+}
+
+/// Tells what failed for one target of several, and goes on with the others unless they would fail alike.
+fn go_on(mut failure: Failure, wish: &Wish, name: &TargetName, globals: &Globals) -> Result<ExitCode, Failure> {
+    // Cancelled, not signed in, refused by this machine, interrupted, nobody there.
+    if wish.targets.len() == 1 || matches!(failure.0.code.entry().exit, 3 | 4 | 9 | 69 | 130) {
+        return Err(failure);
+    }
+    if !failure.0.message.contains(name.as_str()) {
+        failure.0.message = format!("{name}: {}", failure.0.message);
+    }
+    Ok(failure.report(globals.json()))
+}
+
+async fn ask_one(client: &mut Client, wish: &Wish, name: &TargetName) -> Result<RequestDoc, Failure> {
+    // The broker judges unknown targets and roles, so that even a wrong ask is in the log.
+    let doc = target(client, name).await;
+    let database = doc.as_ref().is_ok_and(|doc| doc.database.is_some());
+    let key = if database { database::client_key(client.home(), name)? } else { ssh::client_key(client.home(), name)? };
+    let is_there = |wished: &RoleName| doc.as_ref().is_ok_and(|doc| doc.roles.iter().any(|r| r.name == *wished));
+    let (role_name, is_there) = match &wish.role {
+        Some(wished) => (wished.clone(), is_there(wished)),
+        None => (role(doc.as_ref().map_err(|failure| Failure(failure.0.clone()))?, None)?.name.clone(), true),
+    };
+    let mut wish = wish.clone();
+    if prompt::possible() && is_there {
+        (wish.reason, wish.ticket) = complete(client, name, &role_name, (wish.reason, wish.ticket)).await?;
+    }
+    submit(client, &wish, name, &role_name, &key).await
+}
+
+async fn login_one(
+    client: &mut Client,
+    wish: &Wish,
+    name: &TargetName,
+    leaves: Leaves,
+    globals: &Globals,
+) -> Result<(), Failure> {
+    let database = target(client, name).await.ok().and_then(|doc| doc.database);
+    if leaves == Leaves::FilesAndAgent && database.is_some() {
+        return Err(Failure::new(Code::USAGE, format!("{name} is a database; the ssh-agent is for hosts.")));
+    }
+    let key = match &database {
+        Some(_) => database::client_key(client.home(), name)?,
+        None => ssh::client_key(client.home(), name)?,
+    };
+    let grant = granted(client, wish, name, &key, globals).await?;
+    let (doc, line) = match &database {
+        Some(found) => {
+            let doc = database::ensure(client, &grant, found.auth).await?;
+            (doc, database::how_to_use(client.home(), name))
+        }
+        None => {
+            let doc = ssh::ensure(client, &grant).await?;
+            if leaves == Leaves::FilesAndAgent {
+                ssh::hand_over(client.home(), name, &doc)?;
+                eprintln!("The ssh-agent has it until {}.", doc.valid_before);
+            }
+            let line = how_to_use(client, name);
+            if line.starts_with("jit-broker ssh ") {
+                let says = "jit-broker ssh-config --install makes plain ssh, scp and git ask by themselves.";
+                hint::once(client.home(), "ssh-config", says);
+            }
+            (doc, line)
+        }
+    };
+    eprintln!("{} until {}", doc.principals.join(", "), doc.valid_before);
+    output::one(globals.output, &doc, &doc.id, |_| vec![line])
 }
 
 /// What to type next: plain ssh where the hook is installed, else our own.
