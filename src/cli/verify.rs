@@ -69,6 +69,15 @@ impl<'a> Known<'a> {
     }
 }
 
+/// A log that was fetched: nothing of it stays.
+struct Fetched(PathBuf);
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Judges a log against a key and the checkpoints that are held outside.
 ///
 /// # Errors
@@ -83,7 +92,7 @@ pub async fn verify(args: &LogArgs, globals: &Globals) -> Result<ExitCode, Failu
     let mut outside = known.notes()?;
     // Before anything is fetched, which this client remembers as well.
     let seen = context.as_ref().map(|context| context.seen(&home));
-    let fetched;
+    let mut fetched = None;
     let (path, origin, log_key) = match offline {
         Some(path) => {
             let path = ledger_in(path);
@@ -103,16 +112,17 @@ pub async fn verify(args: &LogArgs, globals: &Globals) -> Result<ExitCode, Failu
         None => {
             let mut client = Client::remembered(&home)?;
             let named = known.key.map(keys::public).transpose()?;
-            fetched = home.state.join(format!("verify-{}.jsonl", std::process::id()));
+            let path = home.state.join(format!("verify-{}.jsonl", std::process::id()));
             super::home::private_folder(&home.state)?;
+            fetched = Some(Fetched(path.clone()));
             // Before the log is fetched: it goes on, and must not look rolled back by what came meanwhile.
             if !known.cosigner.is_empty() {
                 let list: List<WitnessDoc> = client.get("/v1/audit/witnesses").await?;
                 outside.extend(list.items.iter().filter_map(|w| known.cosigned(w.note.as_deref()?)));
             }
-            fetch(&mut client, &fetched).await?;
+            fetch(&mut client, &path).await?;
             let about = &client.context()?.about;
-            (fetched.clone(), about.origin.clone(), named.unwrap_or_else(|| about.log_key.clone()))
+            (path, about.origin.clone(), named.unwrap_or_else(|| about.log_key.clone()))
         }
     };
     if context.is_some_and(|context| concerns(&context, &origin, &log_key))
@@ -128,9 +138,7 @@ pub async fn verify(args: &LogArgs, globals: &Globals) -> Result<ExitCode, Failu
     } else {
         audit(&path, origin, &log_key, &outside, store.as_ref()).await
     };
-    if offline.is_none() {
-        let _ = std::fs::remove_file(&path);
-    }
+    drop(fetched);
     let report = report?;
     // While it is fetched the log goes on; a copy that lies still must be attested to its very end.
     let least = if offline.is_some() { report.size } else { 0 };

@@ -72,8 +72,8 @@ impl Store {
     /// [`RecordError::Io`] when it cannot be opened.
     pub fn to_read(dir: impl Into<PathBuf>) -> Result<Self, RecordError> {
         let dir = dir.into();
-        let top =
-            Folder::foreign(&dir).map_err(RecordError::io(format!("the folder of recordings {}", dir.display())))?;
+        let top = Folder::foreign(&dir)
+            .map_err(|source| RecordError::Io { what: format!("{}: {source}", dir.display()), source })?;
         Ok(Self { dir, top: Arc::new(top), writers: Vec::new(), live: Registry::default() })
     }
 

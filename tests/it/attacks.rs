@@ -239,6 +239,10 @@ fn no_file_is_open_to_others_whatever_the_umask() {
     world.granted("20m");
     world.run("alice", "umask 000; $SSH web-07 true && jit-broker cert web-07 --out cert").ok();
     world.run("bob", "umask 000; jit-broker audit export --to export.jsonl && jit-broker audit verify").ok();
+    // Nor does a log stay that was fetched to be judged, whatever came in the way.
+    let fails = world.run("bob", "jit-broker audit verify --recordings nowhere");
+    assert!(fails.code != Some(0) && fails.err.contains("nowhere"), "{fails:?}");
+    assert_eq!(world.run("bob", "find jit -name 'verify-*'").ok(), "");
     let open = world.run("alice", "find ../broker jit ../bob/jit ../bob/export.jsonl cert ! -type l -perm /077").ok();
     // The revocation list is public, and still only its owner writes it.
     assert_eq!(open, "../broker/state/krl\n", "open to others");
