@@ -286,7 +286,7 @@ impl Clerk {
         {
             tracing::error!("the log cannot be written: {error}");
             self.keeper.restore(anchored);
-            self.fold_again(&mut *shared.change().await).await?;
+            self.fold_again().await?;
             return Ok(Some(Undone { decided, why: ledger_refusal(&error) }));
         }
         if !kinds.is_empty() {
@@ -312,8 +312,9 @@ impl Clerk {
     }
 
     /// INVARIANT: nothing is told that is not durable: after a failed write the state is folded again from what the store
-    /// holds. Where that cannot be, or the store is not what the tree in memory says, the daemon stops.
-    async fn fold_again(&mut self, memory: &mut Memory) -> Result<(), Refusal> {
+    /// holds. Where that cannot be, or the store is not what the tree in memory says, the daemon stops. While it is
+    /// folded, leases are looked at by what was decided, which ends and opens nothing.
+    async fn fold_again(&mut self) -> Result<(), Refusal> {
         let folded =
             fold(&self.reader, &self.cache).await.and_then(|folded| match folded.state.size == self.ledger.size() {
                 true => Ok(folded),
@@ -321,16 +322,12 @@ impl Clerk {
                     Err(corrupt(&format!("{} entries are stored, {} belong", folded.state.size, self.ledger.size())))
                 }
             });
-        match folded {
-            Ok(folded) => {
-                *memory = folded;
-                Ok(())
-            }
-            Err(refusal) => {
-                *memory = Memory::default();
-                Err(refusal)
-            }
-        }
+        let (memory, done) = match folded {
+            Ok(folded) => (folded, Ok(())),
+            Err(refusal) => (Memory::default(), Err(refusal)),
+        };
+        *self.memory.change().await = memory;
+        done
     }
 
     fn decide(
