@@ -16,6 +16,8 @@ const MEMORY: usize = 8 * 1024 * 1024;
 const REQUEST: usize = 128;
 /// What an open file takes beside its names.
 const FILE: usize = 512;
+/// The longest handle (draft-ietf-secsh-filexfer-02 section 6.3), in bytes.
+const HANDLE: usize = 256;
 
 /// Follows one SFTP session.
 #[derive(Debug)]
@@ -67,7 +69,9 @@ enum Asked {
 impl Asked {
     fn size(&self) -> usize {
         let names = match self {
-            Self::Open { path, .. } | Self::List { path } => path.len(),
+            // What it opens has its place from now on: by its answer there may be none.
+            Self::Open { path, .. } => path.len() + FILE + HANDLE,
+            Self::List { path } => path.len(),
             Self::Read { handle, .. } => handle.len(),
             Self::Close { handle } => REQUEST + 2 * handle.len(),
             Self::Change { path, other, .. } => path.len() + other.as_ref().map_or(0, Vec::len),
@@ -347,7 +351,7 @@ impl Flow {
 
     fn opened(&mut self, asked: Asked, handle: &[u8]) -> Option<()> {
         match asked {
-            Asked::Open { path, flags } if self.held + FILE + path.len() + handle.len() <= MEMORY => {
+            Asked::Open { path, flags } if handle.len() <= HANDLE => {
                 self.held += FILE + path.len() + handle.len();
                 let file = File { path, flags, up: Half::default(), down: Half::default() };
                 if let Some(before) = self.files.insert(handle.to_vec(), file) {
@@ -355,7 +359,10 @@ impl Flow {
                     self.tell(before, None);
                 }
             }
-            Asked::Open { path, .. } => self.plain("open", &path, None, Some(0)),
+            Asked::Open { path, .. } => {
+                self.plain("open", &path, None, Some(0));
+                self.lose();
+            }
             Asked::List { path } => self.plain("list", &path, None, Some(0)),
             _ => {}
         }

@@ -195,6 +195,37 @@ fn requests_without_an_answer_are_bounded() {
     assert!((10_000..100_000).contains(&reads.count()));
 }
 
+#[test]
+fn what_is_opened_is_followed_however_much_was_asked_meanwhile() {
+    let mut sftp = Sftp::default();
+    sftp.client(&packet(3, &[&id(1), &string(b"secret"), &id(1), &id(0)]));
+    // As much as is remembered: long names first, then ever shorter ones.
+    let mut asked = 1;
+    for length in [60_000, 128, 0] {
+        loop {
+            asked += 1;
+            let list = Asked::List { path: vec![b'x'; length] };
+            if sftp.flow.held + list.size() > MEMORY {
+                break;
+            }
+            sftp.client(&packet(11, &[&id(asked), &string(&vec![b'x'; length])]));
+        }
+    }
+    assert!(!sftp.is_lost());
+    let mut told = sftp.server(&packet(102, &[&id(1), &string(b"h")]));
+    for n in 2..asked {
+        sftp.server(&packet(101, &[&id(n), &id(4), &string(b""), &string(b"")]));
+    }
+    sftp.client(&packet(5, &[&id(1), &string(b"h"), &0u64.to_be_bytes(), &id(3)]));
+    told.extend(sftp.server(&packet(103, &[&id(1), &string(b"abc")])));
+    sftp.client(&packet(4, &[&id(1), &string(b"h")]));
+    told.extend(sftp.server(&packet(101, &[&id(1), &id(0), &string(b""), &string(b"")])));
+    let told: Vec<serde_json::Value> = told.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+    assert!(!sftp.is_lost(), "{told:?}");
+    let download = told.iter().find(|document| document["op"] == "download").unwrap();
+    assert_eq!((&download["path"], download["bytes"].as_u64()), (&"secret".into(), Some(3)));
+}
+
 proptest! {
     #[test]
     fn pieces_make_no_difference(cut in 1usize..40, data in proptest::collection::vec(any::<u8>(), 0..200)) {
