@@ -191,6 +191,45 @@ fn what_comes_by_a_remote_forwarding_and_nobody_takes_is_closed() {
 }
 
 #[test]
+fn what_was_sent_through_a_tunnel_before_it_was_closed_arrives() {
+    const SENT: usize = 32 << 20;
+    let world = Gw::start();
+    let pass = world.pass("all", 600);
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(wait);
+    let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
+    let service = served(move |mut stream| {
+        stream.write_all(b"hello").unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        // By what it cannot pass on any more ssh hears that nobody is there.
+        for _ in 0..5 {
+            let _ = stream.write_all(b"more");
+            pause(200);
+        }
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all);
+        tell.send(all.len()).unwrap();
+    });
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = world.client("ssh", Some(&pass));
+    let child = command.args(["-N", "-L", &format!("{port}:127.0.0.1:{service}"), "gateway"]).spawn().unwrap();
+    let mut client = None;
+    until(Duration::from_secs(10), "-L", || {
+        client = TcpStream::connect(("127.0.0.1", port)).ok();
+        client.is_some()
+    });
+    let mut client = client.unwrap();
+    client.write_all(&vec![7; SENT]).unwrap();
+    // What ssh has not read when its peer goes away without having read is lost before the gateway.
+    pause(1000);
+    drop(client);
+    go.send(()).unwrap();
+    assert_eq!(told.recv_timeout(Duration::from_secs(40)).unwrap(), SENT);
+    kill(child);
+}
+
+#[test]
 fn a_stalled_connection_of_a_remote_forwarding_holds_up_no_other() {
     let world = Gw::start();
     let pass = world.pass("all", 600);

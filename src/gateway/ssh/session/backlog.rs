@@ -21,6 +21,14 @@ pub const DISK: u64 = 1024 * 1024 * 1024;
 /// How much is read back at once, in bytes.
 const READ: u64 = 1024 * 1024;
 
+/// The least that a packet takes in memory, in bytes, whatever is in it.
+const LEAST: u64 = 256;
+
+/// What a packet takes in memory, in bytes.
+pub fn cost(length: usize) -> u64 {
+    (length as u64).max(LEAST)
+}
+
 /// Bytes in the order in which they came. What is in memory came before what is in the file.
 #[derive(Debug)]
 pub struct Backlog {
@@ -69,7 +77,7 @@ impl Backlog {
     /// When the file cannot be made or written.
     pub async fn put(&mut self, bytes: Bytes) -> io::Result<()> {
         if !self.is_long() {
-            self.held += bytes.len() as u64;
+            self.held += cost(bytes.len());
             self.memory.push_back(bytes);
             return Ok(());
         }
@@ -97,7 +105,7 @@ impl Backlog {
             self.read_back().await?;
         }
         let bytes = self.memory.pop_front();
-        self.held -= bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        self.held -= bytes.as_ref().map_or(0, |bytes| cost(bytes.len()));
         Ok(bytes)
     }
 
@@ -114,10 +122,10 @@ impl Backlog {
         })
         .await?;
         self.read_at += length;
-        self.held += length;
         let mut bytes = Bytes::from(bytes);
         while !bytes.is_empty() {
             let packet = bytes.split_to(bytes.len().min(32 * 1024));
+            self.held += cost(packet.len());
             self.memory.push_back(packet);
         }
         Ok(())
@@ -141,6 +149,22 @@ fn nameless(dir: &std::path::Path) -> io::Result<File> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[tokio::test]
+    async fn many_small_packets_are_as_much_as_they_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut backlog = Backlog::new(dir.path().to_owned());
+        for n in 0..20_000u32 {
+            backlog.put(Bytes::copy_from_slice(&n.to_be_bytes()[3..])).await.unwrap();
+        }
+        assert!(backlog.memory.len() as u64 <= MEMORY / LEAST && backlog.on_disk() > 0);
+        let mut taken = Vec::new();
+        while let Some(bytes) = backlog.take().await.unwrap() {
+            taken.extend_from_slice(&bytes);
+        }
+        assert!(taken.iter().copied().eq((0..20_000u32).map(|n| n.to_be_bytes()[3])));
+        assert_eq!(backlog.held, 0);
+    }
 
     #[tokio::test]
     async fn bytes_come_back_in_order_and_bounded() {

@@ -91,10 +91,23 @@ pub async fn run(tape: Tape, mut down: Down, mut up: Up, asked: Vec<Asked>) {
             };
             last_words(&tape, &down, &cut).await;
         }
+        Ended::Person if tape.kind == Kind::Forward => take_leave(&tape, &mut up).await,
         Ended::Person | Ended::Target => {}
     }
     let _ = down.write.close().await;
     tape.end().await;
+}
+
+/// Closes the target's side of a tunnel, and waits until it has taken what it was sent.
+async fn take_leave(tape: &Tape, up: &mut Up) {
+    let closed = async {
+        let _ = (up.write.eof().await, up.write.close().await);
+        while up.read.wait().await.is_some_and(|message| !matches!(message, ChannelMsg::Close)) {}
+    };
+    tokio::select! {
+        _ = tape.live.cut() => {}
+        _ = tokio::time::timeout(CLOSING, closed) => {}
+    }
 }
 
 /// The same for a channel beside others of the same connection to the target: whichever side does not take what there is for it, the
@@ -132,8 +145,14 @@ async fn pass<S: Peer>(tape: &Tape, way: Way, from: &mut ChannelReadHalf, to: &C
                     return;
                 }
             }
-            Some(ChannelMsg::Eof) => eof = true,
-            Some(ChannelMsg::Close) => over = true,
+            Some(ChannelMsg::Eof) => {
+                eof = true;
+                sender.complete();
+            }
+            Some(ChannelMsg::Close) => {
+                over = true;
+                sender.complete();
+            }
             Some(_) => {}
             None => {
                 if way == Way::Down {
@@ -243,7 +262,8 @@ async fn downloads(
             _ => true,
         };
         if !passed {
-            return Ended::Person;
+            // Who closed a tunnel may have said something that is still on its way.
+            return if tape.kind == Kind::Forward { pending().await } else { Ended::Person };
         }
     }
     tape.live.target_gone.store(true, Ordering::SeqCst);
@@ -342,10 +362,13 @@ async fn uploads(
     let mut sender = Sender::new(tape, Way::Up, up);
     let mut words = std::collections::VecDeque::new();
     let mut telling: Sending<'_> = None;
-    let (mut eof, mut gone) = (false, false);
+    let (mut eof, mut gone, mut over) = (false, false, false);
     loop {
         if !gone && let Err(error) = sender.next(&mut eof).await {
             return spool_failed(&error);
+        }
+        if over && (gone || !sender.is_sending()) {
+            return Ended::Person;
         }
         if telling.is_none() && !gone {
             telling = words.pop_front().and_then(|word: Word| word.send(up));
@@ -358,7 +381,7 @@ async fn uploads(
                 done => { gone |= done.is_err(); continue }
             },
             done = sent(&mut telling) => { gone |= done.is_err(); continue }
-            message = down.wait(), if !sender.is_full() => message,
+            message = down.wait(), if !over && !sender.is_full() => message,
         };
         if tape.live.is_cut() {
             return pending().await;
@@ -383,6 +406,7 @@ async fn uploads(
             }
             Some(ChannelMsg::Eof) => {
                 eof = true;
+                sender.complete();
                 all_said.store(true, Ordering::SeqCst);
             }
             Some(ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height }) => {
@@ -395,6 +419,11 @@ async fn uploads(
                 words.push_back(Word::Resize([col_width, row_height, pix_width, pix_height]));
             }
             Some(ChannelMsg::Signal { signal }) if words.len() < WORDS => words.push_back(Word::Signal(signal)),
+            // What was said before is passed on, as sshd does.
+            Some(ChannelMsg::Close) if tape.kind == Kind::Forward => {
+                sender.complete();
+                (eof, over) = (true, true);
+            }
             Some(ChannelMsg::Close) | None => return Ended::Person,
             Some(_) => {}
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use russh::{ChannelId, ChannelMsg, ChannelWriteHalf};
 use tokio::time::Instant;
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, cost};
 use super::tape::Tape;
 use super::throttle::{Stuck, Throttle};
 
@@ -17,8 +17,11 @@ use super::throttle::{Stuck, Throttle};
 const PACE: Duration = Duration::from_millis(5);
 /// The same beside other channels, which wait with it; and all that a stuck one waits for as much as it has room for.
 const PACE_BESIDE: Duration = Duration::from_millis(1);
-/// So many packets that waited in vain show that a channel is stuck.
-const IN_VAIN: u32 = 16;
+/// A channel is stuck when so long nothing was sent of what waits. A disk that pauses is not: who throttles its client for that has nothing
+/// to send when it goes on.
+const STUCK: Duration = Duration::from_millis(500);
+/// Or when so much waits on the disk, in bytes, however much is sent.
+const LATE: u64 = 64 * 1024 * 1024;
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -82,7 +85,8 @@ pub struct Sender<'a, S: Peer> {
     to: &'a ChannelWriteHalf<S>,
     backlog: Backlog,
     sending: Sending<'a>,
-    in_vain: u32,
+    /// Since when something waits, of which nothing was sent.
+    waits: Option<Instant>,
     stuck: Option<Stuck>,
 }
 
@@ -90,7 +94,7 @@ impl<'a, S: Peer> Sender<'a, S> {
     /// Nothing is waiting yet.
     pub fn new(tape: &'a Tape, way: Way, to: &'a ChannelWriteHalf<S>) -> Self {
         let backlog = Backlog::new(tape.live.spool.clone());
-        Self { tape, way, to, backlog, sending: None, in_vain: 0, stuck: None }
+        Self { tape, way, to, backlog, sending: None, waits: None, stuck: None }
     }
 
     /// Takes bytes in.
@@ -134,11 +138,20 @@ impl<'a, S: Peer> Sender<'a, S> {
     /// Why it was not.
     pub async fn sent(&mut self) -> Result<(), Unsent> {
         let done = sent(&mut self.sending).await;
-        self.in_vain = 0;
-        if !self.backlog.is_behind() {
-            self.stuck = None;
+        self.waits = None;
+        let on_disk = self.backlog.on_disk();
+        match &mut self.stuck {
+            // What is in memory is there for the target until its client has heard that there is room again.
+            Some(_) if on_disk == 0 => self.stuck = None,
+            Some(stuck) => stuck.tell(on_disk),
+            None => {}
         }
         done
+    }
+
+    /// Nothing more comes, so nobody is in anybody's way.
+    pub fn complete(&mut self) {
+        self.stuck = None;
     }
 
     /// Lets whoever takes it catch up for a moment before so many more bytes are put: what passes through memory is cheap, and what goes by
@@ -150,24 +163,21 @@ impl<'a, S: Peer> Sender<'a, S> {
         if !self.backlog.is_behind() {
             return Ok(Ok(()));
         }
-        let waiting = self.backlog.on_disk();
-        if self.stuck.as_mut().is_some_and(|stuck| !stuck.is_due(coming as u64, waiting)) {
-            return Ok(Ok(()));
+        let (waiting, since) = (self.backlog.on_disk(), *self.waits.get_or_insert_with(Instant::now));
+        if self.stuck.is_none() && (since.elapsed() >= STUCK || waiting >= LATE) {
+            self.stuck = Some(Stuck::new(self.throttle()));
         }
         let patient = self.stuck.is_none() && self.tape.live.is_alone();
+        if self.stuck.as_mut().is_some_and(|stuck| !stuck.is_due(cost(coming), waiting)) {
+            return Ok(Ok(()));
+        }
         let until = Instant::now() + if patient { PACE } else { PACE_BESIDE };
         while self.backlog.is_behind() {
             match tokio::time::timeout_at(until, self.sent()).await {
                 Ok(Ok(())) => self.next(&mut false).await?,
                 Ok(Err(unsent)) => return Ok(Err(unsent)),
-                Err(_) => {
-                    self.in_vain += 1;
-                    break;
-                }
+                Err(_) => break,
             }
-        }
-        if self.in_vain >= IN_VAIN && self.stuck.is_none() {
-            self.stuck = Some(Stuck::new(self.throttle()));
         }
         Ok(Ok(()))
     }
