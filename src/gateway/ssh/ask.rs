@@ -4,6 +4,7 @@
 //! True here: the dialogue opens nothing by itself; once people have agreed the session begins as every other one does.
 //! What is typed is not believed to be text: control characters never reach the request or the terminal.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +47,8 @@ pub struct Asking {
     pub login: LoginName,
     /// Begins the session.
     pub begin: Begin,
+    /// The session that was begun: what else comes by the connection is of it as well.
+    pub begun: Mutex<Option<watch::Receiver<Standing>>>,
 }
 
 /// Why there is no session: the line that is told.
@@ -58,14 +61,19 @@ impl Asking {
         format!("jit-broker: you have no grant for {login} on {target} now; ask: jit-broker request {target}")
     }
 
-    /// Asks, waits, and begins the session.
+    /// The session, once somebody has agreed to it.
+    pub fn begun(&self) -> Option<watch::Receiver<Standing>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks, waits, and begins the session, if it has not begun meanwhile.
     ///
     /// # Errors
     /// The line that tells why not.
-    pub async fn dialogue(&self, channel: &mut Channel<Msg>) -> Result<watch::Receiver<Standing>, Told> {
-        say(channel, &format!("You have no access to {} as {} now.\r\n", self.target, self.login)).await?;
-        let reason = line(channel, "Why do you need it? ").await?;
-        let span = line(channel, "For how long? (30m, 2h; empty: as long as the rule says) ").await?;
+    pub async fn dialogue(&self, terminal: &mut Desk<'_>) -> Result<watch::Receiver<Standing>, Told> {
+        terminal.say(&format!("You have no access to {} as {} now.\r\n", self.target, self.login)).await?;
+        let reason = terminal.line("Why do you need it? ").await?;
+        let span = terminal.line("For how long? (30m, 2h; empty: as long as the rule says) ").await?;
         let for_s = match span.trim() {
             "" => None,
             text => Some(parse_span(text).map_err(|refusal| lines::refused(&refusal))?),
@@ -75,19 +83,20 @@ impl Asking {
             .attested_request((&self.person, &self.key), &self.target, &self.login, for_s, reason.trim())
             .await
             .map_err(|refusal| lines::refused(&refusal))?;
-        say(channel, &told(&asked)).await?;
-        let grant = self.answered(channel, asked).await?;
-        Ok((self.begin)(grant))
+        terminal.say(&told(&asked)).await?;
+        let grant = self.answered(terminal, asked).await?;
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(begun.get_or_insert_with(|| (self.begin)(grant)).clone())
     }
 
     /// Waits for the answer; Ctrl-C leaves the request as it is.
-    async fn answered(&self, channel: &mut Channel<Msg>, mut doc: RequestDoc) -> Result<GrantId, Told> {
+    async fn answered(&self, terminal: &mut Desk<'_>, mut doc: RequestDoc) -> Result<GrantId, Told> {
         let broker = &self.gate.broker;
         let (mut changed, mut stop) = (broker.changed(), self.gate.stop.clone());
         while doc.state == "pending" {
             tokio::select! {
                 _ = timeout(LOOK, changed.changed()) => {}
-                key = key(channel) => match key? {
+                key = terminal.key() => match key? {
                     CTRL_C | CTRL_D => {
                         return Err(format!("jit-broker: the request stays; jit-broker withdraw {} takes it back", doc.id));
                     }
@@ -101,7 +110,7 @@ impl Asking {
         match live.filter(|_| matches!(doc.state.as_str(), "approved" | "covered")) {
             Some(grant) => {
                 let by: Vec<String> = doc.steps.iter().flat_map(|s| &s.approved_by).map(ToString::to_string).collect();
-                say(channel, &format!("Agreed to by {}, for {}.\r\n", by.join(", "), show_span(doc.for_s))).await?;
+                terminal.say(&format!("Agreed to by {}, for {}.\r\n", by.join(", "), show_span(doc.for_s))).await?;
                 Ok(grant)
             }
             None => Err(over(&doc)),
@@ -133,50 +142,64 @@ fn over(doc: &RequestDoc) -> String {
     }
 }
 
-async fn say(channel: &Channel<Msg>, text: &str) -> Result<(), Told> {
-    channel.data_bytes(Bytes::from(text.to_owned())).await.map_err(|_| String::new())
-}
-
 const CTRL_C: char = '\u{3}';
 const CTRL_D: char = '\u{4}';
 
-/// The next character that was typed; nothing is kept of a packet but its first character, which a person's keyboard sends alone.
-async fn key(channel: &mut Channel<Msg>) -> Result<char, Told> {
-    loop {
-        match channel.wait().await {
-            Some(ChannelMsg::Data { data }) => {
-                if let Some(first) = String::from_utf8_lossy(&data).chars().next() {
-                    return Ok(first);
-                }
-            }
-            Some(ChannelMsg::Eof | ChannelMsg::Close) | None => return Err(String::new()),
-            Some(_) => {}
-        }
-    }
+/// The terminal of somebody who is asked.
+pub struct Desk<'a> {
+    /// What is typed comes by it, and what is said goes by it.
+    pub channel: &'a mut Channel<Msg>,
+    /// Its size now, as in RFC 4254 section 6.2: it may change while people are waited for.
+    pub size: &'a mut [u32; 4],
 }
 
-/// Asks one question. The terminal is in raw mode, so that what is typed is shown from here.
-async fn line(channel: &mut Channel<Msg>, question: &str) -> Result<String, Told> {
-    say(channel, question).await?;
-    let mut editor = Editor::default();
-    let reading = async {
+impl Desk<'_> {
+    async fn say(&self, text: &str) -> Result<(), Told> {
+        self.channel.data_bytes(Bytes::from(text.to_owned())).await.map_err(|_| String::new())
+    }
+
+    /// What was typed next.
+    async fn typed(&mut self) -> Result<Bytes, Told> {
         loop {
-            let data = match channel.wait().await {
-                Some(ChannelMsg::Data { data }) => data,
+            match self.channel.wait().await {
+                Some(ChannelMsg::Data { data }) => return Ok(data),
+                Some(ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height }) => {
+                    *self.size = [col_width, row_height, pix_width, pix_height];
+                }
                 Some(ChannelMsg::Eof | ChannelMsg::Close) | None => return Err(String::new()),
-                Some(_) => continue,
-            };
-            let typed = editor.typed(&String::from_utf8_lossy(&data));
-            say(channel, &typed.echo).await?;
-            match typed.end {
-                Some(End::Done) => return Ok(()),
-                Some(End::Stopped) => return Err("jit-broker: nothing was asked".to_owned()),
-                None => {}
+                Some(_) => {}
             }
         }
-    };
-    timeout(PATIENCE, reading).await.map_err(|_| "jit-broker: nothing was said for five minutes".to_owned())??;
-    Ok(editor.text)
+    }
+
+    /// The next character that was typed; nothing is kept of a packet but its first character, which a person's keyboard sends alone.
+    async fn key(&mut self) -> Result<char, Told> {
+        loop {
+            if let Some(first) = String::from_utf8_lossy(&self.typed().await?).chars().next() {
+                return Ok(first);
+            }
+        }
+    }
+
+    /// Asks one question. The terminal is in raw mode, so that what is typed is shown from here.
+    async fn line(&mut self, question: &str) -> Result<String, Told> {
+        self.say(question).await?;
+        let mut editor = Editor::default();
+        let reading = async {
+            loop {
+                let keys = self.typed().await?;
+                let typed = editor.typed(&String::from_utf8_lossy(&keys));
+                self.say(&typed.echo).await?;
+                match typed.end {
+                    Some(End::Done) => return Ok(()),
+                    Some(End::Stopped) => return Err("jit-broker: nothing was asked".to_owned()),
+                    None => {}
+                }
+            }
+        };
+        timeout(PATIENCE, reading).await.map_err(|_| "jit-broker: nothing was said for five minutes".to_owned())??;
+        Ok(editor.text)
+    }
 }
 
 /// One line as it is typed.

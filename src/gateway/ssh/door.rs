@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
@@ -153,7 +153,15 @@ impl Door {
             begin(gate.clone(), entrance, handle.clone(), switch.clone(), closed.clone(), alive.clone())
         };
         let (person, login) = (person.clone(), login.clone());
-        let asking = Asking { gate: self.gate.clone(), person, key, target, login, begin: Box::new(start) };
+        let asking = Asking {
+            gate: self.gate.clone(),
+            person,
+            key,
+            target,
+            login,
+            begin: Box::new(start),
+            begun: Mutex::default(),
+        };
         watch::channel(Standing::Ask(Arc::new(asking))).1
     }
 
@@ -171,9 +179,10 @@ impl Door {
 
     /// The session, if it stands already.
     fn live(&self) -> Option<Arc<Live>> {
+        let open = |standing: &Standing| if let Standing::Open(live) = standing { Some(live.clone()) } else { None };
         match &*self.entry.as_ref()?.borrow() {
-            Standing::Open(live) => Some(live.clone()),
-            _ => None,
+            Standing::Ask(asking) => open(&asking.begun()?.borrow()),
+            standing => open(standing),
         }
     }
 }

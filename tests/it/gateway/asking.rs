@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jit_broker::domain::act::Deed;
+use jit_broker::domain::event::Event;
 use jit_broker::domain::ids::{GrantId, RequestId};
 use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::Code;
 use jit_broker::domain::session::SessionCause;
 
 use super::world::{Gw, TARGET, until};
+use crate::world::Done;
 
 /// A terminal with ssh in it, as somebody who types sees it.
 struct Typist {
@@ -22,8 +24,12 @@ struct Typist {
 
 impl Typist {
     fn sit_down(world: &Gw) -> Self {
+        Self::with(world, &[])
+    }
+
+    fn with(world: &Gw, options: &[&str]) -> Self {
         let mut command = world.client("ssh", None);
-        command.arg("-tt").arg("-i").arg(world.dir.join("alice/id_ed25519"));
+        command.args(options).arg("-tt").arg("-i").arg(world.dir.join("alice/id_ed25519"));
         command.args(["-o", &format!("User={}%{TARGET}", world.login), "gateway"]);
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let (stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -54,7 +60,7 @@ impl Typist {
 }
 
 /// The one request that waits.
-fn waiting(world: &Gw) -> RequestId {
+pub(super) fn waiting(world: &Gw) -> RequestId {
     *world.run(world.broker().memory()).state.open_requests.iter().next().unwrap()
 }
 
@@ -165,4 +171,35 @@ fn a_rule_that_does_not_say_so_takes_no_word_of_the_gateway() {
     let done: crate::world::Done = command.output().unwrap().into();
     assert_eq!(done.code, Some(254), "{done:?}");
     assert!(done.err.contains("jit-broker request web-07"), "{done:?}");
+}
+
+#[test]
+fn what_else_comes_by_the_connection_is_of_the_session_that_was_agreed_to() {
+    let world = Gw::start();
+    world.adopt_attested();
+    let socket = world.dir.join("cm").display().to_string();
+    let mut typist = Typist::with(&world, &["-M", "-S", &socket]);
+    typist.sees("Why do you need it?");
+    let beside = |command: &str| -> Done {
+        let mut ssh = world.client("ssh", None);
+        ssh.args(["-S", &socket, "gateway", command]).output().unwrap().into()
+    };
+    let early = beside("echo early");
+    assert!(early.code == Some(254) && early.err.contains("you have no grant"), "{early:?}");
+    typist.types("hotfix for OPS-1\r");
+    typist.sees("For how long?");
+    typist.types("10m\r");
+    typist.sees("Waiting");
+    let id = waiting(&world);
+    world.agree(id);
+    typist.sees("Agreed to by bob");
+    typist.types("echo in-$((40+2))\r");
+    typist.sees("in-42");
+    assert_eq!(beside("echo beside").ok(), "beside\n");
+    typist.types("exit\r");
+    typist.leaves();
+    let grant = world.grant_of(id);
+    world.end(grant);
+    let opened = world.events().into_iter().filter(|e| matches!(e, Event::SessionOpened { .. })).count();
+    assert_eq!(opened, 1, "one session");
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use jit_broker::domain::session::SessionCause;
 use jit_broker::record::Stored;
 
-use super::world::{Gw, Pass, put, until};
+use super::asking::waiting;
+use super::world::{Gw, Pass, TARGET, put, until};
 use crate::world::Done;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -20,6 +21,15 @@ struct Terminal {
 impl Terminal {
     /// Opens one with `ssh` by the certificate of a pass in it.
     fn open(world: &Gw, pass: &Pass) -> Self {
+        let dir = world.dir.display();
+        let terminal = Self::run(world, &format!("ssh -F '{dir}/config' -i '{}' gateway", pass.key.display()));
+        terminal.types("exec env LC_ALL=C.UTF-8 PS1='rea''dy> ' bash --norc --noprofile");
+        terminal.sees("ready>");
+        terminal
+    }
+
+    /// Opens one with a program in it.
+    fn run(world: &Gw, program: &str) -> Self {
         let terminal = Self { dir: world.dir.clone() };
         put(
             &world.dir.join("tmux.conf"),
@@ -27,10 +37,8 @@ impl Terminal {
         );
         // A file, as tmux does not always say what a pane's program ended with.
         let dir = world.dir.display();
-        let ssh = format!("ssh -F '{dir}/config' -i '{}' gateway; echo $? > '{dir}/status'", pass.key.display());
-        terminal.tmux(&["new-session", "-d", "-s", "main", "-x", "100", "-y", "30", &ssh]);
-        terminal.types("exec env LC_ALL=C.UTF-8 PS1='rea''dy> ' bash --norc --noprofile");
-        terminal.sees("ready>");
+        let program = format!("{program}; echo $? > '{dir}/status'");
+        terminal.tmux(&["new-session", "-d", "-s", "main", "-x", "100", "-y", "30", &program]);
         terminal
     }
 
@@ -204,4 +212,25 @@ fn a_shell_is_warned_in_words_and_a_full_screen_program_by_the_bell() {
         .collect();
     assert_eq!(notes.len(), 3, "{notes:?}");
     assert!(notes[0].contains("4m59s") && notes[1].contains("59s") && notes[2].contains("window ended"), "{notes:?}");
+}
+
+#[test]
+fn a_terminal_that_changed_while_somebody_was_asked_has_its_size() {
+    let world = Gw::start();
+    world.adopt_attested();
+    let (dir, login) = (world.dir.display(), &world.login);
+    let ssh = format!("ssh -F '{dir}/config' -i '{dir}/alice/id_ed25519' -o 'User={login}%{TARGET}' gateway");
+    let terminal = Terminal::run(&world, &ssh);
+    terminal.sees("Why do you need it?");
+    terminal.types("hotfix for OPS-1");
+    terminal.sees("For how long?");
+    terminal.types("10m");
+    terminal.sees("Waiting");
+    terminal.tmux(&["resize-window", "-t", "main", "-x", "90", "-y", "20"]);
+    // What is typed after it is heard after it: this key only wakes the one who waits.
+    terminal.press("x");
+    world.agree(waiting(&world));
+    terminal.sees("Agreed to by bob");
+    terminal.types("stty size");
+    terminal.sees("20 90\n");
 }

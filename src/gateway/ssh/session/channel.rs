@@ -11,7 +11,7 @@ use super::live::{Live, Standing};
 use super::relay::{self, Asked, CUT_STATUS, Down, Up};
 use super::tape::{Kind, Tape, small};
 use crate::domain::target::Allow;
-use crate::gateway::ssh::ask::Asking;
+use crate::gateway::ssh::ask::{Asking, Desk};
 use crate::gateway::ssh::{door, lines};
 
 /// The most environment variables of one channel.
@@ -69,6 +69,10 @@ pub fn passes(name: &str) -> bool {
 /// # Errors
 /// What the person is told.
 pub async fn standing(entry: &mut watch::Receiver<Standing>) -> Result<Arc<Live>, Arc<str>> {
+    let begun = if let Standing::Ask(asking) = &*entry.borrow() { asking.begun() } else { None };
+    if let Some(begun) = begun {
+        *entry = begun;
+    }
     let settled = entry.wait_for(|standing| !matches!(standing, Standing::Opening)).await;
     match settled.as_deref() {
         Ok(Standing::Open(live)) => Ok(live.clone()),
@@ -86,7 +90,7 @@ pub async fn serve(
     handle: Handle,
 ) {
     let asking = if let Standing::Ask(asking) = &*entry.borrow() { Some(asking.clone()) } else { None };
-    if let Some(asking) = asking {
+    if let Some(asking) = asking.filter(|asking| asking.begun().is_none()) {
         reply.accept().await;
         return asked(&asking, channel, handle).await;
     }
@@ -124,13 +128,13 @@ pub async fn serve(
 async fn asked(asking: &Asking, mut channel: Channel<Msg>, handle: Handle) {
     let Some((mut asks, start)) = gather(&mut channel, &handle, |_| true).await else { return };
     let id = channel.id();
-    if asks.terminal.is_none() || !matches!(start, Start::Shell) {
+    let Some(terminal) = asks.terminal.as_mut().filter(|_| matches!(start, Start::Shell)) else {
         return refuse(&channel, &handle, matches!(start, Start::Sftp), &asking.line()).await;
-    }
+    };
     let _ = handle.channel_success(id).await;
-    asks.started = true;
     let opened = async {
-        let mut entry = asking.dialogue(&mut channel).await?;
+        let mut desk = Desk { channel: &mut channel, size: &mut terminal.size };
+        let mut entry = asking.dialogue(&mut desk).await?;
         let live = standing(&mut entry).await.map_err(|line| line.to_string())?;
         let (upstream, up) = open(&live).await?;
         Ok::<_, String>((live, upstream, up))
@@ -144,6 +148,7 @@ async fn asked(asking: &Asking, mut channel: Channel<Msg>, handle: Handle) {
             return;
         }
     };
+    asks.started = true;
     begun(live, channel, handle, up, asks, start).await;
     drop(upstream);
 }
