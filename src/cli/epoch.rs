@@ -52,6 +52,10 @@ impl BeginArgs {
         let context = client.context()?.clone();
         let new = self.what(&home, &context, &doc)?;
         let lost = match &new.seen {
+            Some(seen) if seen.epoch > new.kept.epoch => format!(
+                "Epoch {} is lost: {} entries were seen with it, and the broker does not have them.",
+                seen.epoch, seen.size
+            ),
             Some(seen) => format!(
                 "Entries {} to {} are lost: they were seen, and the broker does not have them.",
                 new.kept.size,

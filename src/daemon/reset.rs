@@ -29,6 +29,10 @@ pub async fn reset(settings: &Settings, clock: Arc<dyn Clock>) -> Result<bool, R
     drop(parts.jobs);
     let _ = parts.task.await;
     match unsigned {
+        // A signer of its own reads [trust] when it starts.
+        Some(why) if !done.events.is_empty() && why.code != Code::RECOVERY => {
+            Err(Refusal { message: format!("It is in the log, and not signed yet: {}", why.message), ..why })
+        }
         // In recovery an administrator goes on from here: that is one reason to reset them.
         Some(why) if why.code != Code::RECOVERY => Err(why),
         _ => Ok(!done.events.is_empty()),

@@ -203,7 +203,7 @@ codes! {
     NOT_EMPTY = 8003, 78, 400, "there is something already", None,
         "`init` never overwrites. Choose an empty folder.";
     PINNED_TRUST = 8004, 78, 400, "[trust] differs from the log's first entry", Some("jit-broker explain JB8004"),
-        "The first administrators are pinned in leaf 0. Changing [trust] in the file does not change them; an administrator's later keys are enrolled by signed acts. Where every administrator's key is lost: change [trust], stop the daemon, and `jit-broker trust reset --config FILE` as root; every client must acknowledge that once.";
+        "The first administrators are pinned in leaf 0. Changing [trust] in the file does not change them; an administrator's later keys are enrolled by signed acts. Where every administrator's key is lost: change [trust], stop the daemon, restart a signer that is a service of its own, and `jit-broker trust reset --config FILE` as root; every client must acknowledge that once.";
     BAD_MODE = 8005, 78, 400, "a file mode that is too open", Some("chmod 600 FILE; chmod 700 FOLDER"),
         "Keys and the ledger must be closed to everybody but the service's user, or nothing starts.";
     HEAD_GONE = 8006, 78, 400, "the signer's memory of the log is gone", Some("jit-broker restore --in-place --config FILE (as root where services run), then jit-broker audit begin-epoch"),

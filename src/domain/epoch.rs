@@ -15,8 +15,10 @@ use super::names::PersonName;
 const COUNTER_BITS: u32 = 40;
 /// How many serials of lost entries are revoked beyond those that somebody is known to have seen.
 const UNSEEN: u64 = 1000;
-/// The most serials of lost entries that are revoked one by one.
+/// The most serials of the lost entries of an epoch that are revoked one by one.
 const MOST_LOST: u64 = 100_000;
+/// The most epochs that are lost as a whole whose serials are revoked; the newest ones.
+const MOST_EPOCHS: usize = 8;
 /// How long a certificate of a lost entry may hold at most, in seconds: the longest duration that can be asked for.
 pub const LONGEST_S: i64 = 366 * 86_400;
 
@@ -56,14 +58,20 @@ impl NewEpoch {
     /// The same with what another administrator has seen.
     #[must_use]
     pub fn joined(&self, other: &Self) -> Self {
-        let size = |new: &Self| new.seen.as_ref().map_or(0, |seen| seen.size);
-        let seen = if size(other) > size(self) { &other.seen } else { &self.seen };
+        let newest = |new: &Self| new.seen.as_ref().map(|seen| (seen.epoch, seen.size));
+        let seen = if newest(other) > newest(self) { &other.seen } else { &self.seen };
         Self { seen: seen.clone(), ..other.clone() }
     }
 
-    /// How many serials after the last known one may be of lost entries: each entry has one at most.
-    pub fn lost_serials(&self) -> u64 {
-        self.lost().saturating_add(UNSEEN).min(MOST_LOST)
+    /// The serials that certificates of lost entries may have, where `last` is the last known one: those after it, and the first ones of
+    /// each epoch that is lost as a whole. Each entry has one at most.
+    pub fn lost_serials(&self, last: u64) -> impl Iterator<Item = u64> {
+        let after = |last: u64, entries: u64| {
+            last.saturating_add(1)..=last.saturating_add(entries.saturating_add(UNSEEN).min(MOST_LOST))
+        };
+        let (newest, entries) = self.seen.as_ref().map_or((0, 0), |seen| (seen.epoch, seen.size));
+        let whole = (self.kept.epoch.saturating_add(1)..=newest).rev().take(MOST_EPOCHS);
+        std::iter::once(after(last, self.lost())).chain(whole.map(move |epoch| after(floor(epoch), entries))).flatten()
     }
 }
 

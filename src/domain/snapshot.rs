@@ -19,7 +19,7 @@ use super::shelf::Shelf;
 use super::state::{Beside, State};
 
 /// Names what wrote a snapshot: the release, and a number that rises whenever the fold changes within one.
-pub const FOLD: &str = concat!(env!("CARGO_PKG_VERSION"), "/6");
+pub const FOLD: &str = concat!(env!("CARGO_PKG_VERSION"), "/7");
 /// The longest line, in bytes; the first holds all that is neither a request nor a grant.
 const MAX_LINE: u64 = 256 << 20;
 

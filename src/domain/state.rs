@@ -306,7 +306,7 @@ impl State {
     /// certified is revoked. Who heard of a lost authority would take no later word, and a host that did could confirm nothing.
     fn begin_epoch(&mut self, by: &[PersonName], new: &epoch::NewEpoch, at: i64) {
         let floor = epoch::floor(new.epoch);
-        let lost = self.last_serial + 1..=self.last_serial.saturating_add(new.lost_serials());
+        let lost = new.lost_serials(self.last_serial);
         self.revoked.extend(lost.map(|serial| (serial, at.saturating_add(epoch::LONGEST_S))));
         let serials = [&mut self.last_serial, &mut self.last_host_serial, &mut self.last_client_serial];
         let versions = [&mut self.krl.version, &mut self.authorities.version];

@@ -239,7 +239,10 @@ impl Gate {
         }
         // SECURITY: nobody signs for new administrators; that root wrote them into the signer's own configuration is what counts.
         if matches!(&entry.event, Event::TrustReset { admins } if *admins != self.pins.admins) {
-            return Err(lies(format!("Entry {} names administrators that [trust] here does not.", entry.seq)));
+            let refusal = lies(format!("Entry {} names administrators that [trust] here does not.", entry.seq));
+            return Err(
+                refusal.hint("Where [trust] was changed: systemctl restart jit-broker-signer, then the same again")
+            );
         }
         Ok(())
     }

@@ -342,12 +342,16 @@ fn what_root_runs_beside_two_services_works_and_takes_no_file_from_them() {
     root(&["restore", &to, "--dir", &dir, "--passphrase-file", &secret]).ok();
     // The administrators are lost: root writes others into the configuration that both read.
     apart.served.stop();
-    apart.kill_signer();
     let text = std::fs::read_to_string(&config).unwrap();
     let key = std::fs::read_to_string(apart.served.dir.join("root-admin/id_ed25519.pub")).unwrap();
     let key = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let other = jit_ca::key::PrivateKey::from_seed([9; 32]).public().to_string();
     std::fs::write(&config, text.replace(&key, &other)).unwrap();
+    // The signer reads it when it starts: until then it is in the log, and what to do is said.
+    let early = root(&["trust", "reset", "--config", &at, "--yes"]);
+    assert!(early.code != Some(0) && early.err.contains("It is in the log"), "{}{}", early.out, early.err);
+    assert!(early.err.contains("systemctl restart jit-broker-signer, then the same again"), "{}", early.err);
+    apart.kill_signer();
     apart.start_signer();
     root(&["trust", "reset", "--config", &at, "--yes"]).ok();
     let after = owners(&apart);

@@ -52,6 +52,14 @@ pub(super) fn reset(state: &State, admins: &BTreeMap<PersonName, Key>) -> Result
     if admins.is_empty() {
         return Err(Refusal::new(Code::LAST_ADMIN, "Nobody would be left who can administer this broker."));
     }
+    // Only an administrator enables anybody.
+    if admins.keys().all(|name| state.disabled.contains(name)) {
+        let names: Vec<_> = admins.keys().map(ToString::to_string).collect();
+        let message = format!("Nobody could administer this broker: {} cannot act, being disabled.", names.join(", "));
+        return Err(
+            Refusal::new(Code::LAST_ADMIN, message).hint("Name somebody else in [trust], who enables them again.")
+        );
+    }
     for (name, key) in admins {
         let other = state.owner_of(key).is_some_and(|owner| owner != *name);
         let host = state.hosts.values().any(|host| host.key == *key);
