@@ -361,14 +361,17 @@ if [ "$systemd" ]; then systemctl daemon-reload; fi
 rm -rf /etc/ssh/jit-broker
 )
 "#;
-/// What keeps the list fresh; a first round shows that it works.
-const FRESH: &str = r#"RUN --once
+/// What keeps the list fresh; a first round shows that it works. Where it does not, sshd believes the broker already: the next rounds are
+/// needed all the more.
+const FRESH: &str = r#"failed=
+RUN --once || failed=yes
 if [ "$systemd" ]; then
   systemctl daemon-reload
   systemctl enable --now jit-broker-host.timer
 else
   echo 'No systemd here: keep this running as root: RUN'
 fi
+[ -z "$failed" ] || { echo 'This host has not confirmed its revocation list (see above); each round tries again.' >&2; exit 1; }
 )
 "#;
 

@@ -613,6 +613,30 @@ async fn the_last_administrator_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_left_the_inventory_comes_back_under_another_name() {
+    let world = World::start().await;
+    let enroll = async |name: &str| {
+        let deed = Deed::EnrollHost { by: world.admin.name(), target: TargetName::new(name).unwrap(), key: spare(14) };
+        world.broker().act(world.sign(&world.admin, None, deed), None, None).await.map(drop)
+    };
+    enroll(TARGET).await.unwrap();
+    let before = bundle(&world.alice.key(), &world.bob.key(), "deploy", 22);
+    let mut both = before.clone();
+    let targets = both.files.get_mut("targets.toml").unwrap();
+    let renamed = targets.replace(TARGET, "web-7");
+    targets.push_str(&renamed);
+    adopt(world.broker(), &world.admin, world.install, &both).await.unwrap();
+    let refusal = enroll("web-7").await.unwrap_err();
+    assert!(refusal.code == Code::BAD_KEY && refusal.message.contains(TARGET), "{refusal:?}");
+    assert!(refusal.hint.unwrap().contains("host leave web-07"));
+    let mut gone = before;
+    gone.files.values_mut().for_each(|file| *file = file.replace(TARGET, "web-7"));
+    adopt(world.broker(), &world.admin, world.install, &gone).await.unwrap();
+    enroll("web-7").await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_somebodys_is_nobody_elses_by_a_bundle() {
     let world = World::start().await;
     let host = Deed::EnrollHost { by: world.admin.name(), target: TargetName::new(TARGET).unwrap(), key: spare(14) };

@@ -104,6 +104,11 @@ fn last_line(text: &str) -> &str {
     text.lines().last().unwrap_or("it failed without a word")
 }
 
+/// What this program said, or else whatever was said last.
+fn why(text: &str) -> &str {
+    text.lines().find(|line| line.starts_with("JB")).unwrap_or_else(|| last_line(text))
+}
+
 /// Enrols a host over ssh.
 ///
 /// # Errors
@@ -126,9 +131,9 @@ pub async fn enroll(name: &TargetName, remote: &Remote, globals: &Globals) -> Re
         found.ok("steps", "all ran");
     } else {
         let print = format!("jit-broker host enroll {name} --key PUB --print shows the steps");
-        found.problem("steps", last_line(&done.err), print);
+        found.problem("steps", why(&done.err), print);
     }
-    proofs(remote, name, &client, &krl, &mut found)?;
+    proofs(remote, name, &client, (&krl, done.ok), &mut found)?;
     doctor::report(&found.all, globals)?;
     Ok(doctor::status(&found))
 }
@@ -154,12 +159,13 @@ fn program(remote: &Remote) -> Result<(), Failure> {
     remote.must(&format!("{PROGRAM} --version"), b"").map(drop)
 }
 
-/// Looks at the host again: what sshd uses, what it shows to clients, which list it has, and whether one can still log in.
+/// Looks at the host again: what sshd uses, what it shows to clients, which list it has, and whether one can still log in. `confirmed`: all
+/// steps ran, and the last of them is the host's own word.
 fn proofs(
     remote: &Remote,
     name: &TargetName,
     client: &Client,
-    krl: &KrlDoc,
+    (krl, confirmed): (&KrlDoc, bool),
     found: &mut Findings,
 ) -> Result<(), Failure> {
     let told = remote.look(LOOK)?;
@@ -180,7 +186,7 @@ fn proofs(
     shown_certificate(remote, name, client, &port, found)?;
     let list = remote.look("cat /etc/ssh/jit-broker/krl.version")?;
     match list.out.trim().parse::<u64>() {
-        Ok(version) if version >= krl.version => {
+        Ok(version) if version >= krl.version && confirmed => {
             found.ok("revocation list", format!("list {version} is there, and confirmed to the broker"))
         }
         _ => found.problem(
@@ -263,7 +269,7 @@ pub fn leave(name: &TargetName, remote: &Remote, globals: &Globals) -> Result<Ex
     if done.ok {
         found.ok("steps", "all ran");
     } else {
-        found.problem("steps", last_line(&done.err), format!("jit-broker host leave {name} --print shows the steps"));
+        found.problem("steps", why(&done.err), format!("jit-broker host leave {name} --print shows the steps"));
     }
     let told = remote.look(LOOK)?.out.to_ascii_lowercase();
     let uses: Vec<&str> = told.lines().filter(|line| line.contains("/etc/ssh/jit-broker/")).collect();

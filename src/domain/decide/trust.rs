@@ -277,8 +277,14 @@ fn enroll_host(
     {
         return Err(Refusal::new(Code::BAD_KEY, format!("targets.toml pins another host key for {target}.")));
     }
-    if state.owner_of(key).is_some() || state.hosts.iter().any(|(name, host)| name != target && host.key == *key) {
-        return Err(Refusal::new(Code::BAD_KEY, "That key is in use for somebody or something else."));
+    if state.owner_of(key).is_some() {
+        return Err(Refusal::new(Code::BAD_KEY, "That key is somebody's own."));
+    }
+    // A host that has left the inventory may come back under another name.
+    let known = |name: &TargetName| name != target && state.bundle.targets.contains_key(name);
+    if let Some((name, _)) = state.hosts.iter().find(|(name, host)| known(name) && host.key == *key) {
+        let next = format!("jit-broker host leave {name}, and take it out of targets.toml");
+        return Err(Refusal::new(Code::BAD_KEY, format!("That is the key of {name}, which is enrolled.")).hint(next));
     }
     if state.hosts.get(target).is_some_and(|h| h.key == *key && h.valid_before - now.at > HOST_CERT_S / 2) {
         return Ok(Vec::new());

@@ -130,3 +130,37 @@ fn a_step_that_does_not_hold_is_a_finding_and_an_unreachable_host_changes_nothin
     let after = world.run("bob", "jit-broker -o jsonl audit search --kind host.enrolled -n 100").ok().lines().count();
     assert_eq!(before, after, "nothing was certified");
 }
+
+/// From then on sshd believes the broker, so whatever the first round says, the next ones come.
+#[test]
+fn a_host_that_cannot_confirm_keeps_trying_and_is_not_told_to_have_confirmed() {
+    let world = World::direct();
+    let host = Host::start(&world);
+    let at = &host.at;
+    std::fs::create_dir(format!("{at}/none")).unwrap();
+    let run = |line: &str| world.run("root-admin", line).ok();
+    // This machine has no systemd; what it would be told is written down. The list arrives, and the key to confirm it with is away.
+    let systemctl = format!(
+        "#!/bin/sh\necho \"$@\" >> {at}/told\ncase \"$1\" in reload) kill -HUP $(cat {at}/run/sshd.pid) ;; esac\n"
+    );
+    let program = env!("CARGO_BIN_EXE_jit-broker");
+    let keyless = format!(
+        "#!/bin/sh\n[ \"$1 $2\" = 'host run' ] || exec {program} \"$@\"\nkey={at}/etc/ssh/ssh_host_ed25519_key\n\
+         mv $key $key.away; {program} \"$@\"; code=$?; mv $key.away $key; exit $code\n"
+    );
+    std::fs::remove_file(format!("{at}/usr/jit-broker")).unwrap();
+    for (path, text) in [("bin/systemctl", systemctl), ("usr/jit-broker", keyless)] {
+        std::fs::write(format!("{at}/{path}"), text).unwrap();
+        run(&format!("chmod 755 {at}/{path}"));
+    }
+    let done = host.jit(&world, "-o json host enroll web-07");
+    assert_eq!(done.code, Some(1), "{}\n{}", done.out, done.err);
+    assert!(std::path::Path::new(at).join("etc/ssh/jit-broker/krl.version").exists(), "the list is there");
+    let doc: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    let health =
+        |what: &str| doc["items"].as_array().unwrap().iter().find(|f| f["what"] == what).unwrap()["health"].clone();
+    assert_eq!((health("steps"), health("revocation list")), ("problem".into(), "problem".into()), "{}", done.out);
+    assert!(done.out.contains("ssh_host_ed25519_key is not there"), "it says why: {}", done.out);
+    let told = std::fs::read_to_string(format!("{at}/told")).unwrap();
+    assert!(told.contains("enable --now jit-broker-host.timer"), "{told}");
+}
