@@ -16,7 +16,7 @@ use crate::domain::names::{PersonName, RoleName, TargetName};
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::span::parse_span;
 use crate::domain::text::shown;
-use crate::wire::{BundleDoc, GrantDoc, List, RequestDoc};
+use crate::wire::{BundleDoc, GrantDoc, List, PersonDoc, RequestDoc};
 
 /// How long `revoke` and `release` watch the proofs come in.
 const WATCH: Duration = Duration::from_secs(5);
@@ -29,10 +29,15 @@ pub async fn find_request(client: &mut Client, text: &str) -> Result<RequestDoc,
     if let Ok(id) = text.parse::<RequestId>() {
         return client.get(&format!("/v1/requests/{id}")).await;
     }
+    says_which("req_", "request", text)?;
     let mut all: Vec<RequestDoc> = Vec::new();
     for scope in ["mine", "answer"] {
         let list: List<RequestDoc> = client.get(&format!("/v1/requests?scope={scope}")).await?;
         all.extend(list.items);
+    }
+    // For offices alone.
+    if let Ok(others) = client.get::<List<RequestDoc>>("/v1/requests?scope=all").await {
+        all.extend(others.items);
     }
     all.sort_by_key(|r| r.id);
     all.dedup_by_key(|r| r.id);
@@ -50,6 +55,7 @@ pub async fn find_grant(client: &mut Client, text: &str) -> Result<GrantDoc, Fai
     if let Ok(id) = text.parse::<GrantId>() {
         return client.get(&format!("/v1/grants/{id}")).await;
     }
+    says_which("gr_", "grant", text)?;
     let mut all: List<GrantDoc> = client.get("/v1/grants?scope=mine").await?;
     if let Ok(others) = client.get::<List<GrantDoc>>("/v1/grants?scope=all").await {
         all.items.extend(others.items);
@@ -59,6 +65,17 @@ pub async fn find_grant(client: &mut Client, text: &str) -> Result<GrantDoc, Fai
     only(all.items.into_iter().filter(|g| g.id.to_string().starts_with(text)), "grant", text)
 }
 
+/// SECURITY: what says nothing, as an unset variable of a script does, would fit whatever there is.
+///
+/// # Errors
+/// [`Code::USAGE`].
+pub(super) fn says_which(tag: &str, what: &str, text: &str) -> Result<(), Failure> {
+    match tag.starts_with(text.trim()) {
+        true => Err(Failure::new(Code::USAGE, format!("Say which {what}: {} names none.", serde_json::json!(text)))),
+        false => Ok(()),
+    }
+}
+
 /// The one thing that a text fits.
 pub(super) fn only<T>(mut fitting: impl Iterator<Item = T>, what: &str, text: &str) -> Result<T, Failure> {
     let text = shown(text);
@@ -66,8 +83,14 @@ pub(super) fn only<T>(mut fitting: impl Iterator<Item = T>, what: &str, text: &s
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => Err(Failure::new(Code::AMBIGUOUS, format!("{text} fits more than one {what}."))),
         (None, _) => {
-            let message = format!("There is no {what} {text}, or you may not know of it.");
-            let all = if what == "session" { "jit-broker session ls" } else { "jit-broker status" };
+            let (more, all) = match what {
+                "session" => ("", "jit-broker session ls"),
+                "request" => {
+                    (" One that is answered is found by its whole id.", "jit-broker pending; jit-broker status")
+                }
+                _ => (" One that is over is found by its whole id.", "jit-broker status"),
+            };
+            let message = format!("There is no {what} {text}, or you may not know of it.{more}");
             Err(Failure(Refusal::new(Code::MISSING, message).hint(all)))
         }
     }
@@ -194,7 +217,7 @@ pub async fn release(id: Option<&str>, all: bool, globals: &Globals) -> Result<E
         None => return Err(Failure::new(Code::USAGE, "Which grant? Name it, or say --all.")),
     };
     if ids.is_empty() {
-        eprintln!("There is nothing to release.");
+        output::done(globals.output, "release.nothing", "There is nothing to release.")?;
     }
     for grant in &ids {
         client.act(Deed::Release { by: me(&client)?, grant: grant.id }, None, None).await?;
@@ -231,8 +254,27 @@ pub async fn revoke(which: &Which, reason: Option<&str>, globals: &Globals) -> R
         (_, _, Some(target)) => Selector::Target(target.clone()),
         _ => return Err(Failure::new(Code::USAGE, "What? A grant, --person or --target.")),
     };
-    let outcome = client.act(Deed::Revoke { by: me(&client)?, of }, words(Some(&reason), None)?, None).await?;
+    let deed = Deed::Revoke { by: me(&client)?, of: of.clone() };
+    let outcome = client.act(deed, words(Some(&reason), None)?, None).await?;
+    if outcome.grants.is_empty() {
+        let name = match &of {
+            Selector::Person(name) => known(&mut client, name).await.map(|()| name.to_string())?,
+            Selector::Target(name) => super::ask::target(&mut client, name).await?.name.to_string(),
+            Selector::Grant(id) => id.to_string(),
+        };
+        output::done(globals.output, "revoke.nothing", &format!("Nothing of {name} is open."))?;
+    }
     watch(&mut client, outcome.grants.iter().map(|g| g.id).collect(), globals).await
+}
+
+/// Looked at afterwards: what ends access does not wait for it.
+async fn known(client: &mut Client, name: &PersonName) -> Result<(), Failure> {
+    let people: List<PersonDoc> = client.get("/v1/people").await?;
+    if people.items.iter().any(|person| person.name == *name) {
+        return Ok(());
+    }
+    let message = format!("There is nobody called {name} among the people of this broker; nothing was ended.");
+    Err(Failure(Refusal::new(Code::MISSING, message).hint("jit-broker person ls")))
 }
 
 /// Over, and not proven to be: hosts have not confirmed, or something is left.

@@ -20,6 +20,8 @@ use crate::wire::{GrantDoc, List, RequestDoc, RoleDoc, TargetDoc, WhyDoc};
 
 /// How long people are waited for where nothing was said.
 pub const LONG: Duration = Duration::from_secs(8 * 3600);
+/// The same, as it is said.
+const PATIENCE: &str = "8h";
 
 /// What somebody wants.
 #[derive(Debug, Clone, Args)]
@@ -43,7 +45,7 @@ pub struct Wish {
     #[arg(long, conflicts_with = "wait")]
     pub no_wait: bool,
     /// Waits for an answer, at most so long
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "8h", require_equals = true)]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = PATIENCE, require_equals = true)]
     pub wait: Option<String>,
     /// Says what would happen, and asks nobody
     #[arg(long)]
@@ -337,14 +339,53 @@ pub async fn why(
     globals: &Globals,
 ) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
-    let mut path = format!("/v1/why?target={target}");
+    print_why(&why_doc(&mut client, target, role, for_, about).await?, globals)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `request --dry-run`: what would become of each; the exit status of what would be refused.
+async fn dry_run(client: &mut Client, wish: &Wish, globals: &Globals) -> Result<ExitCode, Failure> {
+    let mut worst = ExitCode::SUCCESS;
+    for name in &wish.targets {
+        let doc = why_doc(client, name, wish.role.as_ref(), wish.for_.as_deref(), None).await?;
+        print_why(&doc, globals)?;
+        let (said, least) = (wish.reason.as_deref().map(|text| text.trim().chars().count()), doc.min_reason_chars);
+        if let Some(refusal) = &doc.refusal {
+            worst = ExitCode::from(refusal.code.entry().exit);
+        } else if let (Some(said), Some(least)) = (said, least)
+            && u32::try_from(said).is_ok_and(|said| said < least)
+        {
+            let message = format!("{name}: the reason needs at least {least} characters.");
+            worst = Failure::new(Code::NEEDS_REASON, message).report(globals.json());
+        }
+    }
+    Ok(worst)
+}
+
+async fn why_doc(
+    client: &mut Client,
+    name: &TargetName,
+    role: Option<&RoleName>,
+    for_: Option<&str>,
+    about: Option<&PersonName>,
+) -> Result<WhyDoc, Failure> {
+    let mut path = format!("/v1/why?target={name}");
     role.iter().for_each(|r| path.push_str(&format!("&role={r}")));
     about.iter().for_each(|a| path.push_str(&format!("&as={a}")));
     if let Some(s) = for_.map(parse_span).transpose()? {
         path.push_str(&format!("&for_s={s}"));
     }
-    let doc: WhyDoc = client.get(&path).await?;
-    output::one(globals.output, &doc, &doc.verdict, |doc| {
+    match client.get(&path).await {
+        // What was meant, perhaps.
+        Err(failure) if failure.0.code == Code::MISSING && about.is_none() => {
+            target(client, name).await.and(Err(failure))
+        }
+        other => other,
+    }
+}
+
+fn print_why(doc: &WhyDoc, globals: &Globals) -> Result<(), Failure> {
+    output::one(globals.output, doc, &doc.verdict, |doc| {
         let mut lines = vec![format!("{} · {} on {}: {}", doc.person, doc.role, doc.target, doc.verdict)];
         let rules: Vec<String> = doc.rules.iter().map(ToString::to_string).collect();
         if !rules.is_empty() {
@@ -357,8 +398,7 @@ pub async fn why(
         lines.extend(doc.refusal.iter().map(|r| format!("  {}: {}", r.code, r.message)));
         lines.extend(doc.nearest.iter().map(|n| format!("  nearest: {n}")));
         lines
-    })?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// What is left on this machine when access is granted.
@@ -376,7 +416,18 @@ pub enum Leaves {
 pub async fn request(wish: &Wish, leaves: Leaves, globals: &Globals) -> Result<ExitCode, Failure> {
     let mut client = Client::remembered(&Home::find()?)?;
     if wish.dry_run {
-        return why(wish.one()?, wish.role.as_ref(), wish.for_.as_deref(), None, globals).await;
+        return dry_run(&mut client, wish, globals).await;
+    }
+    // `--wait 2s`: the flag has its value behind `=`, so that it may stand alone.
+    if wish.wait.as_deref() == Some(PATIENCE) {
+        for name in wish.targets.iter().filter(|name| parse_span(name.as_str()).is_ok()) {
+            if target(&mut client, name).await.is_err() {
+                return Err(Failure::new(
+                    Code::USAGE,
+                    format!("{name} is no target; a time to wait is --wait={name}."),
+                ));
+            }
+        }
     }
     // Before anybody is asked: it may be what cannot be read.
     let patience = match &wish.wait {

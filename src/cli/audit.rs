@@ -174,6 +174,9 @@ async fn events(filter: String, wanted: u32, globals: &Globals) -> Result<ExitCo
             e.target.as_ref().map(ToString::to_string),
             e.request_id.map(|r| r.to_string()),
             e.grant_id.map(|g| g.to_string()),
+            e.session_id.clone(),
+            e.detail["person"].as_str().map(str::to_owned),
+            e.detail["refusal"]["code"].as_str().map(str::to_owned),
         ];
         vec![
             e.seq.to_string(),

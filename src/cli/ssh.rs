@@ -24,8 +24,8 @@ use crate::domain::authority::Purpose;
 use crate::domain::ids::GrantId;
 use crate::domain::key::Key;
 use crate::domain::names::{LoginName, RoleName, TargetName};
-use crate::domain::refusal::Code;
-use crate::wire::{CredentialDoc, CredentialPost, GrantDoc};
+use crate::domain::refusal::{Code, Refusal};
+use crate::wire::{CredentialDoc, CredentialPost, GrantDoc, TargetDoc};
 
 /// How long before its issue a certificate may begin, in seconds (decisions.md 21).
 const BACKDATED_S: i64 = 60;
@@ -229,6 +229,7 @@ impl CertArgs {
             return super::ask::request(&self.wish, super::ask::Leaves::Nothing, globals).await;
         }
         let mut client = Client::remembered(&Home::find()?)?;
+        host(&super::ask::target(&mut client, &target).await?)?;
         let own = self.key.as_deref().map(keys::public).transpose()?;
         let key = match &own {
             Some(key) => key.clone(),
@@ -248,6 +249,17 @@ impl CertArgs {
             output::one(globals.output, &doc, &doc.id, |d| vec![d.certificate.clone()])?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Before anybody is asked.
+fn host(doc: &TargetDoc) -> Result<(), Failure> {
+    match &doc.database {
+        None => Ok(()),
+        Some(_) => {
+            let refusal = Refusal::new(Code::USAGE, format!("{} is a database.", doc.name));
+            Err(Failure(refusal.hint(format!("jit-broker login {}", doc.name))))
+        }
     }
 }
 
@@ -328,6 +340,7 @@ impl SshArgs {
         let mut client = Client::remembered(&Home::find()?)?;
         let target = call.wish.one()?.clone();
         let doc = super::ask::target(&mut client, &target).await?;
+        host(&doc)?;
         ssh_config::check(&doc)?;
         if let (Some(login), None) = (&call.login, &call.wish.role) {
             call.wish.role = Some(hook::role_of(&doc, login)?.name.clone());

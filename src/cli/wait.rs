@@ -76,7 +76,7 @@ pub async fn wait_for(client: &mut Client, mut request: RequestDoc, patience: Du
     let drawn = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
     let mut told = began;
     while request.state == "pending" && began.elapsed() < patience {
-        let left = patience.saturating_sub(began.elapsed()).as_secs().clamp(1, 25);
+        let left = patience.saturating_sub(began.elapsed()).as_secs().clamp(1, 20);
         let path = format!("/v1/requests/{}?wait_s={left}", request.id);
         let line = format!("{}  waits for {}", shown(&request.code), shown(&waits_for(&request)));
         let asked = client.get(&path);
@@ -94,7 +94,7 @@ pub async fn wait_for(client: &mut Client, mut request: RequestDoc, patience: Du
             eprint!("\r\x1b[K");
         }
         request = answer?;
-        if !drawn && request.state == "pending" && told.elapsed() >= Duration::from_secs(60) {
+        if !drawn && request.state == "pending" && told.elapsed() >= Duration::from_secs(59) {
             told = Instant::now();
             eprintln!("{}  still waits for {} ({}s)", request.code, waits_for(&request), began.elapsed().as_secs());
         }

@@ -26,6 +26,9 @@ pub enum ExportError {
     /// Where it goes to.
     #[error("it cannot be written")]
     Write(#[from] std::io::Error),
+    /// The channel that was asked for.
+    #[error("it has no channel {0}")]
+    Missing(u32),
 }
 
 /// A size as it is played.
@@ -38,12 +41,13 @@ pub fn clamped((cols, rows): (u16, u16)) -> (u16, u16) {
 pub struct Focus {
     channel: Option<u32>,
     terminal: bool,
+    seen: bool,
 }
 
 impl Focus {
     /// On this channel, or on the first that has something to show.
     pub fn on(channel: Option<u32>) -> Self {
-        Self { channel, terminal: false }
+        Self { channel, terminal: false, seen: false }
     }
 
     /// True when the frame is one of the channel in focus. The first that opens a terminal or prints anything draws it.
@@ -53,11 +57,17 @@ impl Focus {
             Stored::Output(_) | Stored::Errors(_) if self.channel.is_none() => self.channel = Some(frame.channel),
             _ => {}
         }
+        self.seen |= self.channel == Some(frame.channel);
         let sees = self.channel == Some(frame.channel) && !matches!(frame.what, Stored::Note(_));
         if sees && let Stored::Open { size, .. } = &frame.what {
             self.terminal = size.is_some();
         }
         sees
+    }
+
+    /// The channel that was asked for, as long as nothing of it came.
+    pub fn missing(&self) -> Option<u32> {
+        self.channel.filter(|_| !self.seen)
     }
 
     /// What was printed, as a terminal needs it: without a terminal on the target line ends are bare.
@@ -166,6 +176,9 @@ pub fn cast<R: Read>(
         if let Some(line) = line {
             writeln!(out, "{line}")?;
         }
+    }
+    if let Some(channel) = focus.missing() {
+        return Err(ExportError::Missing(channel));
     }
     begin(out, SIZE)?;
     for rest in [output.finish(), errors.finish()] {

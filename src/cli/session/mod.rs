@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::answer::only;
+use super::answer::{only, says_which};
 use super::ask::{me, words};
 use super::audit::escaped;
 use super::client::Client;
@@ -22,6 +22,7 @@ use super::{Globals, output, prompt};
 use crate::domain::act::Deed;
 use crate::domain::ids::SessionId;
 use crate::domain::names::{PersonName, TargetName};
+use crate::domain::refusal::{Code, Refusal};
 use crate::domain::text::shown;
 use crate::record::export::{Escapes, ExportError, cast, jsonl, text};
 use crate::wire::{FoundDoc, List, RecordedDoc};
@@ -172,6 +173,7 @@ async fn find(client: &mut Client, id: &str) -> Result<RecordedDoc, Failure> {
     if let Ok(id) = id.parse::<SessionId>() {
         return client.get(&format!("/v1/sessions/{id}")).await;
     }
+    says_which("ses_", "session", id)?;
     let all: List<RecordedDoc> = client.get("/v1/sessions?limit=200").await?;
     only(all.items.into_iter().filter(|doc| doc.id.to_string().starts_with(id)), "session", id)
 }
@@ -240,11 +242,20 @@ async fn search(client: &mut Client, text: &str, globals: &Globals) -> Result<()
         let s = found.at_ms / 1000;
         let at = format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
         vec![found.session_id.to_string(), at, found.line.clone()]
-    })
+    })?;
+    if found.items.is_empty() && !globals.json() {
+        eprintln!("Nothing was found.");
+    }
+    Ok(())
 }
 
 async fn end(client: &mut Client, id: &str, reason: Option<&str>, globals: &Globals) -> Result<(), Failure> {
     let doc = find(client, id).await?;
+    if let Some(at) = &doc.closed_at {
+        let message = format!("{} is closed already, since {at}.", doc.id);
+        let next = format!("jit-broker session show {}", doc.id);
+        return Err(Failure(Refusal::new(Code::FINAL, message).hint(next)));
+    }
     let reason = match reason {
         Some(reason) => reason.to_owned(),
         None => prompt::ask("Reason: ", "--reason TEXT")?,

@@ -174,6 +174,9 @@ fn passage(file: &File, wish: &Wish, to: u64, pressed: Option<&Receiver<Key>>) -
         last = last.max(frame.at_us);
         put(&text)?;
     }
+    if let Some(channel) = screen.focus.missing() {
+        return Err(Failure::new(Code::MISSING, format!("The recording has no channel {channel}.")));
+    }
     Ok(Turn::Over)
 }
 

@@ -9,3 +9,4 @@ mod host;
 mod review;
 mod shells;
 mod watch;
+mod wrong;
