@@ -1,7 +1,7 @@
 //! `jit-broker.toml`: the machine's own file, parsed whole before any port is bound. Unknown keys are errors.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use jit_ca::spec::Cidr;
@@ -264,8 +264,12 @@ impl File {
         }
         let listen = self.server.listen.parse::<SocketAddr>().map_err(|e| problems.push(format!("listen: {e}"))).ok();
         let public_url = self.server.public_url.trim_end_matches('/').to_owned();
-        if crate::settings::url_host(&public_url).is_none() {
-            problems.push("public_url: must be https://HOST[:PORT]".to_owned());
+        match url_host(&public_url) {
+            None => problems.push("public_url: must be https://HOST[:PORT]".to_owned()),
+            Some((host, _)) if nowhere(&host) => {
+                problems.push(format!("public_url: nobody connects to {host}; say this machine's name or address"));
+            }
+            Some(_) => {}
         }
         let mut admins = BTreeMap::new();
         for admin in self.trust.admins {
@@ -381,7 +385,16 @@ impl SshLine {
     fn read(self, public_url: &str) -> Result<GatewaySsh, String> {
         let listen: SocketAddr = self.listen.parse().map_err(|e| format!("listen: {e}"))?;
         let address = match self.address {
-            Some(text) => text.parse().map_err(|e| format!("address: {e}"))?,
+            Some(text) => {
+                let said: Address = text.parse().map_err(|e| format!("address: {e}"))?;
+                if nowhere(&said.host) {
+                    return Err(format!(
+                        "address: nobody connects to {}; say this machine's name or address",
+                        said.host
+                    ));
+                }
+                said
+            }
             None => {
                 let host = url_host(public_url).map(|(host, _)| host).ok_or("address: must be HOST:PORT")?;
                 Address { host, port: listen.port() }
@@ -408,15 +421,20 @@ pub fn url_host(url: &str) -> Option<(String, u16)> {
     if rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
         return None;
     }
-    if let Some(v6) = rest.strip_prefix('[') {
-        let (host, port) = v6.split_once(']')?;
-        let port = port.strip_prefix(':').map_or(Some(443), |p| p.parse().ok())?;
-        return Some((host.to_owned(), port));
-    }
-    match rest.split_once(':') {
-        Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
-        None => Some((rest.to_owned(), 443)),
-    }
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(v6) => {
+            let (host, port) = v6.split_once(']')?;
+            (host, port.strip_prefix(':'))
+        }
+        None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map_or(Some(443), |port| port.parse().ok())?;
+    Some((host.to_owned(), port)).filter(|(host, _)| !host.is_empty())
+}
+
+/// True for an address on which one listens everywhere, and to which nobody connects from elsewhere.
+pub fn nowhere(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_unspecified())
 }
 
 /// All problems as one refusal.

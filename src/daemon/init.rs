@@ -16,7 +16,7 @@ use crate::domain::key::Key;
 use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::{Ledger, OpenMode};
-use crate::settings::{REFERENCE, Settings, bad_config};
+use crate::settings::{REFERENCE, Settings, bad_config, nowhere, url_host};
 use crate::signer::keys::{Keys, write_new};
 
 /// What `init` was told.
@@ -90,20 +90,20 @@ async fn make(plan: &Plan, clock: Arc<dyn Clock>, users: Option<services::Users>
     if let Some(listen) = plan.gateway_ssh {
         source_of(listen, &plan.gateway_source)?;
     }
+    connectable(&plan.public_url)?;
     vacant(&plan.dir)?;
     let text = configuration(plan, if users.is_some() { &services::LINES } else { &[] });
     let config = plan.dir.join("jit-broker.toml");
+    let settings = Settings::parse(&text, &config).map_err(|problems| bad_config(&problems))?;
     if users.is_some() {
-        let planned = Settings::parse(&text, &config).map_err(|problems| bad_config(&problems))?;
-        vacant(&planned.state_dir)?;
-        vacant(&planned.ca_dir)?;
+        vacant(&settings.state_dir)?;
+        vacant(&settings.ca_dir)?;
     }
     folder(&plan.dir)?;
     write_new(&config, text.as_bytes())?;
     for (name, text) in BUNDLE_FILES {
         write_new(&plan.dir.join(name), text.as_bytes())?;
     }
-    let settings = Settings::read(&config).map_err(|problems| bad_config(&problems))?;
     folder(&settings.state_dir)?;
     folder(&settings.ca_dir)?;
     let keys = Keys::make(&settings.ca_dir, clock.read().wall_s)?;
@@ -147,6 +147,18 @@ fn configuration(plan: &Plan, services: &[(&str, &str)]) -> String {
         }
     }
     out
+}
+
+/// Refuses an address that clients on other machines cannot use, as that of a broker that listens everywhere.
+fn connectable(public_url: &str) -> Result<(), Refusal> {
+    match url_host(public_url.trim_end_matches('/')) {
+        Some((host, _)) if !nowhere(&host) => Ok(()),
+        _ => Err(Refusal::new(
+            Code::USAGE,
+            format!("{public_url} is no address that clients connect to; name the one that they use by --public-url."),
+        )
+        .hint("jit-broker init … --public-url https://broker.corp:7443")),
+    }
 }
 
 /// The line of the reference after which the gateway's own settings stand.

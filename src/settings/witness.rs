@@ -93,7 +93,7 @@ fn https_url(text: &str) -> Result<HttpsUrl, String> {
     let rest = text.strip_prefix("https://").ok_or_else(wrong)?;
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (host, port) = url_host(&format!("https://{authority}")).ok_or_else(wrong)?;
-    if host.is_empty() || path.contains('#') || path.chars().any(|c| c.is_whitespace() || !c.is_ascii_graphic()) {
+    if path.contains('#') || path.chars().any(|c| c.is_whitespace() || !c.is_ascii_graphic()) {
         return Err(wrong());
     }
     if host.parse::<IpAddr>().is_ok_and(forbidden) {

@@ -1,6 +1,11 @@
 //! Every refusal has a code, a sentence, the next command, and the exit status of the contract.
 
-use crate::world::World;
+use std::process::Command;
+
+use jit_broker::daemon::dev::Somebody;
+
+use crate::served::PROGRAM;
+use crate::world::{Done, World};
 
 #[test]
 fn refusals_of_the_requester() {
@@ -76,6 +81,47 @@ fn refusals_of_the_operator() {
         "{}",
         done.err
     );
+}
+
+#[test]
+fn a_broker_that_listens_everywhere_says_which_address_clients_use() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    Somebody::make(folder.path(), "root-admin").unwrap();
+    let (dir, key) = (folder.path().join("broker"), folder.path().join("root-admin/id_ed25519.pub"));
+    let init = |more: &[&str]| -> Done {
+        let mut command = Command::new(PROGRAM);
+        command.args(["init", "--admin", "root-admin", "--dir"]).arg(&dir).arg("--key").arg(&key).args(more);
+        command.output().unwrap().into()
+    };
+    for more in [
+        ["--listen", "0.0.0.0:7443"],
+        ["--listen", "[::]:7443"],
+        ["--public-url", "https://0.0.0.0:7443"],
+        ["--public-url", "https://[::ffff:0.0.0.0]:7443"],
+        ["--public-url", "https://:443"],
+        ["--public-url", "https://[]:443"],
+        ["--public-url", "http://broker.corp"],
+    ] {
+        let done = init(&more);
+        assert_eq!(done.code, Some(2), "{more:?}: {}", done.err);
+        assert!(done.err.contains("--public-url") && !dir.exists(), "{more:?}: {}", done.err);
+    }
+    init(&["--listen", "0.0.0.0:7443", "--public-url", "https://broker.corp:7443/"]).ok();
+    // What `init` refuses is refused where it is written by hand.
+    let config = dir.join("jit-broker.toml");
+    let good = std::fs::read_to_string(&config).unwrap();
+    let check = || -> Done { Command::new(PROGRAM).args(["check", "--config"]).arg(&config).output().unwrap().into() };
+    check().ok();
+    let gateway = "[gateway.ssh]\nlisten = \"127.0.0.1:7022\"\naddress = \"0.0.0.0:7022\"\n";
+    for (text, wrong) in [
+        (good.replace("https://broker.corp:7443/", "https://0.0.0.0:7443"), "public_url: nobody connects to 0.0.0.0"),
+        (good.replace("https://broker.corp:7443/", "https://:443"), "public_url: must be https://HOST[:PORT]"),
+        (format!("{good}{gateway}"), "address: nobody connects to 0.0.0.0"),
+    ] {
+        std::fs::write(&config, text).unwrap();
+        let done = check();
+        assert_eq!((done.code, done.err.contains(wrong)), (Some(78), true), "{wrong}: {}", done.err);
+    }
 }
 
 #[test]
