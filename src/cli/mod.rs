@@ -417,6 +417,10 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
 
 async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let globals = &cli.globals;
+    if matches!(cli.verb, Verb::Restore(_) | Verb::Trust(_)) {
+        // They hold the ledger for a moment, and `reload` tells whoever holds it: that must not end them half-way.
+        let _ = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+    }
     match &cli.verb {
         Verb::Auth(verb) => verb.run(globals).await,
         Verb::Ls { target } => ask::ls(target.as_ref(), globals).await,

@@ -111,10 +111,14 @@ impl ConfigArgs {
     /// What is wrong, before a port is bound.
     pub async fn serve(&self) -> Result<ExitCode, Failure> {
         let settings = self.settings()?;
-        let mut daemon = Daemon::start(&settings, Arc::new(System::new())).await?;
-        // Before anybody is told that it serves: who hears it may stop or reload it at once.
+        // Before the ledger is held, by which `reload` finds this process. A reload that comes during the start is heeded after it; a stop is
+        // one at once, whatever the start waits for, and leaves what a kill leaves.
         let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
         let mut over = std::pin::pin!(ended());
+        let mut daemon = tokio::select! {
+            started = Daemon::start(&settings, Arc::new(System::new())) => started?,
+            () = &mut over => std::process::exit(0),
+        };
         eprintln!("listening on https://{}", daemon.address);
         daemon
             .witness_key

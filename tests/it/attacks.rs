@@ -21,7 +21,8 @@
 //! `recovery::a_backup_that_is_killed_is_in_nobodys_way_and_the_next_one_clears_up`, `full::a_backup_needs_no_room_for_the_log_in_clear_where_it_goes`,
 //! a witness's: `witness::a_witness_that_was_restored_is_the_same_one_and_forgets_nothing`; of two users: `apart::root_mends_and_looks_at_what_two_services_own_and_takes_nothing_from_them` · F60 newer: `first_release::what_a_newer_program_wrote_is_refused_in_words`,
 //! `first_release::the_ledger_of_the_first_release_opens_verifies_and_goes_on` · lost administrators: `recovery::lost_administrators_are_replaced_by_root_and_every_client_is_told_once`,
-//! two of them: `recovery::where_there_are_two_administrators_an_epoch_takes_both` · reload: `recovery::a_configuration_is_taken_while_it_runs_or_the_old_one_stays` ·
+//! two of them: `recovery::where_there_are_two_administrators_an_epoch_takes_both` · reload: `recovery::a_configuration_is_taken_while_it_runs_or_the_old_one_stays`,
+//! `units::a_reload_during_the_start_is_heeded_after_it_and_a_stop_at_once` ·
 //! T9 keys: `ca::bad_keys_are_refused`, [`keys_that_must_not_be_certified`] ·
 //! T17 verify before release: `a_daemon_that_lies_gets_no_signature` ·
 //! T20 offered is not proven: `gateway::unproved::a_key_that_was_offered_is_not_who_comes_in` ·

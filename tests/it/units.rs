@@ -1,16 +1,17 @@
 //! The units as systemd reads them, and what the two programs tell the service manager: ready, alive, stopping.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jit_broker::domain::event::Command as Said;
 use jit_broker::domain::refusal::Code;
+use jit_broker::ledger::held_by;
 
-use crate::served::{PROGRAM, Served};
+use crate::served::{PROGRAM, Served, eventually};
 use crate::trust::World;
 
 /// The least that systemd's own judgement of a unit may be.
@@ -140,8 +141,7 @@ fn the_daemon_says_when_it_serves_that_it_is_alive_and_when_it_stops() {
         ear.hear("WATCHDOG=1", Duration::from_secs(2)).unwrap();
     }
     // SIGHUP is a reload: told before and after.
-    let pid = served.server.as_ref().unwrap().id().to_string();
-    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    tell("-HUP", served.server.as_ref().unwrap());
     let said = ear.hear("READY=1", Duration::from_secs(5)).unwrap();
     assert!(said.contains(&"RELOADING=1".to_owned()), "{said:?}");
     served.stop();
@@ -159,12 +159,91 @@ fn a_stop_that_follows_at_once_is_an_orderly_one() {
     full.set_nonblocking(true).unwrap();
     while full.send_to(b"STATUS=full", &ear.path).is_ok() {}
     served.serve();
-    let pid = served.server.as_ref().unwrap().id().to_string();
-    for name in ["-HUP", "-TERM"] {
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    for signal in ["-HUP", "-TERM"] {
+        tell(signal, served.server.as_ref().unwrap());
     }
     ear.hear("STOPPING=1", Duration::from_secs(10)).unwrap();
     assert!(served.server.take().unwrap().wait().unwrap().success());
+}
+
+/// A signer that takes what is said and does not answer: whoever asks it stands still, with the ledger in their hands.
+struct Silent {
+    socket: UnixListener,
+    asked: Vec<UnixStream>,
+}
+
+impl Silent {
+    fn before(served: &Served) -> Self {
+        let path = served.dir.join("signer.sock");
+        let text = std::fs::read_to_string(served.config()).unwrap();
+        let text = text.replace("signer = \"local\"", &format!("signer = \"unix:{}\"", path.display()));
+        std::fs::write(served.config(), text).unwrap();
+        let socket = UnixListener::bind(path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self { socket, asked: Vec::new() }
+    }
+
+    /// Starts a program of the operator's, and waits until it has asked.
+    fn asked_by(&mut self, command: &mut Command) -> Child {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        eventually("it asks its signer", || {
+            self.asked.extend(self.socket.accept().map(|(stream, _)| stream));
+            !self.asked.is_empty()
+        });
+        child
+    }
+}
+
+fn tell(signal: &str, child: &Child) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// `reload` finds whoever holds the ledger, and that is a daemon long before it serves.
+#[test]
+fn a_reload_during_the_start_is_heeded_after_it_and_a_stop_at_once() {
+    let mut served = Served::init();
+    let config = served.config().display().to_string();
+    let mut silent = Silent::before(&served);
+    served.server = Some(silent.asked_by(&mut served.operator(&["serve", "--config", &config])));
+    let daemon = served.server.as_mut().unwrap();
+    tell("-HUP", daemon);
+    assert!(daemon.try_wait().unwrap().is_none(), "it was ended by a reload");
+    assert_eq!(held_by(&served.ledger()), i32::try_from(served.server.as_ref().unwrap().id()).ok());
+    // The signer comes, and the start goes on.
+    std::fs::remove_file(served.dir.join("signer.sock")).unwrap();
+    let mut signer = served.signer(&[]);
+    drop(silent);
+    let told = served.broker_dir().join("state/ledger.db.reloaded");
+    eventually("it has taken its configuration anew", || told.exists());
+    served.stop();
+    signer.kill().unwrap();
+    signer.wait().unwrap();
+    std::fs::remove_file(served.dir.join("signer.sock")).unwrap();
+    let mut silent = Silent::before(&served);
+    served.server = Some(silent.asked_by(&mut served.operator(&["serve", "--config", &config])));
+    let began = Instant::now();
+    tell("-TERM", served.server.as_ref().unwrap());
+    let mut daemon = served.server.take().unwrap();
+    assert!(daemon.wait().unwrap().success(), "a stop during the start is an orderly one");
+    assert!(began.elapsed() < Duration::from_secs(5), "it waited for its signer: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_reload_does_not_end_what_holds_the_ledger_for_a_moment() {
+    let served = Served::init();
+    let config = served.config().display().to_string();
+    let mut silent = Silent::before(&served);
+    let mut reset = silent.asked_by(&mut served.operator(&["trust", "reset", "--config", &config, "--yes"]));
+    assert_eq!(held_by(&served.ledger()), i32::try_from(reset.id()).ok());
+    tell("-HUP", &reset);
+    std::fs::remove_file(served.dir.join("signer.sock")).unwrap();
+    let mut signer = served.signer(&[]);
+    drop(silent);
+    let ended = reset.wait().unwrap();
+    // It may have lost its signer in the middle of a word; it says so, and is not killed.
+    assert!(ended.code().is_some(), "{ended}");
+    signer.kill().unwrap();
+    signer.wait().unwrap();
 }
 
 /// Somebody who holds the store holds the clerk up: that is what a watchdog of four seconds must see, and no timer would.
