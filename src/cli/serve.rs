@@ -14,11 +14,12 @@ use super::{Globals, keys, output};
 use crate::broker::left::LEFT;
 use crate::clock::System;
 use crate::daemon::init::{Plan, init, init_services};
+use crate::daemon::look::refusals;
 use crate::daemon::notify::Notify;
 use crate::daemon::services::CONFIG_DIR;
 use crate::daemon::{Daemon, RELOADED, aside, open_gate, watch};
 use crate::domain::names::PersonName;
-use crate::domain::refusal::Code;
+use crate::domain::refusal::{Code, Refusal};
 use crate::domain::target::Mode;
 use crate::settings::{Settings, SignerAt, bad_config};
 use crate::wire::LeftDoc;
@@ -195,27 +196,14 @@ impl ConfigArgs {
     /// Every problem.
     pub async fn check(&self, globals: &Globals) -> Result<ExitCode, Failure> {
         let settings = self.settings()?;
-        let mut problems = Vec::new();
-        if settings.signer == SignerAt::Local
-            && let Err(refusal) = open_gate(&settings, Arc::new(System::new()))
-        {
-            problems.push(refusal.message);
-        }
-        if let Err(refusal) = crate::daemon::outside::witnesses(&settings) {
-            problems.push(refusal.message);
-        }
-        if settings.ledger.exists()
-            && let Err(refusal) = crate::daemon::agrees(&settings).await
-        {
-            problems.push(refusal.message);
-        }
+        let mut problems: Vec<String> = refusals(&settings).await.into_iter().map(problem).collect();
         let folder = self.config.parent().unwrap_or(Path::new("."));
         let admins: Vec<PersonName> = settings.admins.keys().cloned().collect();
         if has_bundle(folder) {
             match super::admin::read_bundle(folder, &admins) {
                 Ok((_, bundle)) if settings.gateway_ssh.is_none() => problems.extend(bundle.unreachable()),
                 Ok(_) => {}
-                Err(failure) => problems.push(failure.0.message),
+                Err(failure) => problems.push(problem(failure.0)),
             }
         }
         if !problems.is_empty() {
@@ -258,6 +246,14 @@ impl ConfigArgs {
         }
         crate::signer::socket::serve(&listener, &mut gate);
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A refusal among several, with its next step, where that is another than to look for problems.
+fn problem(refusal: Refusal) -> String {
+    match refusal.hint.filter(|hint| Some(hint.as_str()) != Code::BAD_CONFIG.entry().next) {
+        Some(hint) => format!("{}\n  next: {hint}", refusal.message),
+        None => refusal.message,
     }
 }
 

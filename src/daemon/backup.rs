@@ -10,9 +10,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::aside::Aside;
+use super::gateways::HOST_KEY;
 use super::init::{bundle_files, has_bundle};
 use super::restore::place;
 use super::sealed::Sealer;
+use super::secrets::MARKER;
 use crate::broker::clerk::ledger_refusal;
 use crate::clock::Clock;
 use crate::domain::digest::read_canonical;
@@ -21,12 +23,12 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::ledger::Reader;
 use crate::settings::{Settings, WitnessAt};
 use crate::signer::keys::io_refusal;
-use crate::witness::keep::WITNESSED;
+use crate::witness::keep::{KEY, WITNESSED};
 
 /// The shortest passphrase, in characters.
 pub const SHORTEST: usize = 12;
 /// The files of the daemon's state that cannot be made again.
-pub(super) const STATE: [&str; 4] = ["gateway_ssh_key", "marker", "krl", "witness_key"];
+pub(super) const STATE: [&str; 4] = [HOST_KEY, MARKER, "krl", KEY];
 /// The copy of the log, and the private folder below the daemon's state in which it lies for a moment.
 const COPY: &str = "ledger.db";
 const WORK: &str = "backup";

@@ -43,7 +43,7 @@ pub(super) async fn start(
     let (drain, drained) = watch::channel(false);
     let ssh = match (&settings.gateway_ssh, store) {
         (Some(config), Some(store)) => {
-            let key = host_key(&settings.state_dir.join("gateway_ssh_key"))?;
+            let key = host_key(&settings.state_dir.join(HOST_KEY))?;
             Some(ssh::serve(broker.clone(), store, config, &key, drained).await?)
         }
         _ => None,
@@ -74,6 +74,9 @@ impl Gateways {
     }
 }
 
+/// The file below the daemon's state in which the gateway's host key lies.
+pub(super) const HOST_KEY: &str = "gateway_ssh_key";
+
 /// The gateway's host key; made at the first start.
 fn host_key(path: &Path) -> Result<PrivateKey, Refusal> {
     if !path.exists() {
@@ -82,6 +85,14 @@ fn host_key(path: &Path) -> Result<PrivateKey, Refusal> {
         let text = PrivateKey::from_seed(*seed).to_openssh("jit-broker gateway");
         write_new(path, text.map_err(|e| Refusal::new(Code::BUG, e.to_string()))?.as_bytes())?;
     }
-    PrivateKey::from_openssh(&read_private(path)?, None)
+    key_of(path, &read_private(path)?)
+}
+
+/// The key that a file's text is.
+///
+/// # Errors
+/// [`Code::BAD_CONFIG`] when it is none.
+pub(super) fn key_of(path: &Path, text: &str) -> Result<PrivateKey, Refusal> {
+    PrivateKey::from_openssh(text, None)
         .map_err(|e| Refusal::new(Code::BAD_CONFIG, format!("{} is not a key: {e}.", path.display())))
 }

@@ -10,6 +10,7 @@ pub mod dig;
 mod doubt;
 mod gateways;
 pub mod init;
+pub mod look;
 pub mod notify;
 pub mod outside;
 pub mod postgres;

@@ -97,15 +97,25 @@ fn load(from: &SecretFrom) -> Result<Loaded, String> {
     Ok(Loaded::Password(Zeroizing::new(password.to_owned())))
 }
 
+/// The file below the daemon's state in which the key of the marks on accounts lies.
+pub(super) const MARKER: &str = "marker";
+
 /// The key of the marks on accounts: the same for the installation's life, made at the first start.
 fn marker_key(state_dir: &Path) -> Result<MarkerKey, Refusal> {
-    let path = state_dir.join("marker");
+    let path = state_dir.join(MARKER);
     if !path.exists() {
         let mut bytes = Zeroizing::new([0; 32]);
         crate::clock::fill(bytes.as_mut());
         write_new(&path, Zeroizing::new(data_encoding::HEXLOWER.encode(bytes.as_ref())).as_bytes())?;
     }
-    let text = Zeroizing::new(read_private(&path)?);
+    marker_of(&path, &Zeroizing::new(read_private(&path)?))
+}
+
+/// The key that a file's text is.
+///
+/// # Errors
+/// [`Code::BAD_CONFIG`] when it is none.
+pub(super) fn marker_of(path: &Path, text: &str) -> Result<MarkerKey, Refusal> {
     let bytes = data_encoding::HEXLOWER.decode(text.trim_end().as_bytes()).ok().map(Zeroizing::new);
     let bytes: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.as_slice().try_into().ok());
     let damaged = || Refusal::new(Code::BAD_CONFIG, format!("{} is not 64 hex digits.", path.display()));

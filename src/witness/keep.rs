@@ -25,6 +25,9 @@ const SIZE: &str = "text/x.tlog.size";
 /// The folder below the daemon's state in which the newest note of each log lies that is kept.
 pub const WITNESSED: &str = "witnessed";
 
+/// The file there in which the key lies that this broker signs with as a witness.
+pub const KEY: &str = "witness_key";
+
 /// Status, content type and body of an answer.
 pub type Told = (u16, &'static str, String);
 
@@ -60,6 +63,17 @@ impl NoteSigner for Own {
     }
 }
 
+/// The key that a file's text is, and its public half.
+///
+/// # Errors
+/// [`Code::BAD_CONFIG`] when it is none that witnesses sign with.
+pub fn key_of(path: &Path, text: &str) -> Result<(PrivateKey, [u8; 32]), Refusal> {
+    let wrong = |e: String| Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", path.display()));
+    let key = PrivateKey::from_openssh(text, None).map_err(|e| wrong(e.to_string()))?;
+    let public = key.public().ed25519_bytes().ok_or_else(|| wrong("it is not an Ed25519 key".to_owned()))?;
+    Ok((key, public))
+}
+
 impl Keeper {
     /// Opens the folder of what is kept, and makes the witness's key where there is none; `name` is the broker's address.
     ///
@@ -69,7 +83,7 @@ impl Keeper {
         if keeps.is_empty() {
             return Ok(Self::default());
         }
-        let (dir, path) = (state_dir.join(WITNESSED), state_dir.join("witness_key"));
+        let (dir, path) = (state_dir.join(WITNESSED), state_dir.join(KEY));
         std::fs::create_dir_all(&dir)
             .map_err(|e| Refusal::new(Code::LOCAL_IO, format!("{} cannot be made: {e}.", dir.display())))?;
         if !path.exists() {
@@ -78,9 +92,7 @@ impl Keeper {
             let made = PrivateKey::from_seed(seed).to_openssh("jit-broker witness");
             write_new(&path, made.map_err(|e| Refusal::new(Code::BUG, e.to_string()))?.as_bytes())?;
         }
-        let wrong = |e: String| Refusal::new(Code::BAD_CONFIG, format!("{} is not usable: {e}.", path.display()));
-        let key = PrivateKey::from_openssh(&read_private(&path)?, None).map_err(|e| wrong(e.to_string()))?;
-        let public = key.public().ed25519_bytes().ok_or_else(|| wrong("it is not an Ed25519 key".to_owned()))?;
+        let (key, public) = key_of(&path, &read_private(&path)?)?;
         let name = name.trim_start_matches("https://").to_owned();
         let logs = keeps.iter().filter_map(|(origin, key)| Some((origin.clone(), key.0.ed25519_bytes()?)));
         Ok(Self { dir, logs: logs.collect(), own: Some(Own { name, public, key }), one: Mutex::default() })

@@ -1,10 +1,12 @@
 //! Every refusal has a code, a sentence, the next command, and the exit status of the contract.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use jit_broker::daemon::dev::Somebody;
 
-use crate::served::PROGRAM;
+use crate::served::{PROGRAM, Served, free_port};
 use crate::world::{Done, World};
 
 #[test]
@@ -122,6 +124,56 @@ fn a_broker_that_listens_everywhere_says_which_address_clients_use() {
         let done = check();
         assert_eq!((done.code, done.err.contains(wrong)), (Some(78), true), "{wrong}: {}", done.err);
     }
+}
+
+fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn check_tells_what_a_start_refuses_and_what_mends_it() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = std::fs::canonicalize(folder.path()).unwrap();
+    let gateway = format!("127.0.0.1:{}", free_port());
+    let mut served = Served::init_with(dir, Vec::new(), &["--gateway-ssh", &gateway]);
+    let (config, state) = (served.config(), served.broker_dir().join("state"));
+    let keeps = format!("[keeps.other]\norigin = \"jit-broker/audit/x/e0\"\nkey = \"{}\"\n", served.alice.key());
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + &keeps).unwrap();
+    let check = |served: &Served| -> Done {
+        served.operator(&["check", "--config", &config.display().to_string()]).output().unwrap().into()
+    };
+    // Before the first start, too: what the daemon makes is not missed, and not made.
+    check(&served).ok();
+    assert!(!state.join("recordings").exists() && !state.join("marker").exists());
+    served.serve();
+    served.stop();
+    let refused = |wrong: &str, next: &str| {
+        let (mut child, ready) = served.try_serve();
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert!(ready.is_err(), "it started with {wrong}");
+        let done = check(&served);
+        let told = done.err.contains(wrong) && done.err.contains(&format!("next: {next}"));
+        assert!(done.code == Some(78) && told, "{wrong}: {:?} {}", done.code, done.err);
+    };
+    let (ledger, away) = (served.ledger(), state.join("away.db"));
+    std::fs::rename(&ledger, &away).unwrap();
+    refused(&format!("no ledger at {}", ledger.display()), "Mend [store].url");
+    std::fs::rename(&away, &ledger).unwrap();
+    chmod(&state.join("recordings"), 0o755);
+    refused("recordings can be entered by others", "chmod 700");
+    chmod(&state.join("recordings"), 0o700);
+    for name in ["gateway_ssh_key", "marker", "witness_key"] {
+        let path = state.join(name);
+        chmod(&path, 0o644);
+        refused(&format!("{name} has mode 644"), "chmod 600");
+        chmod(&path, 0o600);
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "damaged").unwrap();
+        refused(&format!("{name} is not"), "jit-broker check");
+        std::fs::write(&path, text).unwrap();
+    }
+    check(&served).ok();
 }
 
 #[test]
