@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use super::{Findings, bundle, clock};
 use crate::broker::Memory;
 use crate::broker::clerk::ledger_refusal;
 use crate::clock::System;
-use crate::daemon::open_gate;
+use crate::daemon::{look, open_gate};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::target::{HostIdentity, Mode, TargetKind};
@@ -105,17 +104,11 @@ fn recordings(settings: &Settings, found: &mut Findings) {
     if settings.gateway_ssh.is_none() {
         return;
     }
-    let (path, shown) = (&settings.recordings, settings.recordings.display());
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
-            found.problem("recordings", format!("{shown} can be entered by others"), format!("chmod 700 {shown}"));
-        }
-        Ok(_) => found.ok("recordings", format!("in {shown}")),
-        Err(e) => found.problem(
-            "recordings",
-            format!("{shown}: {e}; without it no session is let through"),
-            format!("mkdir -m 700 {shown}"),
-        ),
+    let shown = settings.recordings.display();
+    match look::recordings(settings) {
+        Err(refusal) => found.refused("recordings", &refusal.into(), ""),
+        Ok(()) if settings.recordings.exists() => found.ok("recordings", format!("in {shown}")),
+        Ok(()) => found.note("recordings", format!("{shown} is not there yet; the daemon makes it"), ""),
     }
 }
 

@@ -1,7 +1,10 @@
 //! `doctor` on both sides: nothing to say where nothing is wrong, and one finding with its command for each thing that is made wrong.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::Value;
 
+use crate::served::Served;
 use crate::world::{Done, World};
 
 /// What, health, detail, next.
@@ -112,6 +115,34 @@ fn the_brokers_machine() {
     problem(look(), "configuration", "nonsense", "jit-broker check");
     std::fs::write(&config, text).unwrap();
     drop(world.run("root-admin", "true"));
+}
+
+#[test]
+fn a_folder_that_the_daemon_makes_is_not_missed_and_one_of_somebody_elses_is_told() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = std::fs::canonicalize(folder.path()).unwrap();
+    let served = Served::init_with(dir, Vec::new(), &["--gateway-ssh", "127.0.0.1:7022"]);
+    let (config, state) = (served.config().display().to_string(), served.broker_dir().join("state"));
+    let look = || -> Done { served.operator(&["-o", "json", "doctor", "--config", &config]).output().unwrap().into() };
+    let (_, all) = findings(look());
+    let there = |(what, health, detail, next): &&Found| {
+        what == "recordings" && health == "note" && detail.contains("the daemon makes it") && next.is_empty()
+    };
+    assert!(all.iter().any(|f| there(&f)), "{all:#?}");
+    let recordings = state.join("recordings");
+    assert!(!recordings.exists());
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not root: nobody else's folder can be made");
+        return;
+    }
+    // As root makes it where the daemon is another user.
+    std::fs::create_dir(&recordings).unwrap();
+    std::fs::set_permissions(&recordings, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&state, Some(61_001), Some(61_001)).unwrap();
+    problem(look(), "recordings", "belongs to user 0", "chown -R 61001:61001");
+    std::os::unix::fs::chown(&recordings, Some(61_001), Some(61_001)).unwrap();
+    let (_, all) = findings(look());
+    assert!(all.iter().any(|(what, health, ..)| what == "recordings" && health == "ok"), "{all:#?}");
 }
 
 #[test]
