@@ -86,12 +86,17 @@ fn approvers(state: &State, found: &mut Findings) {
     let now = crate::clock::wall_s().max(state.last_at);
     let mut stuck: BTreeMap<(&TargetName, &RoleName, StepName), Vec<&str>> = BTreeMap::new();
     let mut asked: BTreeSet<PersonName> = BTreeSet::new();
-    let roles = bundle
-        .targets
-        .values()
-        .filter(|t| t.kind != TargetKind::Broker)
-        .flat_map(|t| t.roles.keys().map(move |r| (t, r)));
-    let all = roles.flat_map(|(target, role)| bundle.people.values().map(move |person| (person, target, role)));
+    let targets = bundle.targets.values().filter(|t| t.kind != TargetKind::Broker);
+    let roles: Vec<_> = targets.flat_map(|t| t.roles.keys().map(move |r| (t, r))).collect();
+    let combinations = roles.len() * bundle.people.len();
+    if combinations > MOST {
+        let detail = format!(
+            "of {combinations} combinations of person, target and role the first {MOST} were looked at, by the targets' names"
+        );
+        found.note("approvers", detail, "");
+    }
+    let all =
+        roles.into_iter().flat_map(|(target, role)| bundle.people.values().map(move |person| (person, target, role)));
     for (person, target, role) in all.take(MOST) {
         let signed_in_s = state.signed_in.get(&person.name).map(|at| u64::try_from(now - at).unwrap_or(0));
         let ask = Ask {
@@ -151,7 +156,8 @@ fn approvers(state: &State, found: &mut Findings) {
         found.note("approvers", detail, "They type once: jit-broker auth login --server … --fingerprint …");
     }
     if stuck.is_empty() && good > 0 {
-        found.ok("approvers", format!("every step can be met; {good} of {} have signed in", asked.len()));
+        let which = if combinations > MOST { "every step of these" } else { "every step" };
+        found.ok("approvers", format!("{which} can be met; {good} of {} have signed in", asked.len()));
     }
 }
 
@@ -160,4 +166,50 @@ fn has_key(state: &State, name: &PersonName) -> bool {
     let enrolled = state.enrolled.iter().filter(|(_, owner)| *owner == name).map(|(key, _)| key);
     let pinned = state.admins.get(name);
     listed.chain(enrolled).chain(pinned).any(|key| !state.revoked_keys.contains(key) && key.0.signs_acts())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fmt::Write;
+
+    use super::*;
+    use crate::domain::bundle::Bundle;
+    use crate::wire::Health;
+
+    /// What is found with so many targets of one role each, which a thousand people may ask for.
+    fn found(targets: usize) -> Vec<(Health, String)> {
+        let key = |seed: u8| jit_ca::key::PrivateKey::from_seed([seed; 32]).public().to_string();
+        let mut people = format!("[[person]]\nname = \"bob\"\ngroups = [\"leads\"]\nkeys = [\"{}\"]\n", key(1));
+        (1..1000).for_each(|n| write!(people, "[[person]]\nname = \"p{n}\"\n").unwrap());
+        let mut list = String::new();
+        for n in 0..targets {
+            let text = format!(
+                "[[target]]\nname = \"web-{n:02}\"\nkind = \"ssh\"\naddress = \"10.0.0.1:22\"\nhost_key = \"{}\"\n\
+                 [target.roles.ops]\nlogins = [\"ops\"]\n",
+                key(2)
+            );
+            list.push_str(&text);
+        }
+        let policy = "schema = 1\n[[rule]]\nid = \"r\"\nwho = [\"person:p1\"]\ntargets = { name = \"web-00\" }\nroles = [\"ops\"]\n\
+                      max = \"1h\"\n[[rule.step]]\nname = \"peer\"\nneed = 1\nfrom = [\"group:leads\"]\n";
+        let files = [("people.toml", people), ("targets.toml", list), ("policy.toml", policy.to_owned())];
+        let text = BundleText { files: files.map(|(name, text)| (name.to_owned(), text)).into() };
+        let mut state = State::default();
+        state.bundle = Bundle::parse(&text, &[]).unwrap().into();
+        state.signed_in.insert(PersonName::new("bob").unwrap(), 0);
+        let mut found = Findings::default();
+        approvers(&state, &mut found);
+        found.all.into_iter().map(|finding| (finding.health, finding.detail)).collect()
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_said_to_hold() {
+        let all = found(50);
+        assert_eq!(all, [(Health::Ok, "every step can be met; 1 of 1 have signed in".to_owned())]);
+        let [(note, looked), (_, held)] = &*found(51) else { panic!() };
+        assert_eq!(*note, Health::Note);
+        assert!(looked.contains("of 51000") && looked.contains("first 50000"), "{looked}");
+        assert!(held.starts_with("every step of these can be met"), "{held}");
+    }
 }
