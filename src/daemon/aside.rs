@@ -13,6 +13,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use super::backup::{STATE, is_key, is_note};
 use super::outside::COSIGNED;
+use super::trouble::TROUBLE;
 use super::{HEAD, RELOADED, cache_of};
 use crate::broker::left::LEFT;
 use crate::settings::Settings;
@@ -117,7 +118,7 @@ fn clear(within: &Path, stem: &str, kind: Kind) {
 /// Removes what a killed daemon left half-written; for whoever holds the ledger.
 pub(super) fn clear_state(settings: &Settings) {
     let state = &settings.state_dir;
-    tidy(state, |name| STATE.contains(&name) || name == LEFT || name.ends_with(RELOADED));
+    tidy(state, |name| STATE.contains(&name) || name == LEFT || name == TROUBLE || name.ends_with(RELOADED));
     tidy(&state.join(WITNESSED), is_note);
     tidy(&state.join(COSIGNED), |_| true);
     cache_of(settings).tidy();

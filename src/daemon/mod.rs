@@ -22,6 +22,7 @@ pub mod services;
 pub mod story;
 mod tasks;
 pub mod tls;
+pub mod trouble;
 pub mod verify;
 pub mod watch;
 
@@ -195,6 +196,7 @@ impl Daemon {
         let secrets = Secrets::of(settings);
         let accounts = secrets::accounts_with(settings, &secrets)?;
         let recordings = recordings(settings)?;
+        let unwritable = trouble::of_recordings(settings, recordings.as_deref());
         let broker = Broker::new(
             parts,
             settings.public_url.clone(),
@@ -217,6 +219,9 @@ impl Daemon {
         tasks.start("what looks after leases", lease::run(broker.clone(), stopped.clone()));
         tasks.start("what takes snapshots", snapshot::run(broker.clone(), stopped.clone()));
         tasks.start("what hands checkpoints out", outside::tend(&broker, &outside.witnesses, stopped.clone()));
+        let told = settings.state_dir.join(trouble::TROUBLE);
+        let witnesses = outside.witnesses.clone();
+        tasks.start("what tells of trouble", trouble::tell(told, unwritable, witnesses, stopped.clone()));
         let metrics = local.as_ref().map(|(_, address)| *address);
         if let Some((listener, _)) = local {
             let (broker, ledger) = (broker.clone(), settings.ledger.clone());

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 
 /// An open folder; what is below it is reached from here alone.
 #[derive(Debug)]
@@ -139,6 +139,15 @@ impl Folder {
     /// As the system says.
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.0)?)
+    }
+
+    /// Whether files can be made in it, by its mode and by its mount (access(2)).
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn writable(&self) -> io::Result<()> {
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        Ok(rustix::fs::accessat(&self.0, ".", access, AtFlags::empty())?)
     }
 
     /// How much of its file system is free for us, in thousandths.

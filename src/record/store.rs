@@ -94,6 +94,20 @@ impl Store {
         self.top.free_permille().map_err(RecordError::io("the disk".to_owned()))
     }
 
+    /// Whether a recording could be begun here, as far as that can be seen without one.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`].
+    pub fn writable(&self) -> Result<(), RecordError> {
+        let io = || RecordError::io(format!("the folder of recordings {}", self.dir.display()));
+        self.top.writable().map_err(io())?;
+        match self.top.folder(OPEN) {
+            // Made with the first one.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            open => open.and_then(|open| open.writable()).map_err(io()),
+        }
+    }
+
     /// Begins a recording; the header is in the file when this returns. Blocks on the disk for a moment.
     ///
     /// # Errors

@@ -472,7 +472,15 @@ fn what_killed_writes_left_goes_at_the_next_start_and_nothing_else_does() {
     let note = "0f".repeat(32);
     std::fs::create_dir(state.join("witnessed")).unwrap();
     let named = |names: &[&str]| names.iter().map(|name| state.join(format!("{name}.{ending}"))).collect::<Vec<_>>();
-    let mut half = named(&["krl", "left.json", "ledger.db.reloaded", "ca/log", "ca/x509_client.2.crt", "ca/head.json"]);
+    let mut half = named(&[
+        "krl",
+        "left.json",
+        "trouble.json",
+        "ledger.db.reloaded",
+        "ca/log",
+        "ca/x509_client.2.crt",
+        "ca/head.json",
+    ]);
     half.extend(named(&[&format!("witnessed/{note}"), &format!("witnessed/{note}.e3")]));
     half.extend(["snapshot.new", "ca/head.fold.new"].map(|name| state.join(name)));
     let mut kept = named(&["ledger.db", "mine", "witnessed/mine", "ca/mine"]);

@@ -11,8 +11,9 @@ use jit_broker::domain::event::Command as Said;
 use jit_broker::domain::refusal::Code;
 use jit_broker::ledger::held_by;
 
-use crate::served::{PROGRAM, Served, eventually};
+use crate::served::{PROGRAM, Served, eventually, free_port};
 use crate::trust::World;
+use crate::world::Done;
 
 /// The least that systemd's own judgement of a unit may be.
 const EXPOSURE: f64 = 1.5;
@@ -244,6 +245,57 @@ fn a_reload_does_not_end_what_holds_the_ledger_for_a_moment() {
     assert!(ended.code().is_some(), "{ended}");
     signer.kill().unwrap();
     signer.wait().unwrap();
+}
+
+/// What stands before a command that may not write in a folder, as a unit may not: a mount for root, whom no mode keeps out.
+fn shut_out_of(folder: &Path) -> Vec<String> {
+    if !rustix::process::geteuid().is_root() {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o500)).unwrap();
+        return Vec::new();
+    }
+    let script = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@""#;
+    ["unshare", "-m", "sh", "-c", script, &folder.display().to_string()].map(str::to_owned).into()
+}
+
+/// Whoever looks from outside of the unit can write there, so the daemon says it: at its start, and to `doctor`.
+#[test]
+fn a_folder_that_the_unit_may_not_write_in_is_told_before_a_session_is_refused() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = std::fs::canonicalize(folder.path()).unwrap();
+    let gateway = format!("127.0.0.1:{}", free_port());
+    let mut served = Served::init_with(dir, Vec::new(), &["--gateway-ssh", &gateway]);
+    served.keep(folder);
+    let (config, srv) = (served.config().display().to_string(), served.dir.join("srv"));
+    // As a daemon left it that could write there.
+    std::fs::create_dir_all(srv.join("spool")).unwrap();
+    std::fs::set_permissions(&srv, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let places = format!("[recording]\ndir = \"{0}\"\n[witness.disk]\nfile = \"{0}/note\"\n", srv.display());
+    std::fs::write(&config, text + &places).unwrap();
+    served.before = shut_out_of(&srv);
+    let checked: Done = served.operator(&["check", "--config", &config]).output().unwrap().into();
+    assert!(checked.code == Some(78) && checked.err.contains("no session is recorded"), "{}", checked.err);
+    let log = served.dir.join("log");
+    let mut serve = served.operator(&["serve", "--config", &config]);
+    served.server = Some(serve.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap());
+    let said = || std::fs::read_to_string(&log).unwrap();
+    eventually("it serves", || said().contains("listening on"));
+    assert!(said().contains("the daemon cannot write in") && said().contains("ReadWritePaths="), "{}", said());
+    let doctor = || Done::from(Command::new(PROGRAM).args(["doctor", "--config", &config]).output().unwrap()).out;
+    eventually("doctor knows of both", || {
+        let found = doctor();
+        let recordings = found.contains("BAD   recordings       the daemon cannot write in");
+        recordings && found.contains("BAD   witness          disk: ") && !found.contains("ok    recordings")
+    });
+    served.stop();
+    served.before.clear();
+    std::fs::set_permissions(&srv, std::fs::Permissions::from_mode(0o700)).unwrap();
+    served.serve();
+    eventually("nothing is wrong with either", || {
+        let found = doctor();
+        found.contains("ok    recordings") && !found.contains("BAD   witness")
+    });
+    assert!(srv.join("note").exists());
 }
 
 /// Somebody who holds the store holds the clerk up: that is what a watchdog of four seconds must see, and no timer would.

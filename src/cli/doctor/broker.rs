@@ -14,7 +14,7 @@ use super::{Findings, bundle, clock};
 use crate::broker::Memory;
 use crate::broker::clerk::ledger_refusal;
 use crate::clock::System;
-use crate::daemon::{look, open_gate};
+use crate::daemon::{look, open_gate, trouble};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::target::{HostIdentity, Mode, TargetKind};
@@ -42,6 +42,10 @@ pub async fn examine(config: &Path, found: &mut Findings) {
     clock(found);
     keys(&settings, found);
     room(&settings, found);
+    match trouble::told(&settings) {
+        Ok(told) => found.all.extend(told),
+        Err(refusal) => found.refused("daemon", &refusal.into(), ""),
+    }
     recordings(&settings, found);
     daemon(&settings, config, found).await;
     gateway(&settings, found);
@@ -107,6 +111,8 @@ fn recordings(settings: &Settings, found: &mut Findings) {
     let shown = settings.recordings.display();
     match look::recordings(settings) {
         Err(refusal) => found.refused("recordings", &refusal.into(), ""),
+        // The daemon sees more than who looks from outside of its unit.
+        Ok(()) if found.all.iter().any(|finding| finding.what == "recordings") => {}
         Ok(()) if settings.recordings.exists() => found.ok("recordings", format!("in {shown}")),
         Ok(()) => found.note("recordings", format!("{shown} is not there yet; the daemon makes it"), ""),
     }
