@@ -29,7 +29,7 @@ const BATCH: usize = 256;
 /// How often a signer that signs nothing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a batch waits for its checkpoint. Ends, which come with the batches after it, must not wait for a signer that hangs.
-const TURN: Duration = Duration::from_secs(2);
+pub(super) const TURN: Duration = Duration::from_secs(2);
 /// A command with what stands beside it, and where its answer goes.
 pub struct Job {
     /// What is asked.

@@ -35,7 +35,7 @@ impl Broker {
         drop(asked.map_err(|_| stuck("The clerk does not answer"))?);
         let counts = &self.inner.counts;
         let longest = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).saturating_mul(2);
-        // The reaper waits for a signer that hangs; leases wait for nobody.
+        // The reaper may have very many ends to record; leases wait for nobody.
         if counts.reaped.ago_ms() > longest.max(60_000) {
             return Err(stuck("The reaper does not come round"));
         }

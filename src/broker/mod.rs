@@ -83,6 +83,7 @@ struct Inner {
     counts: Arc<counts::Counts>,
     krl_path: PathBuf,
     krl: Mutex<Option<KrlFile>>,
+    publishing: tokio::sync::Mutex<()>,
     public_url: String,
     accounts: accounts::Accounts,
     gateway: Option<Gateway>,
@@ -156,6 +157,7 @@ impl Broker {
             counts: parts.counts,
             krl_path,
             krl: Mutex::new(None),
+            publishing: tokio::sync::Mutex::new(()),
             public_url,
             accounts,
             gateway,
@@ -360,18 +362,37 @@ impl Broker {
         }
     }
 
-    /// Publishes what an end asks for at once, so that a revocation does not wait for a timer.
+    /// Publishes what an end asks for at once, so that a revocation does not wait for a timer; nor does its answer wait for a signer that
+    /// hangs: the reaper goes on.
     async fn settle(&self) -> Result<(), Refusal> {
-        let old = self.list_is_old(&self.memory().await.state);
-        if old { self.publish_krl().await } else { Ok(()) }
+        let late = |_| Refusal::new(Code::SIGNER_AWAY, "The signer does not answer in time.");
+        tokio::time::timeout(clerk::TURN, self.publish_due()).await.map_err(late)?
+    }
+
+    /// Publishes the list that the state asks for, where another one is served; one publication at a time, whoever wants it.
+    ///
+    /// # Errors
+    /// As [`Broker::publish_krl`].
+    pub(crate) async fn publish_due(&self) -> Result<(), Refusal> {
+        if !self.list_due().await? {
+            return Ok(());
+        }
+        let _alone = self.inner.publishing.lock().await;
+        // Whoever published meanwhile may have had all of it in.
+        if self.list_due().await? { self.publish_krl().await } else { Ok(()) }
     }
 
     /// True when the list that is served is not the one that the state asks for: the state changed, or signer or disk failed at the last
-    /// publication.
-    pub(crate) fn list_is_old(&self, state: &State) -> bool {
-        let now = self.now().max(state.last_at);
+    /// publication. A signer that is away is not asked: the clerk tells when it is back.
+    async fn list_due(&self) -> Result<bool, Refusal> {
+        let memory = self.memory().await;
+        let now = self.now().max(memory.state.last_at);
         let served = self.inner.krl.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|list| list.version);
-        state.krl_due(now) || served.is_none_or(|version| version < state.krl.version)
+        let old = memory.state.krl_due(now) || served.is_none_or(|version| version < memory.state.krl.version);
+        match self.health().filter(|why| old && why.code == Code::SIGNER_AWAY) {
+            Some(away) => Err(away),
+            None => Ok(old),
+        }
     }
 
     /// Issues the credential of a grant for a key: event durable, then made on its server where it is an account, then signed.

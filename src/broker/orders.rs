@@ -1,8 +1,8 @@
 //! The orders of the signer: carried out one after the other, by one thread at a time, in the order of their coming.
 //!
 //! An order blocks, so it runs on a thread for that. Whoever finds nobody carrying orders out wakes one; what comes meanwhile waits in the
-//! queue, so that thirty of them cost one thread its waking, and not thirty. A signature needs the signer only until it was judged: whoever
-//! asked for it computes it.
+//! queue, so that thirty of them cost one thread its waking, and not thirty; what nobody waits for any more is left out. A signature needs
+//! the signer only until it was judged: whoever asked for it computes it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,10 +83,10 @@ impl Inner {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next order; nobody serves once there is none.
+    /// The next order that somebody still waits for; nobody serves once there is none.
     fn next(&self) -> Option<Waiter> {
         let mut waiting = self.waiting();
-        let next = waiting.orders.pop_front();
+        let next = std::iter::from_fn(|| waiting.orders.pop_front()).find(|(_, reply)| !reply.is_closed());
         waiting.served = next.is_some();
         next
     }
@@ -237,4 +237,51 @@ async fn blobs_of(entry: &Entry, reader: &Reader) -> Result<Vec<String>, Refusal
         blobs.extend(bytes.and_then(|b| String::from_utf8(b).ok()));
     }
     Ok(blobs)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Says that it was asked, and takes its time.
+    struct Slow {
+        asked: mpsc::Sender<()>,
+        on: mpsc::Receiver<()>,
+    }
+
+    impl Signer for Slow {
+        fn order(&mut self, _: Order) -> Result<Answer, Refusal> {
+            self.asked.send(()).unwrap();
+            let _ = self.on.recv();
+            Ok(Answer::Head { size: 7 })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_asked() {
+        let ((asked, seen), (go_on, on)) = (mpsc::channel(), mpsc::channel());
+        let signer = SignerHandle::new(Box::new(Slow { asked, on }));
+        let ask = || {
+            let signer = signer.clone();
+            tokio::spawn(async move { signer.raw(Order::Head).await })
+        };
+        let first = ask();
+        while seen.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        let (hung_up, last) = (ask(), ask());
+        while signer.inner.waiting().orders.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        hung_up.abort();
+        assert!(hung_up.await.unwrap_err().is_cancelled());
+        drop(go_on);
+        for waiting in [first, last] {
+            assert_eq!(waiting.await.unwrap(), Ok(Answer::Head { size: 7 }));
+        }
+        assert_eq!(seen.try_iter().count(), 1, "the last one's");
+    }
 }

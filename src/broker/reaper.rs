@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::sync::{Notify, watch};
+
 use super::Broker;
 use super::clerk::mended_by_an_entry;
 use crate::clock::DRIFT_S;
 use crate::domain::decide::MOST_DUE;
 use crate::domain::event::Command;
+use crate::domain::refusal::Refusal;
 
 /// The longest nap: the wall clock may be stepped, and the log must not be silent for more than ten minutes.
 const LONGEST: Duration = Duration::from_millis(500);
@@ -15,20 +18,51 @@ const SHORT: Duration = Duration::from_millis(25);
 /// Silence after which a heartbeat is logged, in seconds (decisions.md 19).
 const HEARTBEAT_S: i64 = 600;
 
-/// Runs until the broker stops.
-pub async fn run(broker: Broker, mut stop: tokio::sync::watch::Receiver<bool>) {
+/// How long what failed is let be.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs until the broker stops. INVARIANT: no end waits for the list of an earlier one, which is the signer's.
+pub async fn run(broker: Broker, stop: watch::Receiver<bool>) {
+    let looked = Notify::new();
+    tokio::join!(reap(&broker, stop.clone(), &looked), publish(&broker, stop, &looked));
+}
+
+async fn reap(broker: &Broker, mut stop: watch::Receiver<bool>, looked: &Notify) {
     let mut delay = Duration::ZERO;
     loop {
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             _ = stop.changed() => return,
         }
-        delay = nap(&broker).await;
-        if let Err(refusal) = round(&broker).await {
+        delay = nap(broker).await;
+        if let Err(refusal) = ends(broker).await {
             tracing::error!(code = %refusal.code, "an end could not be recorded; trying again: {}", refusal.message);
-            delay = Duration::from_secs(1);
+            delay = AGAIN;
         }
         broker.counts().reaped.now();
+        looked.notify_one();
+    }
+}
+
+/// Publishes the list after each look, where another one is asked for.
+async fn publish(broker: &Broker, mut stop: watch::Receiver<bool>, looked: &Notify) {
+    let mut failed: Option<Refusal> = None;
+    loop {
+        let next = async {
+            if failed.is_some() {
+                tokio::time::sleep(AGAIN).await;
+            }
+            looked.notified().await;
+            list(broker).await
+        };
+        let now = tokio::select! {
+            published = next => published.err(),
+            _ = stop.changed() => return,
+        };
+        if let Some(refusal) = now.as_ref().filter(|now| failed.as_ref() != Some(*now)) {
+            tracing::error!(code = %refusal.code, "no revocation list was published; trying again: {}", refusal.message);
+        }
+        failed = now;
     }
 }
 
@@ -38,11 +72,23 @@ async fn nap(broker: &Broker) -> Duration {
     if next.is_some_and(|at| at <= broker.now() + 1) { SHORT } else { LONGEST }
 }
 
-/// One look at every deadline; also called by tests that move the clock.
+/// One look at every deadline, and the list that follows; also called by tests that move the clock.
 ///
 /// # Errors
 /// When log or signer refuse; the next round tries again.
-pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> {
+pub async fn round(broker: &Broker) -> Result<(), Refusal> {
+    ends(broker).await?;
+    list(broker).await
+}
+
+async fn list(broker: &Broker) -> Result<(), Refusal> {
+    // In recovery nothing is signed: hosts keep the list that they have.
+    let recovering = broker.health().is_some_and(|why| mended_by_an_entry(why.code));
+    if recovering { Ok(()) } else { broker.publish_due().await }
+}
+
+/// Makes every end that is due. The signer is waited for as long as the clerk does, and no longer.
+pub(super) async fn ends(broker: &Broker) -> Result<(), Refusal> {
     clocks(broker).await?;
     let (due, silent) = {
         let memory = broker.memory().await;
@@ -55,12 +101,6 @@ pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusa
     if due {
         while broker.command(Command::Due, Vec::new()).await?.events.len() >= MOST_DUE {}
     }
-    let list = broker.list_is_old(&broker.memory().await.state);
-    // In recovery nothing is signed: hosts keep the list that they have.
-    let recovering = broker.health().is_some_and(|why| mended_by_an_entry(why.code));
-    if list && !recovering {
-        broker.publish_krl().await?;
-    }
     if silent {
         broker.command(Command::Beat, Vec::new()).await?;
     }
@@ -68,7 +108,7 @@ pub async fn round(broker: &Broker) -> Result<(), crate::domain::refusal::Refusa
 }
 
 /// Records that the clocks drifted apart or agree again, and ends what is over by a wall clock that is ahead.
-async fn clocks(broker: &Broker) -> Result<(), crate::domain::refusal::Refusal> {
+async fn clocks(broker: &Broker) -> Result<(), Refusal> {
     let (moment, synchronised) = (broker.keeper().now(), broker.keeper().healable());
     let (drift, over) = {
         let memory = broker.memory().await;

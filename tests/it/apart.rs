@@ -161,6 +161,37 @@ fn a_signer_of_its_own_comes_and_goes() {
     }
 }
 
+/// Neither what ends by its time nor what is answered waits for a signer that is there and says nothing.
+#[test]
+fn a_signer_that_hangs_delays_no_end_and_no_answer() {
+    let apart = Apart::start();
+    let served = &apart.served;
+    let (alice, bob) = (served.client(&served.alice).unwrap(), served.client(&served.bob).unwrap());
+    let (short, asked) = (alice.ask(15).unwrap(), Instant::now());
+    let long = alice.ask(600).unwrap();
+    alice.certificate(short).unwrap();
+    let held = alice.certificate(long).unwrap();
+    let pid = apart.signer.borrow().as_ref().unwrap().id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    signal("-STOP");
+    let took = |what: &str, began: Instant| assert!(began.elapsed() < Duration::from_secs(6), "{what} takes long");
+    let began = Instant::now();
+    assert!(bob.revoke(long).unwrap()["notice"].as_str().is_some_and(|notice| notice.contains("not published")));
+    took("a revocation", began);
+    // People sign in meanwhile, and some hang up.
+    let ended = || alice.call("GET", &format!("/v1/grants/{short}"), None).unwrap()["state"] == "ending";
+    while !ended() {
+        assert!(asked.elapsed() < Duration::from_secs(15 + 5), "the window's end is late");
+        let login = alice.signed(alice.challenge().unwrap(), None);
+        alice.hang_up("/v1/acts", login, 255, Duration::from_millis(50)).unwrap();
+        let began = Instant::now();
+        served.client(&served.alice).unwrap();
+        took("a sign-in", began);
+    }
+    signal("-CONT");
+    eventually("the serial is on the list", || bob.list().serials.contains(&serial(&held)));
+}
+
 /// A frame as the daemon writes it.
 fn frame(bytes: &[u8]) -> Vec<u8> {
     [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()

@@ -118,7 +118,8 @@
 //! F38 many ends: `databases::ends::all_of_a_target_end_at_once`, 2,000 in one second in benches/RESULTS.md; 10,000 were not run · F41 killed: as F1 ·
 //! F49 disabled: `databases::ends::a_disabled_person_is_cut_off_everywhere`, `decisions::whoever_acts_for_a_disabled_person_loses_what_they_hold_too` ·
 //! F50 bundle replaced: as T122, `decisions::a_request_that_another_bundle_lets_nobody_wait_for_is_granted_by_it` · F51 target changed: `databases::secrets::an_account_that_is_there_ends_where_it_is` ·
-//! F52 revocation: as T27 and T47, `database::sessions_are_cut_by_a_revocation_whatever_they_do`, `sessions::a_revocation_cuts_and_the_log_goes_on_while_the_signer_hangs` ·
+//! F52 revocation: as T27 and T47, `database::sessions_are_cut_by_a_revocation_whatever_they_do`, `sessions::a_revocation_cuts_and_the_log_goes_on_while_the_signer_hangs`,
+//! `apart::a_signer_that_hangs_delays_no_end_and_no_answer` ·
 //! F53: broker and gateway are one process · F54 keys: a start without one is refused, which no test shows; first keys are not looked at while it runs · F58 legal hold: not built ·
 //! F64 names: the host's key or certificate is pinned, as T33.
 //!
