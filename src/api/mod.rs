@@ -20,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::broker::Broker;
+use crate::broker::clerk::ledger_refusal;
 use crate::broker::session::Session;
 use crate::domain::names::PersonName;
 use crate::domain::refusal::{Code, Refusal};
@@ -223,21 +224,31 @@ impl FromRequestParts<Api> for Caller {
 async fn prove(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
     let seen = request.headers().get("jit-seen").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let mut response = next.run(request).await;
+    if let Some(seen) = seen
+        && let Err(refusal) = show_growth(&api, seen, response.headers_mut()).await
+    {
+        // Without its proof the checkpoint would be taken for that of another log.
+        response = Problem(refusal).into_response();
+    }
     let headers = response.headers_mut();
     headers.insert("cache-control", HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    let (Some(seen), Some((size, note))) = (seen, api.broker.note()) else { return response };
-    headers.insert("jit-trust", HeaderValue::from(api.broker.trust_version().await));
+    response
+}
+
+async fn show_growth(api: &Api, seen: u64, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let Some((size, note)) = api.broker.note() else { return Ok(()) };
     let proof = if seen > 0 && seen < size {
-        api.broker.reader().consistency(seen, size).await.unwrap_or_default()
+        api.broker.reader().consistency(seen, size).await.map_err(|e| ledger_refusal(&e))?
     } else {
         Vec::new()
     };
+    headers.insert("jit-trust", HeaderValue::from(api.broker.trust_version().await));
     let encoded = data_encoding::BASE64.encode(note.as_bytes());
     let hashes = data_encoding::BASE64.encode(&proof.concat());
     if let (Ok(note), Ok(proof)) = (HeaderValue::from_str(&encoded), HeaderValue::from_str(&hashes)) {
         headers.insert("jit-checkpoint", note);
         headers.insert("jit-proof", proof);
     }
-    response
+    Ok(())
 }

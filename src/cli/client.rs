@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::SendRequest;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -187,7 +187,10 @@ impl Client {
             let value = response.headers().get(name)?.to_str().ok()?;
             data_encoding::BASE64.decode(value.as_bytes()).ok()
         };
-        if let Some(context) = &witness {
+        // A broker that cannot read its log shows no checkpoint: nothing is believed of its answer but that it is none.
+        let unread =
+            response.status() == StatusCode::SERVICE_UNAVAILABLE && !response.headers().contains_key("jit-checkpoint");
+        if let Some(context) = witness.as_ref().filter(|_| !unread) {
             let note = header("jit-checkpoint").and_then(|n| String::from_utf8(n).ok());
             let proof = header("jit-proof").unwrap_or_default();
             let (hashes, rest) = proof.as_chunks::<32>();

@@ -151,3 +151,18 @@ fn an_older_copy_is_noticed_by_the_signer_and_by_everybody() {
         assert_eq!((done.code, done.err.contains("JB7002")), (Some(9), true), "{who}: {}{}", done.out, done.err);
     }
 }
+
+/// A log that cannot be read is not one that was rolled back, and is not told as that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_that_cannot_be_read_is_no_other_log() {
+    let mut served = Served::init();
+    served.serve();
+    served.adopt();
+    served.sign_in("bob");
+    served.client(&served.alice).unwrap().ask(600).unwrap();
+    edit(&served.ledger(), "DELETE FROM leaf WHERE seq > 0 AND seq < (SELECT max(seq) FROM leaf)").await;
+    let done = served.cli("bob", "jit-broker status");
+    assert_eq!(done.code, Some(70), "{done:?}");
+    assert!(done.err.contains("JB6004") && !done.err.contains("rolled back"), "{done:?}");
+    assert!(!served.dir.join("bob/jit/state/conflicting-checkpoint").exists());
+}
