@@ -54,6 +54,7 @@ pub struct Client {
     context: Option<Context>,
     token: Option<String>,
     sender: Option<SendRequest<Full<Bytes>>>,
+    /// It signs in again now: what that asks for is not asked for anew.
     renewing: bool,
     /// The broker tells of authorities that are not known here yet.
     behind: bool,
@@ -203,6 +204,7 @@ impl Client {
     }
 
     async fn answered(&mut self, request: &Asked<'_>) -> Result<Response<Incoming>, Failure> {
+        let mut renewed = false;
         loop {
             let response = self.once(request).await?;
             let status = response.status().as_u16();
@@ -217,12 +219,16 @@ impl Client {
             let remembered = self.context.as_ref().filter(|c| c.person.is_some()).and_then(|c| c.key.clone());
             if doc.code == Code::NOT_SIGNED_IN
                 && !self.renewing
+                && !renewed
                 && let Some(key) = remembered
                 && let Ok(signing) = Signing::silent(&key)
             {
                 self.token = None;
                 self.renewing = true;
-                Box::pin(self.sign_in(&signing)).await?;
+                let signed_in = Box::pin(self.sign_in(&signing)).await;
+                self.renewing = false;
+                signed_in?;
+                renewed = true;
                 continue;
             }
             return Err(doc.into());

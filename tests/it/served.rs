@@ -216,12 +216,18 @@ impl Served {
 
     /// A person's command line.
     pub fn cli(&self, who: &str, line: &str) -> Done {
+        self.command(who, line).output().unwrap().into()
+    }
+
+    /// One that is still to be run.
+    pub fn command(&self, who: &str, line: &str) -> Command {
         let (program, home) = (Path::new(PROGRAM), self.dir.join(who));
         let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("sh");
         command.args(["-c", line]).current_dir(&home).env("HOME", &home).env("PATH", path);
         command.env("JIT_BROKER_HOME", home.join("jit")).env("JIT_BROKER_NO_INPUT", "1");
-        command.env_remove("SSH_AUTH_SOCK").stdin(Stdio::null()).output().unwrap().into()
+        command.env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
+        command
     }
 
     /// A small client of somebody's, signed in.

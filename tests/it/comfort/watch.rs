@@ -1,10 +1,11 @@
 //! `--watch`, in a pipe and in a terminal.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use crate::served::Served;
 use crate::terminal::Terminal;
 use crate::world::World;
 
@@ -16,7 +17,11 @@ struct Lines {
 
 impl Lines {
     fn of(world: &World, who: &str, line: &str) -> Self {
-        let mut child = world.command(who, &format!("exec {line}")).stdout(Stdio::piped()).spawn().unwrap();
+        Self::run(world.command(who, &format!("exec {line}")))
+    }
+
+    fn run(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || out.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
@@ -86,4 +91,21 @@ fn a_terminal_is_redrawn_in_place_and_is_as_before_at_the_end() {
     alice.sees("29m5");
     alice.types("\u{3}");
     assert_eq!(alice.ends().0, Some(130));
+}
+
+/// Sessions live in the broker's memory: each restart ends them.
+#[test]
+fn a_watch_signs_in_again_as_often_as_it_must() {
+    let mut served = Served::init();
+    served.serve();
+    served.adopt();
+    served.sign_in("alice");
+    let watching = Lines::run(served.command("alice", "exec jit-broker status --watch"));
+    watching.next();
+    for for_s in [600, 1200, 1800] {
+        served.kill();
+        served.serve();
+        let grant = served.client(&served.alice).unwrap().ask(for_s).unwrap();
+        assert!(watching.next().contains(&grant.to_string()));
+    }
 }
