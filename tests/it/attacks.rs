@@ -90,7 +90,7 @@
 //! `an_older_copy_is_noticed_by_the_signer_and_by_everybody` · T187 to T195: `ledger::tests_attacks::t187_a_leaf_edited_and_everything_recomputed` and those beside it, and with receipts `receipts::no_forged_receipt_holds` ·
 //! T194 a fork by the real key: `witness::a_witness_takes_only_a_log_that_grew_and_remembers_before_it_answers` ·
 //! T200 orphans: `receipts::a_certificate_is_in_the_log_or_it_is_told_aloud` · T205: `second::t205_two_implementations_give_one_verdict_on_every_damaged_sample` ·
-//! T162 slow clients: `slow` · T165 listing: [`listings_are_bounded`], `recorded::a_page_of_sessions_takes_a_few_queries` · T167 doors: `doors` · T168 modes: as T148.
+//! T162 slow clients: `slow`, `api::serve::tests::an_answer_that_nobody_takes_is_cut` · T165 listing: [`listings_are_bounded`], `recorded::a_page_of_sessions_takes_a_few_queries` · T167 doors: `doors` · T168 modes: as T148.
 //! T1 no principals: a certificate without any cannot be specified, `spec::principal_lists` · T11 source address: a grant names
 //! none; the gateway's own is bound, as T35 · T16 record before signature: `kill::what_was_said_survives_a_kill` ·
 //! T67 a million serials: not built, a list has what was revoked and not yet expired; no figure ·
