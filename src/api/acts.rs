@@ -11,7 +11,7 @@ use crate::broker::view::instant;
 use crate::domain::act::{Deed, SignedAct};
 use crate::domain::authority::Purpose;
 use crate::domain::bundle::BundleText;
-use crate::domain::event::{Command, Event, HostWord};
+use crate::domain::event::{Event, HostWord};
 use crate::domain::ids::{GrantId, RequestId};
 use crate::domain::key::Key;
 use crate::domain::names::PersonName;
@@ -140,8 +140,7 @@ async fn attach(
 
 pub(super) async fn confirm(State(api): State<Api>, Body(signed): Body<SignedAct>) -> Result<Json<Outcome>, Problem> {
     let word: Option<HostWord> = serde_json::from_str(&signed.act).ok();
-    let done = api.broker.command(Command::Confirm(signed), Vec::new()).await?;
-    crate::broker::reaper::round(&api.broker).await?;
+    let done = api.broker.confirm(signed).await?;
     let mut outcome = Outcome { events: done.events.iter().map(Event::kind).collect(), ..Outcome::default() };
     // A host that shows a certificate of an authority that is being replaced gets the next one at once.
     if let Some(HostWord { target, host_ca: Some(shown), .. }) = word {

@@ -331,6 +331,25 @@ impl Broker {
         }
     }
 
+    /// Records what a host says of itself, and makes the ends that it proves.
+    ///
+    /// # Errors
+    /// As decided.
+    pub async fn confirm(&self, signed: SignedAct) -> Result<Done, Refusal> {
+        let command = Command::Confirm(signed);
+        {
+            // SECURITY: as for acts, a word of no enrolled host costs no place in the queue.
+            let memory = self.decided().await;
+            let (at, _) = self.clocks(&memory.state);
+            decide(&memory.state, &command, Now { at, beside: &memory.shelf })?;
+        }
+        let done = self.command(command, Vec::new()).await?;
+        if !done.events.is_empty() {
+            reaper::ends(self).await?;
+        }
+        Ok(done)
+    }
+
     fn spend(&self, person: &PersonName) -> Result<(), Refusal> {
         let now_ms = self.inner.keeper.now().boot.ms;
         self.inner.quotas.lock().unwrap_or_else(PoisonError::into_inner).spend(person, now_ms)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::routing::get;
 use jit_broker::api::metrics::{Metrics, router};
 use jit_broker::api::serve::serve_plain;
+use jit_broker::api::{Api, router as routes};
 use jit_broker::domain::refusal::Code;
 use tokio::net::TcpListener;
 
@@ -165,5 +166,60 @@ async fn a_host_that_contradicts_itself_makes_no_entries() {
         assert_eq!((says("SHA256:another").await, says("SHA256:other").await), (other, other));
     }
     assert_eq!((says(&active).await, says("SHA256:other").await, says(&active).await), (1, 0, 0));
+    world.stop().await;
+}
+
+/// What a route that takes a signed text answers: its status.
+async fn posted(world: &World, path: &str, signed: &jit_broker::domain::act::SignedAct) -> u16 {
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt;
+
+    let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
+    let body = Body::from(serde_json::to_vec(signed).unwrap());
+    let request = Request::builder().method("POST").uri(path).body(body).unwrap();
+    routes(api).oneshot(request).await.unwrap().status().as_u16()
+}
+
+/// The word of no enrolled host gets no place in the queue, where revocations wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_word_of_no_host_waits_for_nobody() {
+    use jit_broker::daemon::dev::TARGET;
+    use jit_broker::domain::act::{Deed, HOST_NAMESPACE, SignedAct};
+    use jit_broker::domain::digest::canonical;
+    use jit_broker::domain::event::{Command, HostWord};
+    use jit_broker::domain::key::Key;
+    use sqlx::{ConnectOptions, Connection};
+
+    let world = World::start().await;
+    let [host, other] = [5, 6].map(|seed| jit_ca::key::PrivateKey::from_seed([seed; 32]));
+    let (by, target) = (world.admin.name(), TARGET.parse().unwrap());
+    let deed = Deed::EnrollHost { by, target, key: Key(host.public().clone()) };
+    world.broker().act(world.sign(&world.admin, None, deed), None, None).await.unwrap();
+    let word = |target: &str, key: &jit_ca::key::PrivateKey| {
+        let (install, at, target) = (world.install, world.broker().now(), target.parse().unwrap());
+        let word = HostWord { install, target, krl_version: 0, at, trust: None, host_ca: Some("SHA256:a".to_owned()) };
+        let bytes = canonical(&word).unwrap();
+        let signature = jit_ca::sshsig::sign(key, HOST_NAMESPACE, &bytes).unwrap();
+        SignedAct { act: String::from_utf8(bytes).unwrap(), signature }
+    };
+    // Somebody else holds the store, so the clerk stands still.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&world.settings.ledger);
+    let mut holder = options.connect().await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();
+    let broker = world.broker().clone();
+    let beat = tokio::spawn(async move { broker.command(Command::Beat, Vec::new()).await });
+    while world.broker().decided().await.state.size == *world.broker().changed().borrow() {
+        tokio::task::yield_now().await;
+    }
+    for (signed, wanted) in [(word("web-08", &host), 404), (word(TARGET, &other), 403)] {
+        let answer = posted(&world, "/v1/hosts/confirm", &signed);
+        let answer = tokio::time::timeout(Duration::from_secs(2), answer).await;
+        assert_eq!(answer.ok(), Some(wanted), "{}", signed.act);
+    }
+    assert!(!beat.is_finished());
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    holder.close().await.unwrap();
+    let _ = beat.await.unwrap();
+    assert_eq!(posted(&world, "/v1/hosts/confirm", &word(TARGET, &host)).await, 200);
     world.stop().await;
 }
