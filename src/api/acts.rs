@@ -36,17 +36,6 @@ pub(super) async fn logout(State(api): State<Api>, _caller: Caller, headers: Hea
 pub(super) async fn act(State(api): State<Api>, Body(post): Body<ActPost>) -> Result<Json<Outcome>, Problem> {
     let signed = SignedAct { act: post.act, signature: post.signature };
     let (act, _) = api.broker.admit(&signed).await?;
-    if let Deed::Login { challenge, public_url } = &act.deed {
-        // SECURITY: the challenge makes a replayed sign-in worthless, the address one that was made for another broker.
-        let ours = public_url == api.broker.public_url();
-        if !api.broker.sessions().answer(challenge, api.broker.now()) || !ours {
-            return Err(Refusal::new(
-                Code::BAD_CHALLENGE,
-                "The challenge is unknown, used, too old, or for another address.",
-            )
-            .into());
-        }
-    }
     let bundle = match post.bundle {
         None => None,
         Some(files) => Some(checked_bundle(&api, files, &act.deed).await?),

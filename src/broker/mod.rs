@@ -286,6 +286,9 @@ impl Broker {
         if !act.deed.ends() {
             self.spend(&person)?;
         }
+        if let Deed::Login { challenge, public_url } = &act.deed {
+            self.answered(challenge, public_url)?;
+        }
         self.may_stage(&person, &act.deed).await?;
         self.may_begin(&act.deed).await?;
         let mut blobs = Vec::new();

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use aws_lc_rs::hmac;
 use zeroize::Zeroize;
 
+use super::Broker;
 use crate::domain::digest::Digest;
 use crate::domain::names::PersonName;
+use crate::domain::refusal::{Code, Refusal};
 
 /// How long a session holds, in seconds. Clients renew it silently where the key allows.
 pub const SESSION_S: i64 = 900;
@@ -99,6 +101,17 @@ impl Sessions {
     /// Ends the session of a token.
     pub fn close(&mut self, token: &str) {
         self.sessions.remove(&Digest::of(token.as_bytes()));
+    }
+}
+
+impl Broker {
+    /// Takes the challenge of a sign-in back. SECURITY: it makes a replayed one worthless, the address one that was made for another broker.
+    pub(super) fn answered(&self, challenge: &str, public_url: &str) -> Result<(), Refusal> {
+        let (ours, now) = (public_url == self.public_url(), self.now());
+        if self.sessions().answer(challenge, now) && ours {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::BAD_CHALLENGE, "The challenge is unknown, used, too old, or for another address."))
     }
 }
 

@@ -223,3 +223,22 @@ async fn the_word_of_no_host_waits_for_nobody() {
     assert_eq!(posted(&world, "/v1/hosts/confirm", &word(TARGET, &host)).await, 200);
     world.stop().await;
 }
+
+/// Whoever signs more than is taken uses up no challenge with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_that_is_one_too_many_answers_no_challenge() {
+    use jit_broker::domain::act::Deed;
+
+    let world = World::start().await;
+    let login = |challenge: &str| {
+        let (public_url, challenge) = (world.broker().public_url().to_owned(), challenge.to_owned());
+        world.sign(&world.alice, None, Deed::Login { public_url, challenge })
+    };
+    let drawn = || world.broker().sessions().challenge(world.broker().now());
+    let open = |challenge: &str| world.broker().sessions().knows(challenge, world.broker().now());
+    let (first, last) = (drawn(), drawn());
+    assert_eq!((posted(&world, "/v1/acts", &login(&first)).await, open(&first)), (200, false));
+    while world.broker().act(login("made up"), None, None).await.err().is_none_or(|no| no.code != Code::TOO_OFTEN) {}
+    assert_eq!((posted(&world, "/v1/acts", &login(&last)).await, open(&last)), (429, true));
+    world.stop().await;
+}
