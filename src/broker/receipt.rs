@@ -89,6 +89,20 @@ pub fn stands(event: &Event, id: GrantId) -> bool {
     *grant == id
 }
 
+/// True for what makes the word of one of these people, or what one of these keys signed, count no more, or again: agreement is judged by it.
+pub fn reweighs(event: &Event, heard: &BTreeSet<(PersonName, String)>) -> bool {
+    match event {
+        Event::PersonDisabled { person, .. } | Event::PersonEnabled { person, .. } => {
+            heard.iter().any(|(name, _)| name == person)
+        }
+        Event::KeyRevoked { key, .. } => {
+            let revoked = key.0.fingerprint();
+            heard.iter().any(|(_, key_fp)| *key_fp == revoked)
+        }
+        _ => false,
+    }
+}
+
 impl Broker {
     /// Makes a receipt, for one of those whom it concerns.
     ///
@@ -125,7 +139,8 @@ impl Broker {
                 reads_bundle |= self.story(&mut found, viewer, *id, grant).await?;
             }
         }
-        self.surroundings(&mut found).await?;
+        // What is not the viewer's to read is told as rules that were not run, and not as a lie.
+        reads_bundle &= self.surroundings(&mut found, offices).await?;
         self.causes(&mut found, offices).await?;
         found.retain(|seq, _| *seq < size);
         let texts = self.texts(&found, reads_bundle).await?;
@@ -220,14 +235,16 @@ impl Broker {
         Ok(doc.steps.iter().any(|step| step.eligible.contains(viewer) || step.approved_by.contains(viewer)))
     }
 
-    /// What was judged by: the bundles in force while it was, the sign-in before it, and the enrolment of keys that signed it.
-    async fn surroundings(&self, found: &mut Gathered) -> Result<(), Refusal> {
-        let signed: BTreeSet<(PersonName, String)> = found.values().filter_map(|(entry, _)| signer(entry)).collect();
+    /// What was judged by: the bundles in force while it was, the last sign-in before each entry, and of those who signed anything the
+    /// enrolment of their keys, and what made their word count no more or again; tells whether the viewer reads all of that.
+    async fn surroundings(&self, found: &mut Gathered, offices: bool) -> Result<bool, Refusal> {
         let judged = found.iter().filter(|(_, (entry, _))| entry.event.concerns().request.is_some());
         let asked = judged.clone().find(|(_, (e, _))| matches!(e.event, Event::RequestSubmitted { .. }));
         let asked = asked.map(|(seq, (entry, _))| (*seq, entry.event.concerns().actor));
-        let last = judged.map(|(seq, _)| *seq).max();
-        let (Some((first, who)), Some(last)) = (asked, last) else { return Ok(()) };
+        let (Some((first, who)), Some(last)) = (asked, judged.clone().map(|(seq, _)| *seq).max()) else {
+            return Ok(true);
+        };
+        let judged: Vec<u64> = judged.map(|(seq, _)| *seq).filter(|seq| *seq >= first).collect();
         let mut before = last;
         loop {
             let mut page = Gathered::new();
@@ -241,16 +258,29 @@ impl Broker {
                 break;
             }
         }
-        let kind = Some("person.signed_in".to_owned());
         let actor = who.map(|name| name.to_string());
-        let filter = Filter { kind, actor, before_seq: Some(first), limit: 1, ..Filter::default() };
-        self.gather(found, filter, |event| matches!(event, Event::SignedIn { .. })).await?;
+        for seq in judged {
+            let (kind, actor) = (Some("person.signed_in".to_owned()), actor.clone());
+            let filter = Filter { kind, actor, before_seq: Some(seq), limit: 1, ..Filter::default() };
+            self.gather(found, filter, |event| matches!(event, Event::SignedIn { .. })).await?;
+        }
+        let (heard, mut changes) = (heard(found.values().map(|(entry, _)| entry)), Gathered::new());
+        for kind in ["key.revoked", "person.disabled", "person.enabled"] {
+            let filter = Filter { kind: Some(kind.to_owned()), before_seq: Some(last), ..Filter::default() };
+            self.gather(&mut changes, filter, |event| reweighs(event, &heard)).await?;
+        }
+        changes.retain(|seq, _| *seq > first);
+        let reads_all = offices || changes.is_empty();
+        if offices {
+            found.append(&mut changes);
+        }
+        let signed: BTreeSet<(PersonName, String)> = found.values().filter_map(|(entry, _)| signer(entry)).collect();
         for (name, key_fp) in signed {
             let (kind, text) = (Some("key.enrolled".to_owned()), Some(format!("\"person\":\"{name}\"")));
             let ours = |event: &Event| matches!(event, Event::KeyEnrolled { person, key, .. } if *person == name && key.0.fingerprint() == key_fp);
             self.gather(found, Filter { kind, text, ..Filter::default() }, ours).await?;
         }
-        Ok(())
+        Ok(reads_all)
     }
 
     /// Adds the signed act that an entry follows from, where it is on another entry. One that is about somebody else's access is for
@@ -295,8 +325,19 @@ impl Broker {
     }
 }
 
+/// Those whose word was judged, each with the fingerprint of the key: who asked, who answered, and who signed in.
+pub fn heard<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<(PersonName, String)> {
+    let judged =
+        |entry: &&Entry| entry.event.concerns().request.is_some() || matches!(entry.event, Event::SignedIn { .. });
+    entries.filter(judged).filter_map(signer).collect()
+}
+
 /// Who signed what caused an entry, and the fingerprint of the key.
 fn signer(entry: &Entry) -> Option<(PersonName, String)> {
+    // The act of a sign-in names nobody.
+    if let Event::SignedIn { person, key_fp, .. } = &entry.event {
+        return Some((person.clone(), key_fp.clone()));
+    }
     let act =
         entry.cause.as_ref().and_then(Command::act).and_then(|(signed, _): (&SignedAct, _)| signed.read().ok())?;
     Some((act.deed.by()?.clone(), act.key_fp))

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::verify::begins_like_sqlite;
 use crate::broker::clerk::{beside, ledger_refusal};
-use crate::broker::receipt::{allows, names_trusted, stands};
+use crate::broker::receipt::{allows, heard, names_trusted, reweighs, stands};
 use crate::domain::digest::{Digest, read_canonical};
 use crate::domain::event::{Entry, Event};
 use crate::domain::ids::{GrantId, RequestId};
@@ -30,6 +30,11 @@ pub struct Dug {
     pub entries: Vec<Entry>,
     /// Blobs.
     pub texts: Vec<Vec<u8>>,
+}
+
+/// True for what makes somebody's word, or what a key signed, count no more, or again.
+fn changes(event: &Event) -> bool {
+    matches!(event, Event::KeyRevoked { .. } | Event::PersonDisabled { .. } | Event::PersonEnabled { .. })
 }
 
 async fn walk(path: &Path, see: &mut (dyn FnMut(Part) + Send)) -> Result<(), Refusal> {
@@ -93,7 +98,8 @@ pub async fn dig(path: &Path, sought: &Sought) -> Result<Dug, Refusal> {
                 Event::BundleAdopted { .. } | Event::KeyEnrolled { .. } => true,
                 event if before.is_some_and(|grant| stands(event, grant)) => true,
                 Event::SignedIn { person, .. } => Some(person) == holder.as_ref(),
-                _ => false,
+                // Whose, is known when all have been heard.
+                event => changes(event),
             };
             let judged_by = judged_by && asked.is_some_and(|last| seq < last);
             if names_trusted(&entry.event) || ours || judged_by || found.contains(&seq) {
@@ -112,5 +118,12 @@ pub async fn dig(path: &Path, sought: &Sought) -> Result<Dug, Refusal> {
         }
     })
     .await?;
+    let first = dug
+        .entries
+        .iter()
+        .find(|entry| matches!(&entry.event, Event::RequestSubmitted { request: id, .. } if Some(*id) == request));
+    let first = first.map_or(0, |entry| entry.seq);
+    let heard = heard(dug.entries.iter());
+    dug.entries.retain(|entry| !changes(&entry.event) || entry.seq > first && reweighs(&entry.event, &heard));
     Ok(dug)
 }

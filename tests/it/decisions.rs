@@ -5,14 +5,16 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use jit_broker::api::{Api, router};
-use jit_broker::broker::evidence;
+use jit_broker::broker::evidence::{self, Evidence};
 use jit_broker::broker::reaper::round;
 use jit_broker::broker::receipt::About;
 use jit_broker::clock::Clock;
 use jit_broker::daemon::Daemon;
 use jit_broker::daemon::dev::{Somebody, TARGET, adopt, bundle};
+use jit_broker::daemon::dig::{Sought, dig};
 use jit_broker::domain::act::{ACT_NAMESPACE, ACT_SCHEMA, Act, Deed, Selector, SignedAct};
 use jit_broker::domain::bundle::BundleText;
+use jit_broker::domain::digest::Digest;
 use jit_broker::domain::grant::GrantState;
 use jit_broker::domain::ids::{GrantId, RequestId};
 use jit_broker::domain::key::Key;
@@ -580,6 +582,106 @@ async fn a_request_that_another_bundle_lets_nobody_wait_for_is_granted_by_it() {
     world.issue(world.grant(none).await).await.unwrap();
     assert!(world.broker().memory().await.state.owner_of(&spare(32)).is_none());
     crate::snapshot::as_folded(world.broker()).await;
+    world.stop().await;
+}
+
+/// Approves with a key that somebody has besides their first.
+async fn approve_with(world: &World, seed: u8, by: &str, id: RequestId) {
+    let (request_digest, terms) = world.terms(id).await;
+    let deed = Deed::Approve { by: PersonName::new(by).unwrap(), request: id, request_digest, terms };
+    world.broker().act(sign_with(world, seed, deed), None, None).await.unwrap();
+}
+
+async fn sign_in(world: &World, who: &Somebody) {
+    let deed = Deed::Login { public_url: "https://127.0.0.1:7443".to_owned(), challenge: "0".repeat(32) };
+    world.broker().act(world.sign(who, None, deed), None, None).await.unwrap();
+}
+
+/// What the receipt of a grant shows to somebody.
+async fn receipt(world: &World, who: &PersonName, grant: GrantId) -> Evidence {
+    let key = Keys::load(&world.settings.ca_dir).unwrap().log_public();
+    let doc = world.broker().receipt(who, &About::Grant(grant)).await.unwrap();
+    evidence::open(&doc, &key).unwrap().0
+}
+
+/// Demands that an administrator is shown why a grant is right, by its receipt and by the whole log.
+async fn proven(world: &World, grant: GrantId) {
+    let certificate = world.issue(grant).await.unwrap();
+    let evidence = receipt(world, &world.admin.name(), grant).await;
+    assert!(evidence.judged && evidence.gaps.is_empty(), "{:#?}", evidence.gaps);
+    let tbs = Digest::new(jit_ca::ssh::read(&certificate).unwrap().tbs_sha256);
+    let dug = dig(&world.settings.ledger, &Sought::Bytes(tbs)).await.unwrap();
+    let texts = dug.texts.iter().map(Vec::as_slice);
+    let evidence = Evidence::read(&dug.entries, texts, &About::Certificate(tbs));
+    assert!(evidence.judged && evidence.problems.is_empty(), "{:#?} {:#?}", evidence.problems, evidence.gaps);
+    assert!(evidence.grant.is_some_and(|found| found.id == grant));
+}
+
+/// Carol and dave with keys of their own, who lead and hold no office.
+fn three_leads(world: &World, steps: &str) -> BundleText {
+    let mut text = needing(world, steps);
+    let people = text.files.get_mut("people.toml").unwrap();
+    for (name, seed) in [("carol", 51), ("dave", 52)] {
+        let named = format!("name = \"{name}\"\n");
+        *people = people.replace(&named, &format!("{named}keys = [\"{}\"]\n", spare(seed)));
+    }
+    let offices = people.find("[offices]").unwrap();
+    people.truncate(offices);
+    people.push_str("[offices]\noperators = [\"person:bob\"]\nauditors = [\"person:bob\"]\n");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_proven_whatever_became_of_those_who_agreed_first() {
+    let world = World::start().await;
+    adopt(world.broker(), &world.admin, world.install, &three_leads(&world, TWO)).await.unwrap();
+    let carol = PersonName::new("carol").unwrap();
+    // Bob agrees twice: the key of the first time is revoked.
+    enroll_agreed(&world, &world.bob, 31).await;
+    let id = world.ask(600).await.unwrap();
+    approve_with(&world, 31, "bob", id).await;
+    revoke(&world, spare(31)).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    approve_with(&world, 51, "carol", id).await;
+    proven(&world, world.grant(id).await).await;
+    // What happened to the keys of others is not carol's to read: that is no lie, and nothing is said to be judged.
+    let evidence = receipt(&world, &carol, world.grant(id).await).await;
+    assert!(!evidence.judged && evidence.gaps.iter().any(|gap| gap.contains("not run again")), "{:#?}", evidence.gaps);
+    assert!(!evidence.said.iter().any(|said| said.deed == "revoke_key"), "{:#?}", evidence.said);
+    // Nobody's word changed its weight: she is shown all of it.
+    let id = world.ask(1200).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    approve_with(&world, 51, "carol", id).await;
+    assert!(receipt(&world, &carol, world.grant(id).await).await.judged);
+    // Bob agrees and is disabled: two others must.
+    let id = world.ask(1800).await.unwrap();
+    world.approve(&world.bob, id, |_| {}).await.unwrap();
+    let why = words("left the company");
+    let disable = Deed::Disable { by: world.admin.name(), person: world.bob.name() };
+    world.broker().act(world.sign(&world.admin, Some(&why), disable), Some(&why), None).await.unwrap();
+    approve_with(&world, 51, "carol", id).await;
+    approve_with(&world, 52, "dave", id).await;
+    proven(&world, world.grant(id).await).await;
+    let evidence = receipt(&world, &carol, world.grant(id).await).await;
+    assert!(!evidence.judged && !evidence.said.iter().any(|said| said.deed == "disable"), "{:#?}", evidence.said);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_proven_where_each_answer_was_judged_by_another_sign_in() {
+    let world = World::start().await;
+    let mut text = three_leads(&world, TWO);
+    let policy = text.files.get_mut("policy.toml").unwrap();
+    *policy = policy.replacen("max = \"1h\"\n", "max = \"1h\"\nwhen = \"requester.signed_in_s < 900\"\n", 1);
+    adopt(world.broker(), &world.admin, world.install, &text).await.unwrap();
+    sign_in(&world, &world.alice).await;
+    let id = world.ask(600).await.unwrap();
+    for seed in [51, 52] {
+        world.clock.advance(1000);
+        sign_in(&world, &world.alice).await;
+        approve_with(&world, seed, if seed == 51 { "carol" } else { "dave" }, id).await;
+    }
+    proven(&world, world.grant(id).await).await;
     world.stop().await;
 }
 
