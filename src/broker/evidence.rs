@@ -261,7 +261,10 @@ impl Evidence {
     /// Runs the rules again on what was asked and agreed.
     fn decide_again(&mut self, entry: &Entry, cause: &Command, request: Option<RequestId>) {
         let Some(act) = cause.act().and_then(|(signed, _)| signed.read().ok()) else { return };
-        if !gives(&entry.event, request) || !self.bundle_is_here() || self.lost {
+        // Where rules asked nobody any more, the act of who answered is on the outcome itself.
+        let opens = gives(&entry.event, request)
+            || matches!(&entry.event, Event::RequestApproved { request: id, .. } if Some(*id) == request);
+        if !opens || !self.bundle_is_here() || self.lost {
             return;
         }
         if act.words.is_some_and(|digest| self.shelf.words(&digest).is_none()) {
@@ -462,7 +465,8 @@ fn says(event: &Event, signed: &SignedAct, act: &Act) -> bool {
         (Event::RequestSubmitted { person, digest, .. }, deed) => {
             deed.by() == Some(person) && *digest == signed.digest()
         }
-        (Event::StepApproved { .. } | Event::GrantOpened { .. }, _) => false,
+        (Event::RequestApproved { request, .. }, Deed::Approve { request: named, .. }) => request == named,
+        (Event::StepApproved { .. } | Event::RequestApproved { .. } | Event::GrantOpened { .. }, _) => false,
         (Event::RequestDenied { request, act: id, by: person, .. }, Deed::Deny { by, request: named }) => {
             person == by && request == named && *id == signed.id()
         }

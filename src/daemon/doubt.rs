@@ -200,12 +200,11 @@ impl Doubt {
             && !asked.approvals.iter().any(|approval| Some(&approval.by) == self.by.as_ref())
     }
 
-    /// True where the act asks for it, or has just agreed to it.
+    /// True where the act asks for it, or agrees to it: that is no approval of a step where rules ask nobody any more.
     fn consented(&self, asked: &Request) -> bool {
         match &self.deed {
-            Some(Deed::Approve { .. }) => {
-                asked.approvals.iter().any(|approval| Some(&approval.by) == self.by.as_ref())
-                    && self.by.as_ref() != Some(&asked.person)
+            Some(Deed::Approve { request_digest, .. }) => {
+                *request_digest == asked.digest && self.by.as_ref() != Some(&asked.person)
             }
             Some(Deed::Request { .. } | Deed::Extend { .. }) => self.by.as_ref() == Some(&asked.person),
             _ => false,

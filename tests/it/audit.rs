@@ -70,7 +70,7 @@ impl Root {
     }
 
     /// Builds a whole ledger anew and signs it; gives what `audit verify` says of it.
-    async fn rebuilt(&self, world: &World, name: &str, leaves: &[Leaf]) -> Report {
+    pub(crate) async fn rebuilt(&self, world: &World, name: &str, leaves: &[Leaf]) -> Report {
         let path = world.settings.state_dir.join(name);
         let mut ledger = Ledger::open(&path, OpenMode::Create).await.unwrap();
         let rows = leaves.iter().map(|leaf| {

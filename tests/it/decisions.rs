@@ -27,7 +27,7 @@ use jit_broker::signer::keys::Keys;
 use jit_broker::wire::{ActPost, ErrorDoc};
 use tower::ServiceExt;
 
-use crate::trust::{World, words};
+use crate::trust::{World, leaves, words};
 
 fn apply(world: &World, text: &BundleText, base: jit_broker::domain::digest::Digest) -> SignedAct {
     world.sign(&world.admin, None, Deed::Apply { by: world.admin.name(), bundle: text.digest(), base })
@@ -682,6 +682,52 @@ async fn a_grant_is_proven_where_each_answer_was_judged_by_another_sign_in() {
         approve_with(&world, seed, if seed == 51 { "carol" } else { "dave" }, id).await;
     }
     proven(&world, world.grant(id).await).await;
+    world.stop().await;
+}
+
+/// By day nobody is asked, by night so many of those who lead.
+fn by_the_hour(world: &World, steps: &str) -> BundleText {
+    let mut text = three_leads(world, steps);
+    let policy = text.files.get_mut("policy.toml").unwrap();
+    let night = "max = \"1h\"\nwhen = \"now.hour < 9 || now.hour >= 17\"\n";
+    *policy = policy.replacen("max = \"1h\"\n", night, 1);
+    policy.push_str(
+        "\n[[rule]]\nid = \"day\"\nwho = [\"group:backend\"]\ntargets = { kind = \"ssh\" }\nroles = [\"deploy\"]\n\
+         max = \"1h\"\nrecord = \"off\"\nwhen = \"now.hour >= 9 && now.hour < 17\"\nauto = true\n",
+    );
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_when_the_rules_began_to_ask_nobody_is_granted_at_the_next_answer() {
+    let world = World::start().await;
+    adopt(world.broker(), &world.admin, world.install, &by_the_hour(&world, TWO)).await.unwrap();
+    // The world begins at eight o'clock.
+    world.clock.advance(58 * 60);
+    let (one, none) = (world.ask(600).await.unwrap(), world.ask(1200).await.unwrap());
+    world.approve(&world.bob, one, |_| {}).await.unwrap();
+    assert_eq!(world.approve(&world.bob, one, |_| {}).await.unwrap_err().code, Code::TWICE);
+    world.clock.advance(180);
+    // Not by who asked, and for nothing else than was asked for.
+    assert_eq!(world.approve(&world.alice, none, |_| {}).await.unwrap_err().code, Code::OWN_REQUEST);
+    let wider = world.approve(&world.bob, none, |terms| terms.for_s = 3600).await.unwrap_err();
+    assert_eq!(wider.code, Code::NOT_NARROWER);
+    for id in [one, none] {
+        world.approve(&world.bob, id, |_| {}).await.unwrap();
+        let grant = world.grant(id).await;
+        assert!(world.state(grant).await == GrantState::Ready, "{:?}", world.state(grant).await);
+        proven(&world, grant).await;
+        let counted = world.broker().memory().await.state.requests.get(&id).unwrap().approvals.len();
+        assert_eq!(counted, usize::from(id == one), "nobody was asked for the last word");
+    }
+    crate::snapshot::as_folded(world.broker()).await;
+    // The log holds for whoever decides all of it again, and where the reasons are gone.
+    let mut honest = leaves(&world.settings.ledger).await;
+    let root = crate::audit::Root::of(&world);
+    assert!(root.rebuilt(&world, "honest.db", &honest).await.ok);
+    honest.iter_mut().filter(|leaf| leaf.entry.contains("\"request.submitted\"")).for_each(|leaf| leaf.blobs.clear());
+    let report = root.rebuilt(&world, "gone.db", &honest).await;
+    assert!(report.ok, "{report:#?}");
     world.stop().await;
 }
 

@@ -123,29 +123,28 @@ pub(super) fn approve(
         Ok(found) => found,
         Err(refusal) => return Ok(vec![Event::RequestInvalidated { request: id, refusal }]),
     };
-    let open = views.iter().find(|v| v.need_left() > 0);
+    let Some(view) = views.iter().find(|v| v.need_left() > 0) else {
+        // Conditions turn with the hour: what waited for people may ask nobody by now.
+        narrower(state, request, terms)?;
+        return complete(state, request, Vec::new(), now);
+    };
     if request.approvals.iter().any(|a| a.by == by.person && key_stands(state, a)) {
         return Err(Refusal::new(Code::TWICE, "You approved this already; each person counts once."));
     }
     let touch_given = by.touched;
-    if let Some(view) = open {
-        if !view.step.eligible.contains(&by.person) {
-            let from = view.step.from.join(", ");
-            return Err(Refusal::new(
-                Code::NOT_ELIGIBLE,
-                format!("Step {} is for {from}; you are not among them.", view.step.name),
-            ));
-        }
-        if view.step.touch == Touch::Required && !touch_given {
-            return Err(Refusal::new(
-                Code::NEEDS_PRESENCE,
-                format!("Step {} needs a security key that is touched.", view.step.name),
-            ));
-        }
+    if !view.step.eligible.contains(&by.person) {
+        let from = view.step.from.join(", ");
+        return Err(Refusal::new(
+            Code::NOT_ELIGIBLE,
+            format!("Step {} is for {from}; you are not among them.", view.step.name),
+        ));
     }
-    let Some(view) = open else {
-        return Err(Refusal::new(Code::NOT_ELIGIBLE, "Nothing of this request waits for you."));
-    };
+    if view.step.touch == Touch::Required && !touch_given {
+        return Err(Refusal::new(
+            Code::NEEDS_PRESENCE,
+            format!("Step {} needs a security key that is touched.", view.step.name),
+        ));
+    }
     narrower(state, request, terms)?;
     let step = view.step.name.clone();
     let approved = Event::StepApproved {
@@ -171,7 +170,8 @@ pub(super) fn approve(
     complete(state, &after, vec![approved], now)
 }
 
-/// After an approval: the window opens when no step is left, or people for the next step must still be possible.
+/// After an approval, or where none is asked for any more: the window opens when no step is left, or people for the next step must still
+/// be possible.
 fn complete(state: &State, request: &Request, mut events: Vec<Event>, now: Now<'_>) -> Result<Vec<Event>, Refusal> {
     let (allowed, views) = match progress(state, request, now) {
         Ok(found) => found,
