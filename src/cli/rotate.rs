@@ -17,7 +17,7 @@ use crate::domain::span::parse_span;
 use crate::domain::text::shown;
 use crate::wire::{AuthorityDoc, List, NextKey, Outcome};
 
-/// How often `--wait` tries again.
+/// How often `--wait` looks again.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// `jit-broker ca rotate`
@@ -80,24 +80,33 @@ impl RotateArgs {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Signs the step; with `--wait` again while somebody has not heard.
+    /// Signs the step, once: a refusal stands in the log. With `--wait` when nobody lacks the key any more, or the time is up.
     async fn act(&self, client: &mut Client, ca: Purpose, step: &Rotation) -> Result<Outcome, Failure> {
-        let patience = self.wait.as_deref().map(parse_span).transpose()?.map(Duration::from_secs);
-        let (begun, mut told) = (Instant::now(), String::new());
+        if let Some(wait) = self.wait.as_deref().map(parse_span).transpose()? {
+            self.heard(client, ca, Duration::from_secs(wait)).await?;
+        }
+        let deed = Deed::RotateCa { by: me(client)?, ca, step: step.clone() };
+        client.act(deed, None, None).await
+    }
+
+    /// Waits for those whom the step would shut out, and names them.
+    async fn heard(&self, client: &mut Client, ca: Purpose, patience: Duration) -> Result<(), Failure> {
+        let phase = if self.retire { "active" } else { "staged" };
+        let (begun, mut told) = (Instant::now(), Vec::new());
         loop {
-            let deed = Deed::RotateCa { by: me(client)?, ca, step: step.clone() };
-            match client.act(deed, None, None).await {
-                Err(failure)
-                    if failure.0.code == Code::NOT_HEARD && patience.is_some_and(|wait| begun.elapsed() < wait) =>
-                {
-                    if told != failure.0.message {
-                        eprintln!("{}", failure.0.message.lines().map(shown).collect::<Vec<_>>().join("\n"));
-                        told = failure.0.message;
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-                other => return other,
+            let docs: List<AuthorityDoc> = client.get("/v1/authorities").await?;
+            let lacks = |doc: &&AuthorityDoc| doc.purpose == ca && doc.phase == phase && !doc.lacking.is_empty();
+            let Some(doc) = docs.items.iter().find(lacks) else { return Ok(()) };
+            if begun.elapsed() >= patience {
+                return Ok(());
             }
+            let names: Vec<String> = doc.lacking.iter().map(|l| l.who.clone()).collect();
+            if told != names {
+                eprintln!("Waiting for those whom the next step for {ca} would shut out:");
+                doc.lacking.iter().for_each(|l| eprintln!("  {}: {}", shown(&l.who), shown(&l.why)));
+                told = names;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

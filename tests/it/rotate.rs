@@ -374,6 +374,23 @@ fn a_host_takes_new_authorities_by_itself_and_from_whom_it_trusts_alone() {
 }
 
 #[test]
+fn waiting_for_those_who_have_not_heard_writes_nothing_into_the_log() {
+    let world = World::start();
+    admin(&world, "ca rotate x509-client").ok();
+    let refused = admin(&world, "ca rotate x509-client --activate --wait 7s");
+    assert!(refused.code == Some(6) && refused.err.contains("JB3017"), "{}", refused.err);
+    assert_eq!(refused.err.matches("Waiting for").count(), 1, "{}", refused.err);
+    assert!(refused.err.contains("  db-prod: its ssl_ca_file"), "{}", refused.err);
+    assert_eq!(world.count("act.refused"), 1, "what was signed once is refused once");
+    // For a step that is not the next one nobody is waited for.
+    for step in ["ssh-user --activate", "x509-client --retire"] {
+        let begun = std::time::Instant::now();
+        assert_eq!(admin(&world, &format!("ca rotate {step} --wait 1h")).code, Some(2), "{step}");
+        assert!(begun.elapsed().as_secs() < 60, "{step}");
+    }
+}
+
+#[test]
 fn databases_and_the_brokers_own_address_go_over_without_a_gap() {
     let world = World::start();
     let ask = "jit-broker exec db-prod --role ro -- psql -Atc 'select 1'";
