@@ -210,10 +210,8 @@ impl FromRequestParts<Api> for Caller {
         };
         // Whoever loses their access loses it here a moment before the disk has it.
         let memory = api.broker.decided().await;
-        if memory.state.revoked_fps.contains(&session.key_fp) {
-            return Err(nobody());
-        }
-        if memory.state.disabled.contains(&session.person) || memory.state.person(&session.person).is_none() {
+        let (state, who) = (&memory.state, &session.person);
+        if !state.has_key(who, &session.key_fp) || state.disabled.contains(who) || state.person(who).is_none() {
             return Err(nobody());
         }
         Ok(Self(session))

@@ -43,13 +43,24 @@ impl State {
     /// True when some administrator can still act under a bundle, once this person is disabled or that key is revoked.
     pub fn has_admin_without(&self, bundle: &Bundle, person: Option<&PersonName>, key: Option<&Key>) -> bool {
         let usable = |candidate: &Key| Some(candidate) != key && !self.revoked_keys.contains(candidate);
-        self.admins.iter().any(|(name, first)| {
-            let enrolled = self.enrolled.iter().filter(|(_, owner)| *owner == name).map(|(key, _)| key);
-            let listed = bundle.people.get(name).into_iter().flat_map(|person| &person.keys);
+        self.admins.keys().any(|name| {
             Some(name) != person
                 && !self.disabled.contains(name)
-                && enrolled.chain(listed).chain([first]).any(|key| usable(key) && key.0.signs_acts())
+                && self.keys_of(bundle, name).any(|key| usable(key) && key.0.signs_acts())
         })
+    }
+
+    /// True while a key with this fingerprint is somebody's: not revoked, and still in people.toml where it is from there.
+    pub fn has_key(&self, name: &PersonName, fingerprint: &str) -> bool {
+        !self.revoked_fps.contains(fingerprint)
+            && self.keys_of(&self.bundle, name).any(|key| key.0.fingerprint() == fingerprint)
+    }
+
+    /// The keys of somebody under a bundle, those that were revoked too.
+    fn keys_of<'a>(&'a self, bundle: &'a Bundle, name: &'a PersonName) -> impl Iterator<Item = &'a Key> {
+        let listed = bundle.people.get(name).into_iter().flat_map(|person| &person.keys);
+        let enrolled = self.enrolled.iter().filter(move |(_, owner)| *owner == name).map(|(key, _)| key);
+        listed.chain(self.admins.get(name)).chain(enrolled)
     }
 
     /// True for a holder of the operators' office; administrators hold it too.

@@ -65,7 +65,8 @@
 //! T70 other people's: [`nobody_ends_or_reads_what_is_somebody_elses`], `comfort::extend::an_extension_undoes_no_revocation_and_gets_around_no_longest_time` ·
 //! T117, T120: `nobody_approves_their_own_and_everybody_counts_once` · T118 alias: `keys_are_one_persons_and_can_sign` ·
 //! T121: `an_approver_who_lost_the_right_does_not_count_at_first_use` ·
-//! A4 a stolen key: `decisions::what_a_revoked_key_asked_for_ends_whatever_key_it_is_for`, `decisions::a_grant_to_which_a_revoked_key_bound_another_ends_and_the_others_go_on` ·
+//! A4 a stolen key: `decisions::what_a_revoked_key_asked_for_ends_whatever_key_it_is_for`, `decisions::a_grant_to_which_a_revoked_key_bound_another_ends_and_the_others_go_on`,
+//! `decisions::a_key_that_a_bundle_takes_away_takes_its_session_with_it` ·
 //! T122: `a_bundle_changed_between_ask_and_approval_voids_what_no_longer_holds` ·
 //! T123 race, T125 confused id: [`of_many_answers_in_the_same_instant_one_counts`], [`an_approval_is_for_one_request`] ·
 //! T128 unsolicited fields, T163 bodies: `hostile_bodies_are_refused_before_they_are_kept`, [`what_a_route_does_not_know_is_refused`] ·
@@ -133,7 +134,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use jit_broker::api::{Api, router};
 use jit_broker::domain::act::{Deed, Selector};
 use jit_broker::domain::ids::RequestId;
-use jit_broker::domain::names::{PersonName, RoleName, TargetName};
+use jit_broker::domain::names::{RoleName, TargetName};
 use jit_broker::domain::refusal::Code;
 use tower::ServiceExt;
 
@@ -158,10 +159,6 @@ async fn asked(
 
 fn api(world: &Inner) -> Api {
     Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None }
-}
-
-fn token(world: &Inner, name: &str) -> String {
-    world.broker().sessions().open(PersonName::new(name).unwrap(), String::new(), world.broker().now()).0
 }
 
 #[test]
@@ -268,7 +265,7 @@ async fn nobody_ends_or_reads_what_is_somebody_elses() {
     world.broker().act(signed, Some(&why), None).await.unwrap();
     let grant = world.grant(request).await;
     // What is there and what is not answer alike, byte for byte but the id that was asked for.
-    let alice = token(&world, "alice");
+    let alice = world.token("alice");
     for (real, made_up) in [
         (format!("/v1/requests/{request}"), format!("/v1/requests/{}", RequestId::new([7; 16]))),
         (format!("/v1/grants/{grant}"), format!("/v1/grants/{}", jit_broker::domain::ids::GrantId::new([7; 16]))),
@@ -366,7 +363,7 @@ async fn an_approval_is_for_one_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_changes_by_get_or_from_another_site() {
     let world = Inner::start().await;
-    let (api, alice) = (api(&world), token(&world, "alice"));
+    let (api, alice) = (api(&world), world.token("alice"));
     let size = world.broker().note().unwrap().0;
     for path in ["/v1/acts", "/v1/challenge", "/v1/logout", "/v1/hosts/confirm"] {
         for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
@@ -388,7 +385,7 @@ async fn nothing_changes_by_get_or_from_another_site() {
 async fn what_a_route_does_not_know_is_refused() {
     let world = Inner::start().await;
     let grant = world.open(600).await;
-    let (api, alice) = (api(&world), token(&world, "alice"));
+    let (api, alice) = (api(&world), world.token("alice"));
     let key = world.alice.key();
     for extra in [
         "\"principals\":[\"root\"]",
@@ -425,7 +422,7 @@ async fn what_a_route_does_not_know_is_refused() {
 async fn listings_are_bounded() {
     let world = Inner::start().await;
     world.ask(600).await.unwrap();
-    let (api, bob) = (api(&world), token(&world, "bob"));
+    let (api, bob) = (api(&world), world.token("bob"));
     let (status, _, all) = asked(&api, "GET", "/v1/audit/events?limit=1000000000", Some(&bob), "").await;
     assert_eq!(status, StatusCode::OK);
     let all: serde_json::Value = serde_json::from_str(&all).unwrap();

@@ -416,6 +416,23 @@ async fn what_a_revoked_key_holds_ends_and_other_keys_go_on() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_bundle_takes_away_takes_its_session_with_it() {
+    let world = World::start().await;
+    enroll(&world, &world.alice, 16).await;
+    let (gone, bob, admin) = (world.token("alice"), world.token("bob"), world.token("root-admin"));
+    let (alice, now) = (world.alice.name(), world.broker().now());
+    let (kept, _) = world.broker().sessions().open(alice, spare(16).0.fingerprint(), now);
+    let all =
+        async || [me(&world, &gone).await, me(&world, &kept).await, me(&world, &bob).await, me(&world, &admin).await];
+    assert_eq!(all().await, [200; 4]);
+    // Alice has another key in people.toml; that of the administrator is in leaf 0 alone.
+    let text = bundle(&spare(17), &world.bob.key(), "deploy", 22);
+    adopt(world.broker(), &world.admin, world.install, &text).await.unwrap();
+    assert_eq!(all().await, [401, 200, 200, 200]);
+    world.stop().await;
+}
+
 /// Somebody asks, with a key of theirs, for another key; bob agrees. Gives the grant, with a certificate for that key.
 async fn opened_by(world: &World, who: &PersonName, signer: u8, key: u8) -> GrantId {
     let deed = Deed::Request {

@@ -4,7 +4,6 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use jit_broker::api::{Api, router};
 use jit_broker::domain::ids::SessionId;
-use jit_broker::domain::names::PersonName;
 use tower::ServiceExt;
 
 use crate::trust::World;
@@ -65,10 +64,7 @@ async fn every_door_for_every_caller() {
     world.approve(&world.bob, request, |_| {}).await.unwrap();
     let grant = world.grant(request).await;
     let api = Api { broker: world.broker().clone(), server_ca_pem: "".into(), recordings: None };
-    let token = |name: &str| {
-        let name = PersonName::new(name).unwrap();
-        world.broker().sessions().open(name, String::new(), world.broker().now()).0
-    };
+    let token = |name: &str| world.token(name);
     for (method, path, body, wanted) in DOORS {
         let id = match path {
             _ if path.contains("grants") => grant.to_string(),
