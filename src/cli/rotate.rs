@@ -117,9 +117,17 @@ fn said(ca: Purpose, step: &Rotation) -> String {
         Rotation::Stage(_) => format!(
             "The new key of {ca} is trusted beside the old one. Next: jit-broker ca rotate --status, and when nobody lacks it jit-broker ca rotate {ca} --activate"
         ),
-        Rotation::Activate(_) => format!(
-            "The new key of {ca} signs from now on; the old one is still trusted. Next, when nobody needs it: jit-broker ca rotate {ca} --retire"
-        ),
+        Rotation::Activate(_) => {
+            let away = match ca {
+                Purpose::X509Server => {
+                    " Who was not in touch since it was staged needs its fingerprint, which jit-broker ca rotate --status shows."
+                }
+                _ => "",
+            };
+            format!(
+                "The new key of {ca} signs from now on; the old one is still trusted.{away} Next, when nobody needs it: jit-broker ca rotate {ca} --retire"
+            )
+        }
         Rotation::Retire(_) => {
             format!("The old key of {ca} is trusted no longer.")
         }
@@ -149,6 +157,13 @@ pub fn lines(doc: &AuthorityDoc) -> Vec<String> {
         _ => return Vec::new(),
     };
     let mut lines = vec![format!("{ca}: the new key {what}; next: jit-broker ca rotate {ca} {flag}")];
+    if ca == Purpose::X509Server {
+        let (when, new) = match &doc.next {
+            Some(next) => ("is not in touch before that", next),
+            None => ("was not in touch since it was staged", &doc.active),
+        };
+        lines.push(format!("  who {when} needs it by hand: jit-broker auth login --fingerprint {}", shown(new)));
+    }
     lines.extend(doc.lacking.iter().map(|l| format!("  {ca} LACKS {}: {}", shown(&l.who), shown(&l.why))));
     lines
 }

@@ -391,6 +391,33 @@ fn waiting_for_those_who_have_not_heard_writes_nothing_into_the_log() {
 }
 
 #[test]
+fn who_was_away_while_the_brokers_own_key_was_replaced_comes_back_by_its_fingerprint() {
+    let world = World::start();
+    world.run("alice", "jit-broker status").ok();
+    admin(&world, "ca export --kind x509-server > old.pem").ok();
+    admin(&world, "ca rotate x509-server").ok();
+    let shown = |when: &str| {
+        let status = admin(&world, "ca rotate --status");
+        let line = status.err.lines().find(|line| line.contains(when)).unwrap_or_else(|| panic!("{}", status.err));
+        line.rsplit_once("--fingerprint ").unwrap().1.to_owned()
+    };
+    let staged = shown("is not in touch before that");
+    let done = admin(&world, "ca rotate x509-server --activate --force");
+    assert!(done.code == Some(0) && format!("{}{}", done.out, done.err).contains("needs its fingerprint"), "{done:?}");
+    let shows = format!(
+        "openssl s_client -connect {} -CAfile old.pem -verify_return_error < /dev/null > /dev/null 2>&1",
+        world.address()
+    );
+    eventually("the new authority's certificate is shown", || world.run("root-admin", &shows).code != Some(0));
+    let refused = world.run("alice", "jit-broker status");
+    assert!(refused.code != Some(0), "she hears of the new one in time: {refused:?}");
+    let active = shown("was not in touch since it was staged");
+    assert_eq!(active, staged);
+    world.run("alice", &format!("jit-broker auth login --fingerprint {active}")).ok();
+    world.run("alice", "jit-broker status").ok();
+}
+
+#[test]
 fn databases_and_the_brokers_own_address_go_over_without_a_gap() {
     let world = World::start();
     let ask = "jit-broker exec db-prod --role ro -- psql -Atc 'select 1'";
