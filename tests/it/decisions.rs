@@ -610,7 +610,9 @@ async fn approve_with(world: &World, seed: u8, by: &str, id: RequestId) {
 }
 
 async fn sign_in(world: &World, who: &Somebody) {
-    let deed = Deed::Login { public_url: "https://127.0.0.1:7443".to_owned(), challenge: "0".repeat(32) };
+    let broker = world.broker();
+    let challenge = broker.sessions().challenge(broker.now());
+    let deed = Deed::Login { public_url: broker.public_url().to_owned(), challenge };
     world.broker().act(world.sign(who, None, deed), None, None).await.unwrap();
 }
 
